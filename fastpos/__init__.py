@@ -1,0 +1,68 @@
+"""A futures account's positions, balances, orders and triggers, pushed into plain functions.
+
+>>> from fastpos import PositionStream
+>>> stream = PositionStream(api_key="...", broker=1003, on_position=print)
+>>> stream.run_forever()                                              # doctest: +SKIP
+"""
+
+from .decoder import decode
+from .errors import (
+    AuthenticationError,
+    CallbackError,
+    ConnectionFailed,
+    DecodeError,
+    FastposError,
+    ProtocolError,
+    ReconnectExhausted,
+    SubscriptionError,
+)
+from .events import (
+    AccountUpdate,
+    AdlPrice,
+    AdlTick,
+    AttachedOrder,
+    Balance,
+    Disconnect,
+    Event,
+    Order,
+    Position,
+    Ready,
+    SystemClose,
+    Trigger,
+    Unknown,
+)
+from .inflate import inflater
+from .reconnect import ReconnectPolicy
+from .stats import Stats
+from .stream import PositionStream
+
+__all__ = [
+    "AccountUpdate",
+    "AdlPrice",
+    "AdlTick",
+    "AttachedOrder",
+    "AuthenticationError",
+    "Balance",
+    "CallbackError",
+    "ConnectionFailed",
+    "DecodeError",
+    "Disconnect",
+    "Event",
+    "FastposError",
+    "Order",
+    "Position",
+    "PositionStream",
+    "ProtocolError",
+    "Ready",
+    "ReconnectExhausted",
+    "ReconnectPolicy",
+    "Stats",
+    "SubscriptionError",
+    "SystemClose",
+    "Trigger",
+    "Unknown",
+    "decode",
+    "inflater",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,107 @@
+"""From a parsed push to the user's functions: make the event, merge it, call.
+
+All of it happens on the reader thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from .book import Book
+from .callbacks import Callbacks, Handlers
+from .decoder import event_of
+from .errors import CallbackError, DecodeError, FastposError
+from .events import AccountUpdate, AdlPrice, Event, Order, SystemClose, Trigger, Unknown
+from .fields import NumberType
+from .stats import Counters, count
+
+__all__ = ["Delivery"]
+
+_log = logging.getLogger("fastpos")
+
+
+class Delivery:
+    """Hands out events, in the order of arrival.
+
+    Args:
+        callbacks: the user's functions.
+        book: where positions and balances are merged.
+        counters: what is counted.
+        number: type of numbers in events.
+    """
+
+    def __init__(
+        self, callbacks: Callbacks, book: Book, counters: Counters, number: NumberType
+    ) -> None:
+        self._callbacks = callbacks
+        self._book = book
+        self._counters = counters
+        self._number = number
+        self.muted = False
+        """True once no function may be called any more; set by the thread that stops."""
+        self._routes: dict[type, Callable[[Any], None]] = {
+            AccountUpdate: self._account_update,
+            AdlPrice: self._adl_price,
+            Order: lambda event: self.call(callbacks.on_order, event),
+            Trigger: lambda event: self.call(callbacks.on_trigger, event),
+            SystemClose: lambda event: self.call(callbacks.on_system_close, event),
+            Unknown: self._unknown,
+        }
+
+    def push(self, push: Any, text: bytes, received_ns: int) -> type[Event]:
+        """Deliver the push that was parsed from `text`; give the class of its event.
+
+        Raises:
+            DecodeError: its shape is wrong.
+        """
+        event = event_of(push, text, received_ns, self._number)
+        kind = type(event)
+        events = self._counters.events
+        events[kind] = events.get(kind, 0) + 1
+        self._routes[kind](event)
+        return kind
+
+    def _account_update(self, event: AccountUpdate) -> None:
+        self._book.apply_account(event)
+        if event._position is not None:
+            self.call(self._callbacks.on_position, event._position)
+        if event._wire["d"].get("a"):
+            self.call(self._callbacks.on_account, event)
+
+    def _adl_price(self, event: AdlPrice) -> None:
+        self._book.apply_ticks(event)
+        self.call(self._callbacks.on_adl_price, event)
+
+    def _unknown(self, event: Unknown) -> None:
+        count(self._counters.unknown_channels, event.raw["channel"])
+        self.call(self._callbacks.on_unknown, event)
+
+    def call(self, handlers: Handlers[Any], event: Any) -> None:
+        """Call each function with `event`; what one raises is reported, and the rest go on."""
+        for function in handlers.functions:
+            if self.muted:
+                return
+            try:
+                function(event)
+            except Exception as error:
+                self._counters.callback_errors += 1
+                self.report(handlers.failure(function, event, error))
+
+    def report(self, error: FastposError) -> None:
+        """Tell `on_error` of an error that does not end the stream; log it where nobody listens."""
+        if isinstance(error, DecodeError):
+            self._counters.decode_errors += 1
+        functions = self._callbacks.on_error.functions
+        if not functions:
+            detail = isinstance(error, (CallbackError, DecodeError))
+            _log.error("%s", error, exc_info=error if detail else None)
+        for function in functions:
+            if self.muted:
+                return
+            try:
+                function(error)
+            except Exception:  # reporting this to itself would not end
+                self._counters.callback_errors += 1
+                _log.exception("on_error callback raised; it was called with: %s", error)

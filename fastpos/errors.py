@@ -1,0 +1,119 @@
+"""What can go wrong, as exceptions. Each says in its message what was wrong and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = [
+    "AuthenticationError",
+    "CallbackError",
+    "ConnectionFailed",
+    "DecodeError",
+    "FastposError",
+    "ProtocolError",
+    "ReconnectExhausted",
+    "SubscriptionError",
+]
+
+# How much of a message that could not be decoded is kept: enough to see what it was.
+KEPT_BYTES = 300
+
+
+class FastposError(Exception):
+    """Base of everything this library raises on its own account."""
+
+
+class AuthenticationError(FastposError):
+    """The exchange refuses the credential; trying again with the same one is pointless."""
+
+
+class SubscriptionError(FastposError):
+    """The exchange answered the subscription with something else than ``sub success``, or not.
+
+    Attributes:
+        reply: the answer, shortened and without credentials; None when there was none in time.
+    """
+
+    def __init__(self, message: str, reply: str | None = None) -> None:
+        super().__init__(message, reply)
+        self.reply = reply
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConnectionFailed(FastposError):
+    """The connection could not be opened, or was lost.
+
+    Attributes:
+        status: the HTTP status of a refused upgrade, None where it did not come to that.
+        retry_after: seconds that the server asked to wait before the next attempt (its
+            ``Retry-After`` header), None where it did not say.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, status, retry_after)
+        self.status = status
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ReconnectExhausted(FastposError):
+    """As many attempts in a row have failed as the reconnect policy allows.
+
+    The last failure is its ``__cause__``.
+    """
+
+
+class ProtocolError(FastposError):
+    """The server broke the WebSocket protocol (RFC 6455).
+
+    Attributes:
+        close_code: the status code that the RFC names for it (section 7.4.1): 1002 protocol
+            error, 1007 invalid UTF-8, 1009 message too big.
+    """
+
+    def __init__(self, message: str, close_code: int = 1002) -> None:
+        super().__init__(message, close_code)
+        self.close_code = close_code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DecodeError(FastposError, ValueError):
+    """A push is not what the protocol says: one gzip member with one JSON object of known shape.
+
+    Attributes:
+        data: the first 300 bytes of what could not be decoded: the message as it came, or the
+            JSON in it where inflating it went well.
+    """
+
+    def __init__(self, message: str, data: bytes = b"") -> None:
+        super().__init__(message, bytes(data[:KEPT_BYTES]))
+        self.data: bytes = self.args[1]
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class CallbackError(FastposError):
+    """A user's function raised; what it raised is the ``__cause__``.
+
+    Attributes:
+        event: the event it was called with.
+        callback: the function.
+    """
+
+    def __init__(self, message: str, event: Any, callback: Callable[..., Any]) -> None:
+        super().__init__(message, event, callback)
+        self.event = event
+        self.callback = callback
+
+    def __str__(self) -> str:
+        return str(self.args[0])

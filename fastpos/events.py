@@ -1,0 +1,346 @@
+"""The events: what the exchange says, in names a trader knows.
+
+Each class is a table: attribute, key on the wire, translation (see fields.py). Numbers are
+`float`, or `decimal.Decimal` where the stream or `decode` was told ``number=Decimal``. An
+attribute that the wire left out is None, and a value that the protocol does not document is
+passed on as it came.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeAlias
+
+from .fields import Record, as_integer, choice, derived, flag, integer, number, own, text
+
+__all__ = [
+    "AccountUpdate",
+    "AdlPrice",
+    "AdlTick",
+    "AttachedOrder",
+    "Balance",
+    "Disconnect",
+    "Event",
+    "Order",
+    "Position",
+    "Ready",
+    "SystemClose",
+    "Trigger",
+    "Unknown",
+]
+
+# A float, or a Decimal where that was asked for: written so that an editor completes a float and
+# a type checker accepts arithmetic with either.
+Number: TypeAlias = float | Any
+
+_ACTIONS = {"1": "NEW", "2": "CANCEL", "3": "CHANGE"}
+_MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
+
+
+# --- attributes that take more than one key, used in the tables below ------------------------
+
+
+def _changed(position: Position) -> frozenset[str]:
+    if position._change == "DELETE":
+        return frozenset()
+    before = Position._view(position._before or {}, position._number)
+    return frozenset(
+        name
+        for name, field in Position._fields.items()
+        if field.key in position._wire
+        and name != "id"
+        and getattr(position, name) != getattr(before, name)
+    )
+
+
+def _event_type(update: AccountUpdate) -> Any:
+    return update._wire.get("d", {}).get("et")
+
+
+def _balances(update: AccountUpdate) -> dict[str, Balance]:
+    balances = (
+        Balance._view(item, update._number) for item in update._wire.get("d", {}).get("a") or ()
+    )
+    return {balance.coin: balance for balance in balances if isinstance(balance.coin, str)}
+
+
+def _position(update: AccountUpdate) -> Any:
+    return getattr(update, "_position", None)  # not there when it was made with keywords
+
+
+def _ticks(tick: AdlPrice) -> tuple[AdlTick, ...]:
+    return tuple(AdlTick._view(item, tick._number) for item in tick._wire.get("l") or ())
+
+
+def _attached(order: Order, prefix: str) -> AttachedOrder | None:
+    both = order._wire.get("otoOrder") or {}
+    wire = {key[len(prefix) :]: both[key] for key in both if key.startswith(prefix)}
+    return AttachedOrder._view(wire, order._number) if wire else None
+
+
+# --- the tables ---------------------------------------------------------------------------------
+
+
+class Event(Record):
+    """Something the exchange pushed."""
+
+    __slots__ = ("_received_ns",)
+
+    received_ns: int = own("_received_ns", default=0, compared=False)
+    """When the bytes of the push were read: `time.time_ns()`, nanoseconds since the epoch."""
+
+
+class Position(Event):
+    """A position as it stands after a push: everything that is known of it, merged."""
+
+    __slots__ = ("_before", "_change", "_complete")
+    _identity: ClassVar[str | None] = "id"
+
+    change: str | None = own("_change")
+    """What the push did: "CREATE", "UPDATE" or "DELETE". A DELETE shows the last known state."""
+    complete: bool = own("_complete", default=False)
+    """False while the position's CREATE has not been seen: only parts of it are known."""
+    changed: frozenset[str] = derived(_changed)
+    """Names of the attributes whose values this event changed."""
+    uid: int | None = derived(lambda self: as_integer(self._raw.get("uid")))
+    """The user's id."""
+    time_ms: int | None = derived(lambda self: as_integer(self._raw.get("t")))
+    """The exchange's time of the push, milliseconds since the epoch. None from a tick."""
+
+    id: int | None = integer("id")
+    """Position id."""
+    contract_id: int | None = integer("cid")
+    """Contract id."""
+    contract_name: str | None = text("cn")
+    """Contract name, like "E-BTC-USDT" ("E-" perpetual, "S-" simulated)."""
+    contract_alias: str | None = text("con")
+    """Contract alias."""
+    margin_mode: str | None = choice("pt", _MARGIN_MODES)
+    """"CROSS" or "ISOLATED"."""
+    leverage: int | None = integer("l")
+    """Leverage, times."""
+    volume: Number | None = number("pv")
+    """Position volume, in contracts."""
+    open_price: Number | None = number("op")
+    """Average entry price."""
+    liquidation_price: Number | None = number("rp")
+    """Estimated liquidation price."""
+    isolated_margin: Number | None = number("hm")
+    """Isolated margin held."""
+    realized_pnl: Number | None = number("ra")
+    """Realized profit and loss."""
+    side: str | None = text("s")
+    """"BUY" long, "SELL" short."""
+    margin_rate: Number | None = number("mr")
+    """Margin rate, a fraction."""
+    open_margin: Number | None = number("oa")
+    """Opening margin."""
+    closable_volume: Number | None = number("ccv")
+    """Volume that can be closed, in contracts."""
+    adl_level: int | None = integer("al")
+    """Auto-deleveraging level, from ticks."""
+    margin: Number | None = number("ha")
+    """Margin, from ticks."""
+    best_bid: Number | None = number("bo")
+    """Best bid price, from ticks."""
+    best_ask: Number | None = number("so")
+    """Best ask price, from ticks."""
+    last_price: Number | None = number("lt")
+    """Last traded price, from ticks."""
+    mark_price: Number | None = number("tp")
+    """Mark price, from ticks."""
+
+
+class Balance(Record):
+    """One coin's balance."""
+
+    __slots__ = ()
+    _identity: ClassVar[str | None] = "coin"
+
+    coin: str | None = text("c")
+    """The coin, like "USDT"."""
+    available: Number | None = number("an")
+    """Available account balance."""
+    frozen: Number | None = number("la")
+    """Frozen (locked) balance."""
+    isolated_margin: Number | None = number("pn")
+    """Balance held as isolated margin."""
+
+
+class AccountUpdate(Event):
+    """A position or a balance changed (channel ACCOUNT_UPDATE)."""
+
+    __slots__ = ("_position",)
+
+    uid: int | None = integer("uid")
+    """The user's id."""
+    time_ms: int | None = integer("t")
+    """The exchange's time of the push, milliseconds since the epoch."""
+    event_type: str | None = derived(_event_type)
+    """"CREATE", "UPDATE", "DELETE" (of a position), or "DEFAULT": only balances changed."""
+    balances: dict[str, Balance] = derived(_balances)
+    """The balances in this push, by coin."""
+    position: Position | None = derived(_position)
+    """The position in this push, or None. From a stream it is merged with all that was known;
+    from `fastpos.decode` it is as the wire gave it."""
+
+
+class AdlTick(Record):
+    """One position's risk figures in an `AdlPrice`."""
+
+    __slots__ = ()
+    _identity: ClassVar[str | None] = "id"
+
+    id: int | None = integer("id")
+    """Position id."""
+    adl_level: int | None = integer("al")
+    """Auto-deleveraging level."""
+    liquidation_price: Number | None = number("rp")
+    """Estimated liquidation price."""
+    margin: Number | None = number("ha")
+    """Margin."""
+    margin_rate: Number | None = number("mr")
+    """Margin rate, a fraction."""
+    best_bid: Number | None = number("bo")
+    """Best bid price."""
+    best_ask: Number | None = number("so")
+    """Best ask price."""
+    last_price: Number | None = number("lt")
+    """Last traded price."""
+    mark_price: Number | None = number("tp")
+    """Mark price."""
+
+
+class AdlPrice(Event):
+    """The risk tick, once a second while a position is held (channel ADL_PRICE)."""
+
+    __slots__ = ()
+
+    uid: int | None = integer("uid")
+    """The user's id."""
+    ticks: tuple[AdlTick, ...] = derived(_ticks)
+    """One for each position held."""
+
+
+class AttachedOrder(Record):
+    """A take profit or a stop loss that is attached to an order."""
+
+    __slots__ = ()
+    _identity: ClassVar[str | None] = "trigger_order_id"
+
+    active: bool | None = flag("Status")
+    """Whether it is switched on."""
+    trigger_price: Number | None = number("Trigger")
+    """The price that triggers it."""
+    price: Number | None = number("Price")
+    """The price it is then placed at; 0 at market."""
+    trigger_order_id: str | None = text("TriggerId")
+    """The id of its trigger order, once there is one."""
+
+
+class Order(Event):
+    """A normal order was placed, cancelled or changed (channel order)."""
+
+    __slots__ = ()
+    _identity: ClassVar[str | None] = "order_id"
+
+    order_id: str | None = text("orderId")
+    """Order id, a string of digits (it does not fit a double)."""
+    contract_id: int | None = integer("contractId")
+    """Contract id."""
+    contract_name: str | None = text("contractName")
+    """Contract name, like "E-BTC-USDT"."""
+    symbol: str | None = text("symbol")
+    """Symbol, like "BTC-USDT"."""
+    side: str | None = text("contractSide")
+    """The order's side as the exchange says it; its values are not documented."""
+    type: int | None = integer("type")
+    """Order type, the exchange's code."""
+    price: Number | None = number("price")
+    """Limit price."""
+    price_precision: int | None = integer("pricePrecision")
+    """Number of decimals of a price."""
+    volume: Number | None = number("volume")
+    """Ordered volume."""
+    filled_volume: Number | None = number("dealVolume")
+    """Volume filled so far."""
+    avg_price: Number | None = number("avgPrice")
+    """Average fill price."""
+    take_profit: AttachedOrder | None = derived(lambda self: _attached(self, "takerProfit"))
+    """The attached take profit, None where the order has none."""
+    stop_loss: AttachedOrder | None = derived(lambda self: _attached(self, "stopLoss"))
+    """The attached stop loss, None where the order has none."""
+    action: str | None = choice("orderAction", _ACTIONS)
+    """"NEW", "CANCEL" or "CHANGE" (a partial or full fill among them)."""
+
+
+class Trigger(Event):
+    """A trigger (conditional) order was placed or cancelled (channel trigOrder)."""
+
+    __slots__ = ()
+    _identity: ClassVar[str | None] = "trigger_order_id"
+
+    trigger_order_id: str | None = text("triggerOrderId")
+    """Trigger order id, a string of digits."""
+    type: int | None = integer("type")
+    """Order type, the exchange's code."""
+    side: str | None = text("side")
+    """"buy" or "sell", in lower case as the exchange says it here."""
+    trigger_price: Number | None = number("triggerPrice")
+    """The price that triggers it."""
+    price: Number | None = number("price")
+    """The price of the order it then places."""
+    volume: Number | None = number("volume")
+    """Its volume."""
+    trigger_type: int | None = integer("triggerType")
+    """What kind of trigger it is, the exchange's code."""
+    created_ms: int | None = integer("ctime")
+    """When it was placed, milliseconds since the epoch."""
+    expires_ms: int | None = integer("expireTime")
+    """When it expires, milliseconds since the epoch."""
+    action: str | None = choice("orderAction", _ACTIONS)
+    """"NEW" or "CANCEL"."""
+
+
+class SystemClose(Event):
+    """The exchange says that it is about to close (channel SYSTEM)."""
+
+    __slots__ = ()
+
+    uid: int | None = integer("uid")
+    """The user's id."""
+
+
+class Unknown(Event):
+    """A push on a channel that is not documented; what it says is in `raw`."""
+
+    __slots__ = ()
+
+
+class Ready(Record):
+    """The stream is subscribed: pushes come from now on."""
+
+    __slots__ = ("_attempts", "_first", "_gap_s")
+
+    first: bool = own("_first", default=False)
+    """True the first time, False after each reconnect or resumption."""
+    gap_s: float | None = own("_gap_s")
+    """Seconds since the stream was last subscribed: what happened in them was not pushed. None
+    the first time."""
+    attempts: int = own("_attempts", default=0)
+    """How many connections were tried to get here."""
+
+
+class Disconnect(Record):
+    """The connection ended, or could not be made."""
+
+    __slots__ = ("_close_code", "_error", "_reason", "_retry_in_s")
+
+    reason: str = own("_reason", default="")
+    """What happened, for a person."""
+    close_code: int | None = own("_close_code")
+    """The code of the peer's close frame (RFC 6455, section 7.4; 1005 where it held none): the
+    connection was closed in an orderly way. None where it was not."""
+    error: Exception | None = own("_error", compared=False)
+    """The failure as an exception, None where it was none."""
+    retry_in_s: float | None = own("_retry_in_s")
+    """Seconds until the next attempt; None: there will be none."""

@@ -1,0 +1,360 @@
+"""From a URL to an upgraded connection: TCP, a proxy if there is one, TLS, the HTTP upgrade.
+
+The upgrade itself is websocket-client's, SOCKS is python-socks's. Neither limits how long the
+whole may take or how much a peer may send, so both see the socket through `_Guarded`, which does:
+one deadline and one limit for everything from the first byte to the last of the HTTP answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from time import monotonic, time
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import websocket
+
+from .errors import AuthenticationError, ConnectionFailed
+from .tls import TlsTransport
+from .transport import Transport
+
+__all__ = ["Address", "open_transport", "parse_proxy", "parse_url"]
+
+# All that a server (or proxy) may send before the connection is up, bytes.
+MAX_HANDSHAKE = 64 * 1024
+# How much of what a server says is put into a message, characters.
+SHOWN = 200
+
+_DEFAULT_PORTS = {"ws": 80, "wss": 443, "http": 80, "socks5": 1080, "socks5h": 1080}
+
+
+class Address(NamedTuple):
+    """Where to connect to. The user and password of a proxy are not shown by repr()."""
+
+    scheme: str
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.scheme}://{self.host_port}"
+
+    @property
+    def host_port(self) -> str:
+        """Host and port as in an HTTP Host header."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_url(url: str) -> Address:
+    """Give the address of a WebSocket URL (RFC 6455, section 3); raises TypeError, ValueError."""
+    parts = _split(url, "url", ("ws", "wss"))
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("url must not hold a user or password")
+    if parts.fragment:
+        raise ValueError("url must not have a fragment (#...)")
+    return _address(parts, "url")
+
+
+def parse_proxy(url: str) -> Address:
+    """Give the address of a proxy's URL; raises TypeError, ValueError."""
+    return _address(_split(url, "proxy", ("http", "socks5", "socks5h")), "proxy")
+
+
+def _split(url: object, name: str, schemes: tuple[str, ...]) -> SplitResult:
+    if not isinstance(url, str):
+        raise TypeError(f"{name} must be a str, not {type(url).__name__}")
+    if not url.isprintable() or " " in url:
+        raise ValueError(f"{name} must not contain white space or control characters")
+    parts = urlsplit(url)
+    if parts.scheme not in schemes:
+        wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"{name} must begin with {wanted}, not {parts.scheme or 'nothing'!r}")
+    return parts
+
+
+def _address(parts: SplitResult, name: str) -> Address:
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{name} has a port that is no port number") from None
+    if not parts.hostname:
+        raise ValueError(f"{name} has no host")
+    return Address(
+        parts.scheme,
+        parts.hostname,
+        _DEFAULT_PORTS[parts.scheme] if port is None else port,
+        unquote(parts.username) if parts.username else None,
+        unquote(parts.password) if parts.password else None,
+    )
+
+
+def open_transport(
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    timeout: float,
+    context: ssl.SSLContext | None,
+    proxy: Address | None,
+    adopt: Callable[[Transport], None],
+    hide: Callable[[str], str],
+) -> Transport:
+    """Open a connection up to and including the HTTP upgrade.
+
+    Args:
+        url: a WebSocket URL.
+        headers: to be sent with the upgrade.
+        timeout: seconds for everything together.
+        context: TLS settings for wss.
+        proxy: to go through, or None.
+        adopt: is shown each transport before it waits for anything, so that another thread can
+            shut it down; raises if it is too late already.
+        hide: takes credentials out of what a server said.
+
+    Raises:
+        AuthenticationError: the upgrade was answered with HTTP 401 or 403.
+        ConnectionFailed: it did not work out; the message says where it ended.
+    """
+    deadline = monotonic() + timeout
+    target = parse_url(url)
+    transport = _connect_tcp(proxy or target, deadline, adopt)
+    try:
+        if proxy is not None:
+            _tunnel(_Guarded(transport, deadline, f"proxy {proxy}"), proxy, target)
+        if target.scheme == "wss":
+            assert context is not None
+            transport = _start_tls(transport, context, target, deadline, adopt)
+        _upgrade(_Guarded(transport, deadline, str(target)), url, headers, hide)
+    except OSError as error:
+        transport.close()
+        raise ConnectionFailed(f"{target}: {error}") from error
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+# --- TCP ----------------------------------------------------------------------------------------
+
+
+def _connect_tcp(
+    address: Address, deadline: float, adopt: Callable[[Transport], None]
+) -> Transport:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectionFailed(f"{address}: the host name cannot be resolved: {error}") from error
+    failure: OSError = TimeoutError("timed out")
+    for number, (family, kind, protocol, _, place) in enumerate(found):
+        # An address that does not answer must leave time for the ones after it.
+        share = (deadline - monotonic()) / (len(found) - number)
+        transport = Transport(socket.socket(family, kind, protocol))
+        try:
+            adopt(transport)
+            transport.connect(place, monotonic() + share)
+        except OSError as error:
+            transport.close()
+            failure = error
+        except BaseException:
+            transport.close()
+            raise
+        else:
+            return transport
+    raise ConnectionFailed(f"{address}: cannot connect: {failure}") from failure
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+def _start_tls(
+    transport: Transport,
+    context: ssl.SSLContext,
+    target: Address,
+    deadline: float,
+    adopt: Callable[[Transport], None],
+) -> Transport:
+    tls = TlsTransport(transport.detach(), context, target.host)
+    try:
+        adopt(tls)
+        tls.handshake(deadline)
+    except ssl.SSLCertVerificationError as error:
+        tls.close()
+        raise ConnectionFailed(
+            f"{target}: the server's certificate is not accepted: {error.verify_message}"
+        ) from error
+    except (OSError, EOFError) as error:
+        tls.close()
+        raise ConnectionFailed(f"{target}: the TLS handshake failed: {error}") from error
+    except BaseException:
+        tls.close()
+        raise
+    return tls
+
+
+# --- what others see of the socket meanwhile ----------------------------------------------------
+
+
+class _Guarded:
+    """A transport as a socket, with a deadline and a limit on what is received."""
+
+    def __init__(self, transport: Transport, deadline: float, peer: str) -> None:
+        self._transport = transport
+        self._deadline = deadline
+        self._peer = peer
+        self._left = MAX_HANDSHAKE
+
+    def recv(self, size: int) -> bytes:
+        buffer = bytearray(min(size, self._left))
+        if not buffer:
+            raise ConnectionFailed(
+                f"{self._peer}: an answer of over {MAX_HANDSHAKE // 1024} KiB to the handshake"
+            )
+        count = 0
+        while not count:
+            remaining = self._deadline - monotonic()
+            if remaining <= 0 or not self._transport.wait(remaining):
+                raise ConnectionFailed(f"{self._peer}: no whole answer to the handshake in time")
+            try:
+                count = self._transport.read_into(memoryview(buffer))
+            except EOFError:
+                raise ConnectionFailed(
+                    f"{self._peer}: closed the connection during the handshake"
+                ) from None
+        self._left -= count
+        return bytes(buffer[:count])
+
+    def send(self, data: bytes) -> int:
+        self._transport.send(data, max(self._deadline - monotonic(), 0.001))
+        return len(data)
+
+    sendall = send
+
+    def gettimeout(self) -> float:
+        return max(self._deadline - monotonic(), 0.001)
+
+    def settimeout(self, timeout: float | None) -> None:
+        """The deadline is what counts."""
+
+    def close(self) -> None:
+        """The transport is closed by whoever opened it."""
+
+
+# --- proxies ------------------------------------------------------------------------------------
+
+
+def _tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
+    if proxy.scheme == "http":
+        _http_tunnel(guarded, proxy, target)
+    else:
+        _socks_tunnel(guarded, proxy, target)
+
+
+def _http_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
+    """CONNECT (RFC 9110, section 9.3.6). websocket-client's own reads on without a limit."""
+    lines = [f"CONNECT {target.host_port} HTTP/1.1", f"Host: {target.host_port}"]
+    if proxy.user is not None:
+        login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+        lines.append(f"Proxy-Authorization: Basic {login}")
+    guarded.sendall("\r\n".join([*lines, "", ""]).encode())
+    answer = bytearray()
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += guarded.recv(1)  # what follows belongs to the next layer
+    status = bytes(answer).split(b"\r\n", 1)[0].split(b" ", 2)[1:]
+    if not status or not status[0].startswith(b"2"):
+        said = b" ".join(status).decode("ascii", "replace")
+        raise ConnectionFailed(f"proxy {proxy}: refuses to connect to {target.host_port}: {said}")
+
+
+def _socks_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
+    """SOCKS5 (RFC 1928)."""
+    try:
+        from python_socks import ProxyError, ProxyType  # noqa: PLC0415
+        from python_socks.sync import Proxy  # noqa: PLC0415
+    except ImportError:
+        raise ConnectionFailed(
+            'a SOCKS proxy needs the package python-socks: pip install "fastpos[socks]"'
+        ) from None
+
+    class Connected:  # python-socks connects to the proxy through this instead of by itself
+        def connect(self, **_: object) -> _Guarded:
+            return guarded
+
+    socks = Proxy(
+        ProxyType.SOCKS5,
+        proxy.host,
+        proxy.port,
+        proxy.user,
+        proxy.password,
+        rdns=proxy.scheme == "socks5h",
+        forward=Connected(),  # type: ignore[arg-type]
+    )
+    try:
+        socks.connect(target.host, target.port, timeout=guarded.gettimeout())
+    except (ProxyError, OSError) as error:
+        raise ConnectionFailed(
+            f"proxy {proxy}: cannot connect to {target.host_port}: {error}"
+        ) from error
+
+
+# --- the upgrade --------------------------------------------------------------------------------
+
+
+def _upgrade(
+    guarded: _Guarded, url: str, headers: Mapping[str, str], hide: Callable[[str], str]
+) -> None:
+    peer = guarded._peer
+    client: Any = websocket.WebSocket(enable_multithread=False)
+    try:
+        client.connect(
+            url,
+            socket=guarded,
+            header=[f"{name}: {value}" for name, value in headers.items()],
+            redirect_limit=0,
+        )
+    except websocket.WebSocketBadStatusException as error:
+        raise _refusal(peer, error.status_code, error.resp_headers or {}, hide) from None
+    except (websocket.WebSocketException, ValueError) as error:
+        if client.handshake_response is None:
+            said = hide(str(error))[:SHOWN]
+            raise ConnectionFailed(f"{peer}: not a WebSocket server's answer: {said}") from None
+    answer = client.handshake_response
+    assert answer is not None
+    if answer.status != 101:
+        raise _refusal(peer, answer.status, answer.headers, hide)
+    if "sec-websocket-extensions" in answer.headers:
+        raise ConnectionFailed(f"{peer}: the server uses an extension that was not offered")
+
+
+def _refusal(
+    peer: str, status: int, headers: Mapping[str, str], hide: Callable[[str], str]
+) -> Exception:
+    if status in (401, 403):
+        return AuthenticationError(f"{peer}: the credential is refused: HTTP {status}")
+    if 300 <= status < 400:
+        where = hide(headers.get("location", "nowhere"))[:SHOWN]
+        return ConnectionFailed(
+            f"{peer}: redirects to {where!r}, which is not followed: "
+            "the credential is for this host only",
+            status,
+        )
+    return ConnectionFailed(
+        f"{peer}: the upgrade is refused: HTTP {status}",
+        status,
+        _seconds(headers.get("retry-after")),
+    )
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), None if unclear."""
+    if retry_after is None:
+        return None
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    try:
+        return max(parsedate_to_datetime(retry_after).timestamp() - time(), 0.0)
+    except ValueError:
+        return None

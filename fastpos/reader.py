@@ -1,0 +1,462 @@
+"""The reader: connects, subscribes, reads until the connection ends, waits, begins again.
+
+A message's way: `Connection.receive` gives it, `_message` inflates it, `_text` tells a push from
+a reply, and `Delivery.push` does the rest.
+
+Threads: `run` is one thread, the reader thread; the other public methods are anybody's. `_state`,
+a condition, guards what `__init__` lists below it. All else is the reader thread's own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import ssl
+import threading
+from contextlib import suppress
+from time import monotonic
+from typing import Any, NoReturn
+
+from .callbacks import Callbacks
+from .connection import CLOSE_TIMEOUT, Connection, ConnectionEnded
+from .decoder import inflate_push, parse
+from .delivery import Delivery
+from .errors import (
+    AuthenticationError,
+    ConnectionFailed,
+    DecodeError,
+    FastposError,
+    ReconnectExhausted,
+    SubscriptionError,
+)
+from .events import Disconnect, Ready, SystemClose
+from .frames import BINARY, INFLATED
+from .heartbeat import Heartbeat
+from .inflate import new_splitter
+from .opening import Address
+from .proxies import proxy_from_environment
+from .session import CONNECTED, SUBSCRIBED, read_reply
+from .settings import Settings
+from .stats import Counters, count
+
+__all__ = ["Reader"]
+
+# A subscription refused so many times in a row is refused for good.
+MAX_REFUSALS = 3
+# How long the server may stay after it said that the system closes, seconds.
+SYSTEM_CLOSE_GRACE = 5.0
+# A connection that stayed subscribed for so long was no part of the outage before it, seconds.
+STABLE_AFTER = 1.0
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+# Where the subscription stands on the present connection.
+_OPENING, _GREETING, _SUBSCRIBING, _READY, _PAUSED = range(5)
+
+_log = logging.getLogger("fastpos")
+
+
+class Reader:
+    """Runs a stream on whatever thread calls `run`.
+
+    Args:
+        settings: the stream's arguments.
+        callbacks: of which on_ready and on_disconnect are called from here.
+        delivery: takes the pushes.
+        counters: what is counted.
+        heartbeat: is told of connections and pongs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        callbacks: Callbacks,
+        delivery: Delivery,
+        counters: Counters,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._settings = settings
+        self._callbacks = callbacks
+        self._delivery = delivery
+        self._counters = counters
+        self._heartbeat = heartbeat
+        self._number = settings.number
+        self._ssl_context = settings.ssl_context
+        self._warned = False
+
+        self._attempts = 0  # connections tried since the last subscription
+        self._failures = 0  # since the waits began anew
+        self._refusals = 0  # of the subscription, in a row
+        self._stable_until = 0.0  # when the present outage began
+        self._ready_since: float | None = None  # on the present connection
+
+        self._stopping = threading.Event()
+        self._state = threading.Condition()
+        self._ended = True
+        self._failure: FastposError | None = None  # what ended the last run
+        self._phase = _OPENING
+        self._wanted = True  # False between pause() and resume()
+        self._connection: Connection | None = None
+        self._heard_until: float | None = None  # when the last subscription ended
+        self._value = ""  # the credential that this connection uses
+
+    # --- anybody's --------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make ready for `run`; on the thread that starts it.
+
+        Raises:
+            RuntimeError: a run is under way.
+        """
+        with self._state:
+            if not self._ended:
+                raise RuntimeError("the stream is running already")
+            self._ended = False
+            self._failure = None
+            self._stopping.clear()
+
+    def wait_ready(self, timeout: float | None) -> bool:
+        """Wait until the stream is subscribed; False when the time is up or it has ended.
+
+        Raises:
+            FastposError: what ended it.
+        """
+        with self._state:
+            self._state.wait_for(lambda: self._phase == _READY or self._ended, timeout)
+            if self._failure is not None:
+                raise self._failure
+            return self._phase == _READY
+
+    def wait_ended(self, timeout: float | None) -> bool:
+        """Wait until the run has ended; False when the time is up."""
+        with self._state:
+            return self._state.wait_for(lambda: self._ended, timeout)
+
+    @property
+    def failure(self) -> FastposError | None:
+        """What ended the last run, None if it was `stop`."""
+        return self._failure
+
+    def stop(self) -> None:
+        """Ask the run to end: unsubscribe, send a close frame, begin nothing new."""
+        with self._state:
+            if self._ended or self._stopping.is_set():
+                return
+            self._stopping.set()
+            phase, self._phase = self._phase, _PAUSED
+            connection, message = self._connection, self._message("unsub")
+        if connection is None:
+            return
+        if phase == _OPENING:
+            connection.abort("stopped")
+            return
+        if phase in (_SUBSCRIBING, _READY):
+            _try_send(connection, message)
+        connection.close()
+        self._heartbeat.limit(CLOSE_TIMEOUT, ConnectionFailed("stopped; the server kept silent"))
+
+    def pause(self) -> None:
+        """Unsubscribe and keep the connection."""
+        with self._state:
+            self._wanted = False
+            if self._phase != _READY:
+                return
+            self._phase = _PAUSED
+            self._heard_until = monotonic()
+            connection, message = self._connection, self._message("unsub")
+        if connection is not None:
+            _try_send(connection, message)
+
+    def resume(self) -> None:
+        """Subscribe again."""
+        with self._state:
+            self._wanted = True
+            if self._phase != _PAUSED or self._stopping.is_set():
+                return
+            self._phase = _SUBSCRIBING
+            connection, message = self._connection, self._message("sub")
+        if connection is not None:
+            self._heartbeat.limit(self._settings.subscribe_timeout, self._no_answer(SUBSCRIBED))
+            _try_send(connection, message)
+
+    def _message(self, event: str) -> str:
+        settings = self._settings
+        return settings.credential.message(event, self._value, settings.broker)
+
+    # --- one connection after the other -----------------------------------------------------
+
+    def run(self) -> None:
+        """Run until `stop`.
+
+        Raises:
+            FastposError: what ended the stream.
+        """
+        failure: FastposError | None = None
+        self._attempts = self._failures = self._refusals = 0
+        self._stable_until = monotonic()
+        self._heard_until = None
+        try:
+            self._connect_and_reconnect()
+        except FastposError as error:
+            failure = error
+            raise
+        finally:
+            with self._state:
+                self._ended = True
+                self._failure = failure
+                self._phase = _OPENING
+                self._state.notify_all()
+
+    def _connect_and_reconnect(self) -> None:
+        while not self._stopping.is_set():
+            self._attempts += 1
+            self._ready_since = None
+            ended = self._serve()
+            lasted = self._lasted()
+            retry_in = None
+            final: FastposError | None = None
+            if not self._stopping.is_set():
+                final = self._final(ended)
+                if final is None:
+                    retry_in = self._delay(ended, lasted)
+            self._tell(ended, retry_in)
+            if final is not None:
+                raise final
+            if retry_in is not None:
+                self._stopping.wait(retry_in)
+
+    def _serve(self) -> ConnectionEnded:
+        """Have one connection, from opening it to its end; say how it ended."""
+        connection: Connection | None = None
+        try:
+            connection = self._new_connection()
+            with self._state:
+                if self._stopping.is_set():
+                    return ConnectionEnded("stopped")
+                self._phase = _OPENING
+                self._connection = connection
+            connection.open()
+            self._counters.connects += 1
+            self._heartbeat.watch(connection)
+            with self._state:
+                if not self._stopping.is_set():
+                    self._phase = _GREETING
+            self._heartbeat.limit(self._settings.subscribe_timeout, self._no_answer(CONNECTED))
+            self._read(connection)
+        except ConnectionEnded as ended:
+            return ended
+        except FastposError as error:
+            if connection is not None:
+                connection.close()
+            return ConnectionEnded(str(error), None, error)
+        except BaseException:  # Ctrl-C: leave in an orderly way
+            self.stop()
+            raise
+        finally:
+            self._heartbeat.unwatch()
+            with self._state:
+                if self._phase == _READY and connection is not None:
+                    self._heard_until = connection.last_heard
+                self._connection = None
+                self._phase = _OPENING
+            if connection is not None:
+                connection.end()
+
+    def _new_connection(self) -> Connection:
+        settings = self._settings
+        value = settings.credential.get()
+        with self._state:
+            self._value = value
+        proxy = settings.proxy
+        if settings.proxy_from_environment:
+            try:
+                proxy = proxy_from_environment(settings.address)
+            except ValueError as error:
+                raise ConnectionFailed(str(error)) from error
+        if settings.address.scheme == "wss":
+            if self._ssl_context is None:  # reading the authorities takes a while: do it once
+                self._ssl_context = ssl.create_default_context()
+        elif not self._warned and not _is_loopback(settings.address):
+            self._warned = True
+            _log.warning("%s: the credential travels in clear; use wss://", settings.address)
+        return Connection(
+            settings.url,
+            {**settings.headers, settings.credential.header: value},
+            connect_timeout=settings.connect_timeout,
+            max_message_size=settings.max_message_size,
+            ssl_context=self._ssl_context,
+            proxy=proxy,
+            splitter=new_splitter(),
+            hide=settings.credential.hide,
+        )
+
+    def _lasted(self) -> float:
+        """Give the seconds for which the connection that has just ended was subscribed."""
+        if self._ready_since is None:
+            return 0.0
+        now = monotonic()
+        lasted = now - self._ready_since
+        if lasted >= STABLE_AFTER:
+            self._stable_until = now
+        return lasted
+
+    def _final(self, ended: ConnectionEnded) -> FastposError | None:
+        """Give the error that ends the stream, None if it is to go on."""
+        error, policy = ended.error, self._settings.reconnect
+        if isinstance(error, AuthenticationError):
+            return error
+        if isinstance(error, SubscriptionError) and error.reply is not None:
+            self._refusals += 1
+            if self._refusals >= MAX_REFUSALS:
+                final = AuthenticationError(
+                    f"the subscription was refused {self._refusals} times in a row: {error.reply}"
+                )
+                final.__cause__ = error
+                return final
+        elif self._ready_since is not None:
+            self._refusals = 0
+        if policy is None:
+            return error or ConnectionFailed(ended.reason)
+        if policy.max_attempts is not None and self._attempts > policy.max_attempts:
+            exhausted = ReconnectExhausted(
+                f"{self._attempts} attempts in a row have failed; the last: {ended.reason}"
+            )
+            exhausted.__cause__ = error
+            return exhausted
+        return None
+
+    def _delay(self, ended: ConnectionEnded, lasted: float) -> float:
+        policy = self._settings.reconnect
+        assert policy is not None
+        self._failures = 1 if lasted >= policy.reset_after else self._failures + 1
+        delay = policy.delay(self._failures, monotonic() - self._stable_until)
+        if isinstance(ended.error, ConnectionFailed) and ended.error.retry_after is not None:
+            delay = max(delay, ended.error.retry_after)
+        return delay
+
+    def _tell(self, ended: ConnectionEnded, retry_in: float | None) -> None:
+        reason = "stopped" if self._stopping.is_set() else ended.reason
+        count(self._counters.disconnects, reason)
+        event = Disconnect(
+            reason=reason, close_code=ended.close_code, error=ended.error, retry_in_s=retry_in
+        )
+        plan = "no further attempt" if retry_in is None else f"next attempt in {retry_in:.1f} s"
+        _log.info("%s: %s; %s", self._settings.address, reason, plan)
+        self._delivery.call(self._callbacks.on_disconnect, event)
+        if ended.error is not None and retry_in is not None:
+            self._delivery.report(ended.error)
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def _read(self, connection: Connection) -> NoReturn:
+        """Read until the connection ends, which is told by an exception."""
+        before = self._counters.bytes_received
+        while True:
+            for opcode, payload in connection.receive():
+                if not self._stopping.is_set():  # else only the peer's close frame matters
+                    self._message_in(opcode, payload, connection)
+            self._counters.bytes_received = before + connection.bytes_received
+
+    def _message_in(self, opcode: int, payload: Any, connection: Connection) -> None:
+        self._counters.messages += 1
+        self._counters.last_message_ns = connection.received_ns
+        try:
+            if opcode == INFLATED:
+                self._text(payload, connection)
+            elif opcode == BINARY and payload[:2] == GZIP_MAGIC:
+                size = self._settings.max_message_size
+                self._text(inflate_push(payload, size), connection)
+            elif opcode == BINARY and b'"channel"' in payload:
+                raise DecodeError("not a push: not gzip", payload)
+            else:  # a reply or a pong as deployments may send them
+                self._text(payload.encode() if isinstance(payload, str) else payload, connection)
+        except DecodeError as error:
+            self._delivery.report(error)
+
+    def _text(self, text: bytes, connection: Connection) -> None:
+        """Take a push, a pong or a reply."""
+        try:
+            push = parse(text, self._number)
+        except DecodeError:
+            if not self._reply(text, connection):
+                raise
+            return
+        if type(push) is dict:
+            if "channel" in push:
+                if self._delivery.push(push, text, connection.received_ns) is SystemClose:
+                    self._heartbeat.limit(
+                        SYSTEM_CLOSE_GRACE,
+                        ConnectionFailed("the exchange said that it closes, and did not"),
+                    )
+                return
+            if "pong" in push:
+                self._heartbeat.pong()
+                return
+        if not self._reply(text, connection):
+            what = "no channel in it" if type(push) is dict else f"a JSON {type(push).__name__}"
+            raise DecodeError(f"not a push: {what}", text)
+
+    def _reply(self, text: bytes, connection: Connection) -> bool:
+        """Take what is neither push nor pong; False if it is no reply to anything.
+
+        Raises:
+            SubscriptionError: it refuses the subscription.
+        """
+        reply = read_reply(text)
+        timeout = self._settings.subscribe_timeout
+        with self._state:
+            phase, message = self._phase, None
+            if phase == _GREETING and reply == CONNECTED:
+                self._phase = _SUBSCRIBING if self._wanted else _PAUSED
+                if self._wanted:
+                    message = self._message("sub")
+            elif phase == _SUBSCRIBING and reply == SUBSCRIBED:
+                self._phase = _READY
+                self._state.notify_all()
+        if phase == _GREETING:
+            if reply != CONNECTED:
+                raise SubscriptionError(f"greeted with {self._shown(reply)} instead of {CONNECTED}")
+            self._heartbeat.unlimit()
+            if message is not None:
+                self._heartbeat.limit(timeout, self._no_answer(SUBSCRIBED))
+                _try_send(connection, message)
+        elif phase == _SUBSCRIBING:
+            if reply == SUBSCRIBED:
+                self._heartbeat.unlimit()
+                self._ready()
+            elif reply != CONNECTED:
+                shown = self._shown(reply)
+                raise SubscriptionError(f"the subscription was refused: {shown}", shown)
+        else:  # the answer to "unsub" is not documented
+            return phase == _PAUSED or reply in (CONNECTED, SUBSCRIBED)
+        return True
+
+    def _ready(self) -> None:
+        self._counters.subscriptions += 1
+        now = monotonic()
+        first = self._heard_until is None
+        gap = None if self._heard_until is None else max(now - self._heard_until, 0.0)
+        event = Ready(first=first, gap_s=gap, attempts=self._attempts)
+        self._ready_since = now
+        self._attempts = 0
+        _log.info("%s: subscribed", self._settings.address)
+        self._delivery.call(self._callbacks.on_ready, event)
+
+    def _shown(self, reply: str) -> str:
+        return repr(self._settings.credential.hide(reply))
+
+    def _no_answer(self, expected: str) -> SubscriptionError:
+        timeout = self._settings.subscribe_timeout
+        return SubscriptionError(f"no {expected!r} from the exchange within {timeout:g} s")
+
+
+def _try_send(connection: Connection, message: str) -> None:
+    with suppress(OSError):  # the reader notices by itself when the connection has failed
+        connection.send(message)
+
+
+def _is_loopback(address: Address) -> bool:
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return address.host == "localhost" or address.host.endswith(".localhost")

@@ -1,0 +1,89 @@
+"""What a stream has done so far, in numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = ["Counters", "Stats", "count"]
+
+
+class Stats(NamedTuple):
+    """A snapshot of a stream's counters. Counts are since the stream was made."""
+
+    connects: int
+    """Connections that were opened (the upgrade succeeded)."""
+    subscriptions: int
+    """Times the exchange answered ``sub success``."""
+    disconnects: dict[str, int]
+    """Connections that ended or could not be made, by reason."""
+    messages: int
+    """Pushes and replies received."""
+    bytes_received: int
+    """Bytes read off the network, after decryption."""
+    events: dict[str, int]
+    """Pushes decoded, by the name of their event class."""
+    decode_errors: int
+    """Pushes that could not be decoded."""
+    callback_errors: int
+    """Exceptions raised by callbacks."""
+    unknown_channels: dict[str, int]
+    """Pushes on channels that are not documented, by channel."""
+    last_message_ns: int | None
+    """When something was last received, `time.time_ns()`."""
+    last_ping_ns: int | None
+    """When the last ping was sent, `time.time_ns()`."""
+    last_pong_ns: int | None
+    """When the last pong was received, `time.time_ns()`."""
+    round_trip_s: float | None
+    """From the last answered ping to its pong, seconds."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as a plain dict, for a metrics exporter."""
+        return self._asdict()
+
+
+class Counters:
+    """The counters as they run. All are the reader's to write; anybody may look."""
+
+    def __init__(self) -> None:
+        self.connects = 0
+        self.subscriptions = 0
+        self.disconnects: dict[str, int] = {}
+        self.messages = 0
+        self.bytes_received = 0
+        self.events: dict[type, int] = {}
+        self.decode_errors = 0
+        self.callback_errors = 0
+        self.unknown_channels: dict[str, int] = {}
+        self.last_message_ns: int | None = None
+
+    def snapshot(
+        self, last_ping_ns: int | None, last_pong_ns: int | None, round_trip_s: float | None
+    ) -> Stats:
+        """Give the counters as they are now, with what the heartbeat knows."""
+        return Stats(
+            connects=self.connects,
+            subscriptions=self.subscriptions,
+            disconnects=dict(self.disconnects),
+            messages=self.messages,
+            bytes_received=self.bytes_received,
+            events={kind.__name__: number for kind, number in list(self.events.items())},
+            decode_errors=self.decode_errors,
+            callback_errors=self.callback_errors,
+            unknown_channels=dict(self.unknown_channels),
+            last_message_ns=self.last_message_ns,
+            last_ping_ns=last_ping_ns,
+            last_pong_ns=last_pong_ns,
+            round_trip_s=round_trip_s,
+        )
+
+
+# So many different channels or reasons are counted by name; a peer can't make it more.
+MAX_NAMES = 100
+
+
+def count(counts: dict[str, int], name: str) -> None:
+    """Count one more of `name`."""
+    if name not in counts and len(counts) >= MAX_NAMES:
+        name = "other"
+    counts[name] = counts.get(name, 0) + 1

@@ -1,0 +1,320 @@
+"""`PositionStream`: the arguments, the user's functions, the life cycle.
+
+What goes on between the socket and the functions is in reader.py.
+
+Threads: a started stream has two, the reader and the ping thread (heartbeat.py). `_lock` guards
+`_thread`. No lock is held while a user's function runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from .book import Book
+from .callbacks import Callbacks, CallbackSlot, Handlers
+from .delivery import Delivery
+from .errors import FastposError
+from .events import (
+    AccountUpdate,
+    AdlPrice,
+    Balance,
+    Disconnect,
+    Order,
+    Position,
+    Ready,
+    SystemClose,
+    Trigger,
+    Unknown,
+)
+from .heartbeat import Heartbeat
+from .reader import Reader
+from .reconnect import ReconnectPolicy
+from .session import CredentialSource
+from .settings import DEFAULT_URL, Settings
+from .stats import Counters, Stats
+
+__all__ = ["PositionStream"]
+
+_log = logging.getLogger("fastpos")
+_numbers = itertools.count(1)
+
+
+class PositionStream:
+    """Pushes a futures account's positions, balances, orders and triggers into functions.
+
+    Functions are registered with ``on_position=f`` here, with ``@stream.on_position``, with
+    ``stream.on_position(f)`` (each adds one) or with ``stream.on_position = f`` (replaces them).
+    They run on the reader thread, in the order of arrival. What they raise goes to `on_error`.
+
+    Args:
+        url: the exchange's WebSocket, ws or wss.
+        token: the login token, or a callable that gives one, asked at every connect.
+        api_key: the API key, or such a callable. Exactly one of the two is needed.
+        broker: the merchant's id.
+        on_position: called with a `Position`, merged, when one was opened, changed or closed.
+        on_order: called with an `Order` when one was placed, cancelled, changed or filled.
+        on_trigger: called with a `Trigger` when one was placed or cancelled.
+        on_system_close: called with a `SystemClose` when the exchange says that it closes; the
+            stream comes back by itself.
+        on_account: called with an `AccountUpdate` that holds balances.
+        on_adl_price: called with an `AdlPrice`, once a second while a position is held.
+        on_ready: called with a `Ready` when the stream is subscribed, first and again.
+        on_disconnect: called with a `Disconnect` when a connection ended or could not be made.
+        on_error: called with each `FastposError` that does not end the stream. Without one they
+            are logged.
+        on_unknown: called with an `Unknown` for a push on a channel that is not documented.
+        number: `float`, or `decimal.Decimal` for exact numbers.
+        ping_interval: seconds between pings.
+        pong_timeout: seconds to wait for the answer before the connection counts as dead.
+        connect_timeout: seconds for opening a connection, everything included.
+        subscribe_timeout: seconds to wait for each of the exchange's two replies.
+        reconnect: when to try again; None: never.
+        headers: further HTTP headers for the upgrade.
+        ssl_context: TLS settings instead of the default ones, which verify the server.
+        proxy: URL of a proxy, ``http://``, ``socks5://`` or ``socks5h://`` (which resolves
+            names there). None takes it from the environment (``https_proxy``, ``no_proxy``, …),
+            "" uses none.
+        max_message_size: the largest message taken, bytes, compressed or not.
+
+    Raises:
+        TypeError, ValueError: an argument is unusable; the message names it.
+    """
+
+    on_position: CallbackSlot[Position] = CallbackSlot()
+    on_order: CallbackSlot[Order] = CallbackSlot()
+    on_trigger: CallbackSlot[Trigger] = CallbackSlot()
+    on_system_close: CallbackSlot[SystemClose] = CallbackSlot()
+    on_account: CallbackSlot[AccountUpdate] = CallbackSlot()
+    on_adl_price: CallbackSlot[AdlPrice] = CallbackSlot()
+    on_ready: CallbackSlot[Ready] = CallbackSlot()
+    on_disconnect: CallbackSlot[Disconnect] = CallbackSlot()
+    on_error: CallbackSlot[FastposError] = CallbackSlot()
+    on_unknown: CallbackSlot[Unknown] = CallbackSlot()
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: CredentialSource | None = None,
+        api_key: CredentialSource | None = None,
+        broker: int,
+        on_position: Callable[[Position], object] | None = None,
+        on_order: Callable[[Order], object] | None = None,
+        on_trigger: Callable[[Trigger], object] | None = None,
+        on_system_close: Callable[[SystemClose], object] | None = None,
+        on_account: Callable[[AccountUpdate], object] | None = None,
+        on_adl_price: Callable[[AdlPrice], object] | None = None,
+        on_ready: Callable[[Ready], object] | None = None,
+        on_disconnect: Callable[[Disconnect], object] | None = None,
+        on_error: Callable[[FastposError], object] | None = None,
+        on_unknown: Callable[[Unknown], object] | None = None,
+        number: type[float] | type[Decimal] = float,
+        ping_interval: float = 30.0,
+        pong_timeout: float = 10.0,
+        connect_timeout: float = 10.0,
+        subscribe_timeout: float = 10.0,
+        reconnect: ReconnectPolicy | None = ReconnectPolicy(),  # noqa: B008 (immutable)
+        headers: Mapping[str, str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+        max_message_size: int = 1024 * 1024,
+    ) -> None:
+        self._settings = settings = Settings(
+            url=url,
+            token=token,
+            api_key=api_key,
+            broker=broker,
+            number=number,
+            ping_interval=ping_interval,
+            pong_timeout=pong_timeout,
+            connect_timeout=connect_timeout,
+            subscribe_timeout=subscribe_timeout,
+            reconnect=reconnect,
+            headers=headers,
+            ssl_context=ssl_context,
+            proxy=proxy,
+            max_message_size=max_message_size,
+        )
+        self._callbacks = Callbacks()
+        given: list[tuple[Handlers[Any], Callable[[Any], object] | None]] = [
+            (self.on_position, on_position),
+            (self.on_order, on_order),
+            (self.on_trigger, on_trigger),
+            (self.on_system_close, on_system_close),
+            (self.on_account, on_account),
+            (self.on_adl_price, on_adl_price),
+            (self.on_ready, on_ready),
+            (self.on_disconnect, on_disconnect),
+            (self.on_error, on_error),
+            (self.on_unknown, on_unknown),
+        ]
+        for handlers, function in given:
+            if function is not None:
+                handlers(function)
+        self._book = Book(settings.number)
+        self._counters = Counters()
+        self._heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout)
+        self._delivery = Delivery(self._callbacks, self._book, self._counters, settings.number)
+        self._reader = Reader(
+            settings, self._callbacks, self._delivery, self._counters, self._heartbeat
+        )
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None  # that reads, ours or run_forever()'s
+
+    def __repr__(self) -> str:
+        return f"<PositionStream {self._settings.address} broker={self._settings.broker}>"
+
+    # --- life cycle -------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        """Run in the calling thread until `stop`; Ctrl-C stops too and is raised again.
+
+        Raises:
+            FastposError: what ended the stream: `AuthenticationError`, `ReconnectExhausted`, or
+                with ``reconnect=None`` the first failure.
+            RuntimeError: it is running already.
+        """
+        self._begin(threading.current_thread())
+        self._run(next(_numbers))
+
+    def start(self) -> PositionStream:
+        """Run in a thread of its own; return the stream.
+
+        Raises:
+            RuntimeError: it is running already.
+        """
+        number = next(_numbers)
+        thread = threading.Thread(
+            target=self._run_in_background,
+            args=(number,),
+            name=f"fastpos-reader-{number}",
+            daemon=True,
+        )
+        self._begin(thread)
+        thread.start()
+        return self
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until the stream is subscribed, at most `timeout` seconds.
+
+        Returns:
+            True once it is; False when the time is up, or it was stopped or not started.
+
+        Raises:
+            FastposError: what ended the stream.
+        """
+        return self._reader.wait_ready(timeout)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Unsubscribe, close the connection and end the threads.
+
+        May be called from any thread, from a callback, and any number of times. In a callback it
+        returns at once, and the stream ends when the callback does. Elsewhere no callback begins
+        any more after it has returned.
+
+        Args:
+            timeout: seconds to wait for all this; a callback that takes longer is left to finish.
+        """
+        self._reader.stop()
+        with self._lock:
+            thread = self._thread
+        if thread is not threading.current_thread() and not self._wait_ended(timeout):
+            self._delivery.muted = True
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the stream has ended, at most `timeout` seconds.
+
+        Returns:
+            True once it has, False when the time is up.
+
+        Raises:
+            FastposError: what ended the stream.
+        """
+        if not self._wait_ended(timeout):
+            return False
+        if self._reader.failure is not None:
+            raise self._reader.failure
+        return True
+
+    def __enter__(self) -> PositionStream:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _begin(self, thread: threading.Thread) -> None:
+        self._reader.begin()
+        self._delivery.muted = False
+        with self._lock:
+            self._thread = thread
+
+    def _run(self, number: int) -> None:
+        self._heartbeat.start(f"fastpos-ping-{number}")
+        try:
+            self._reader.run()
+        finally:
+            self._heartbeat.stop()
+
+    def _run_in_background(self, number: int) -> None:
+        try:
+            self._run(number)
+        except FastposError as error:
+            # join() and wait_ready() raise it too, but nobody may be calling them.
+            _log.error("%r has ended: %s", self, error)
+
+    def _wait_ended(self, timeout: float | None) -> bool:
+        """Wait until the run has ended, and its thread if it is ours."""
+        deadline = None if timeout is None else monotonic() + timeout
+        if not self._reader.wait_ended(timeout):
+            return False
+        with self._lock:
+            thread = self._thread
+        if thread is None or not thread.name.startswith("fastpos-reader-"):
+            return True
+        if thread is threading.current_thread():
+            return True
+        thread.join(None if deadline is None else max(deadline - monotonic(), 0.0))
+        return not thread.is_alive()
+
+    # --- pausing ----------------------------------------------------------------------------
+
+    def unsubscribe(self) -> None:
+        """Pause the pushes. The connection stays; if it is lost it comes back paused."""
+        self._reader.pause()
+
+    def subscribe(self) -> None:
+        """Resume the pushes. `on_ready` tells when they come again, and how long the gap was."""
+        self._reader.resume()
+
+    # --- what is known ----------------------------------------------------------------------
+
+    @property
+    def positions(self) -> dict[int, Position]:
+        """The positions, merged, by id: a dict of the caller's own."""
+        return self._book.positions
+
+    @property
+    def balances(self) -> dict[str, Balance]:
+        """The balances by coin: a dict of the caller's own."""
+        return self._book.balances
+
+    @property
+    def stats(self) -> Stats:
+        """What the stream has done so far, at this moment."""
+        heartbeat = self._heartbeat
+        return self._counters.snapshot(
+            heartbeat.last_ping_ns, heartbeat.last_pong_ns, heartbeat.round_trip_s
+        )

@@ -1,0 +1,182 @@
+"""A connected TCP socket with one reader and any number of senders.
+
+Threads: one thread reads, and it alone closes. Any thread may send or `shutdown`. `_lock` guards
+the socket's sending side, `_pending` and, in the TLS subclass, the OpenSSL object; it is held for
+work in memory and for system calls that can't block, never while waiting.
+
+Where the platform has MSG_DONTWAIT the socket stays in blocking mode, so that a read which waits
+for data gives up the GIL once, not twice (once to poll, once to read): beside a busy thread each
+time can cost the whole switch interval.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import threading
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+__all__ = ["Transport"]
+
+_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+_UNDER_WAY = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY}
+# Where the socket is not in blocking mode: how often a reader looks for Ctrl-C, seconds.
+INTERRUPT_CHECK = 0.5
+# How often a connect that is under way looks whether it is still wanted, seconds.
+SHUTDOWN_CHECK = 0.1
+# More than this waiting to be sent means that the peer has long stopped reading.
+MAX_PENDING = 256 * 1024
+
+
+class Transport:
+    """Bytes to and from a peer, in the clear (see tls.py for the other kind)."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._pending = bytearray()
+        self._closed = False
+        self._shut = False
+        self._finished = False
+        sock.setblocking(bool(_DONTWAIT))
+
+    # --- the reader's -----------------------------------------------------------------------
+
+    def connect(self, place: Any, deadline: float) -> None:
+        """Connect to the socket address `place`, until `deadline` (`time.monotonic`).
+
+        Raises:
+            OSError: it failed, took too long (TimeoutError), or was stopped by `shutdown`.
+        """
+        self._sock.setblocking(False)
+        code = self._sock.connect_ex(place)
+        while code in _UNDER_WAY:
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                raise TimeoutError("timed out")
+            # In slices: not every platform wakes a connect that is shut down.
+            if self._wait(selectors.EVENT_WRITE, min(remaining, SHUTDOWN_CHECK)):
+                code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if self._shut:
+                raise ConnectionAbortedError("stopped")
+        if code:
+            raise OSError(code, os.strerror(code))
+        self._sock.setblocking(bool(_DONTWAIT))
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def detach(self) -> socket.socket:
+        """Give the socket away; this object is of no use any more."""
+        with self._lock:
+            self._closed = True
+            return self._sock
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until there is something to read, at most `timeout` seconds; True if there is."""
+        return self._wait(selectors.EVENT_READ, timeout)
+
+    def read_into(self, view: memoryview) -> int:
+        """Read what there is into `view`; wait while there is nothing.
+
+        Returns:
+            How many bytes were put there; 0 where what came makes no whole byte of the peer's
+            yet, which TLS knows.
+
+        Raises:
+            EOFError: the peer has ended the connection; the message says how.
+            OSError: the connection failed.
+        """
+        count = self._receive_into(view)
+        if not count:
+            raise EOFError("the peer ended the connection")
+        return count
+
+    def _receive_into(self, view: memoryview) -> int:
+        while True:
+            try:
+                return self._sock.recv_into(view)
+            except BlockingIOError:
+                self._wait(selectors.EVENT_READ, INTERRUPT_CHECK)
+
+    def close(self) -> None:
+        """Close the socket."""
+        with self._lock:  # no send may be under way: the descriptor's number is soon another's
+            self._closed = True
+            self._sock.close()
+
+    # --- anybody's --------------------------------------------------------------------------
+
+    def unread(self) -> bool:
+        """Whether there are bytes that the reader has not taken yet."""
+        return self._wait(selectors.EVENT_READ, 0)
+
+    def send(self, data: bytes, timeout: float, last: bool = False) -> None:
+        """Send `data`, after all that was sent before.
+
+        Args:
+            data: the bytes.
+            last: nothing is sent after this; what is given to `send` later is dropped.
+            timeout: seconds to wait while the peer does not read. With 0 what can't be sent at
+                once is kept, and goes out before the next send's data.
+
+        Raises:
+            TimeoutError: the peer does not read.
+            OSError: the connection failed.
+        """
+        deadline = monotonic() + timeout
+        with self._lock:
+            if self._closed:
+                raise ConnectionAbortedError("the connection is closed")
+            if self._finished:
+                data = b""
+            self._finished |= last
+            self._pending += self._encode(data)
+            self._flush()
+            left = len(self._pending)
+        if left and not timeout:
+            if left > MAX_PENDING:
+                raise TimeoutError("the peer does not read what is sent")
+            return
+        while left:
+            remaining = deadline - monotonic()
+            if remaining <= 0 or not self._wait(selectors.EVENT_WRITE, remaining):
+                raise TimeoutError("the peer does not read what is sent")
+            with self._lock:
+                self._flush()
+                left = len(self._pending)
+
+    def shutdown(self) -> None:
+        """End the connection at once; a reader that waits is woken by it."""
+        with self._lock:
+            self._shut = True
+            if not self._closed:
+                with suppress(OSError):  # it may not be connected yet, or no more
+                    self._sock.shutdown(socket.SHUT_RDWR)
+
+    # --- for the subclass -------------------------------------------------------------------
+
+    def _encode(self, data: bytes) -> bytes:
+        """What goes over the wire for `data`; called under the lock."""
+        return data
+
+    def _flush(self) -> None:
+        """Send what the kernel takes of what is pending; called under the lock."""
+        while self._pending:
+            try:
+                sent = self._sock.send(self._pending, _DONTWAIT)
+            except BlockingIOError:
+                return
+            del self._pending[:sent]
+
+    def _wait(self, event: int, timeout: float | None) -> bool:
+        with _Selector() as selector:
+            try:
+                selector.register(self._sock, event)
+            except (ValueError, OSError):  # closed by the reader while a sender was waiting
+                raise ConnectionAbortedError("the connection is closed") from None
+            return bool(selector.select(timeout))

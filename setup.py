@@ -1,0 +1,99 @@
+"""Builds the optional extension `fastpos._native` where ISA-L is found; metadata: pyproject.toml.
+
+ISA-L is looked for in $FASTPOS_ISAL (a prefix, with include/ and lib/ in it), then with pkg-config,
+then in the usual places. FASTPOS_ISAL_STATIC=1 links its static library. Whatever goes wrong,
+installation goes on: without the extension the `isal` wheel inflates.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+USUAL_PREFIXES = [
+    os.environ.get("CONDA_PREFIX"),
+    sys.prefix,
+    os.environ.get("HOMEBREW_PREFIX"),
+    "/opt/homebrew",
+    "/usr/local",
+    "/opt/local",
+    "/usr",
+]
+
+
+def pkg_config(*arguments: str) -> str | None:
+    """What pkg-config says of ISA-L; None if it is not there or does not know ISA-L."""
+    command = [os.environ.get("PKG_CONFIG", "pkg-config"), *arguments, "libisal"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def in_prefix(prefix: str) -> tuple[Path, list[Path]] | None:
+    """The header and library directories under a prefix; None if ISA-L's headers are not there."""
+    include = Path(prefix, "include")
+    if not Path(include, "isa-l", "igzip_lib.h").is_file():
+        return None
+    return include, [path for path in (Path(prefix, "lib"), Path(prefix, "lib64")) if path.is_dir()]
+
+
+def find_isal() -> tuple[Path, list[Path]]:
+    """The directory of ISA-L's headers and those its library may be in."""
+    if asked_for := os.environ.get("FASTPOS_ISAL"):
+        if found := in_prefix(asked_for):
+            return found
+        raise FileNotFoundError(f"no ISA-L headers under FASTPOS_ISAL={asked_for}")
+    include, library = pkg_config("--variable=includedir"), pkg_config("--variable=libdir")
+    if include and library:
+        return Path(include), [Path(library)]
+    for prefix in filter(None, USUAL_PREFIXES):
+        if found := in_prefix(prefix):
+            return found
+    raise FileNotFoundError("ISA-L not found (libisal-dev, isa-l)")
+
+
+class BuildOptional(build_ext):
+    """Builds what can be built, and says in one line what can't."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:  # no compiler, no headers: nothing here may stop an installation
+            self.skip(error)
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            self.link_isal(ext)
+            super().build_extension(ext)
+        except Exception as error:
+            self.skip(error)
+
+    def link_isal(self, ext: Extension) -> None:
+        include, libraries = find_isal()
+        ext.include_dirs.append(str(include))
+        if os.environ.get("FASTPOS_ISAL_STATIC", "0") in ("", "0"):
+            ext.library_dirs += map(str, libraries)
+            ext.libraries.append("isal")
+            return
+        archives = [path / "libisal.a" for path in libraries if (path / "libisal.a").is_file()]
+        if not archives:
+            raise FileNotFoundError(f"no libisal.a in {', '.join(map(str, libraries))}")
+        ext.extra_objects.append(str(archives[0]))
+        if sys.platform.startswith("linux"):  # ISA-L's names stay inside, whoever else has them
+            ext.extra_link_args.append("-Wl,--exclude-libs,ALL")
+
+    def skip(self, error: Exception) -> None:
+        reason = " ".join(str(error).split())
+        print(f"fastpos: installed without its C extension, the isal wheel will do: {reason}")
+
+
+setup(
+    ext_modules=[Extension("fastpos._native", ["fastpos/_native.c"], optional=True)],
+    cmdclass={"build_ext": BuildOptional},
+)
