@@ -1,4 +1,8 @@
-/* fastpos._native: one gzip member (RFC 1952) inflated through ISA-L without letting go of the GIL.
+/* fastpos._native: a push to its event, without letting go of the GIL.
+ *
+ * `Inflater` inflates gzip members (RFC 1952) through ISA-L, alone or as they stand in a receive
+ * buffer; `Decoder` makes events of them. Both are short cuts for what is as usual: what is not is
+ * left to the Python code beside them.
  *
  * A push takes about 2 us to inflate. A busy thread that is handed the GIL meanwhile keeps it for
  * 5 ms. So input of up to 64 KiB is inflated with the GIL held, by an ISA-L state that an Inflater
@@ -15,7 +19,9 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 #include <isa-l.h>
+#include <time.h>
 
 #define GIL_KEPT_UP_TO (64 * 1024)      /* bytes of input */
 #define SPLIT_UP_TO (1024 * 1024)       /* bytes of output of one split() */
@@ -293,12 +299,12 @@ Inflater_split(Inflater *self, PyObject *const *args, Py_ssize_t nargs)
     return PyLong_FromSsize_t(start);
 }
 
-#define METHOD(name) \
-    {#name, (PyCFunction)(void (*)(void))Inflater_##name, METH_FASTCALL, name##_doc}
+#define METHOD(type, name) \
+    {#name, (PyCFunction)(void (*)(void))type##_##name, METH_FASTCALL, name##_doc}
 
 static PyMethodDef Inflater_methods[] = {
-    METHOD(inflate),
-    METHOD(split),
+    METHOD(Inflater, inflate),
+    METHOD(Inflater, split),
     {NULL, NULL, 0, NULL},
 };
 
@@ -319,14 +325,295 @@ static PyType_Spec Inflater_spec = {
     .slots = Inflater_slots,
 };
 
+/* --- Decoder ----------------------------------------------------------------------------------
+ *
+ * From a push to its event where everything is as usual: the JSON is parsed by orjson, its shape is
+ * what the table of kinds says, and the event's slots are filled in place. Whatever is not as usual
+ * is handed to the Python functions of decoder.py, which decide what it is. */
+
+enum { RAW, WIRE, NUMBER, RECEIVED_NS, N_SLOTS };
+
+typedef struct {
+    PyObject_HEAD
+    Inflater *inflater;
+    PyObject *loads, *kinds, *decode, *event_from;      /* see Decoder_doc */
+    PyObject *channel;                                  /* "channel" */
+    Py_ssize_t offsets[N_SLOTS];                        /* of the slots in every event class */
+    Py_ssize_t max_size, max_depth;
+} Decoder;
+
+/* What the table says of one channel, in the order of its tuples. */
+enum { KIND_CLASS, KIND_BODY, KIND_WIRE_IS_BODY, KIND_LIST, KIND_OBJECT, KIND_PUSH_IDS,
+       KIND_BODY_IDS, KIND_LIST_IDS, KIND_OBJECT_IDS, N_KIND };
+
+/* dict[key]: borrowed, NULL without an exception where it is missing or null; key may be None. */
+static PyObject *
+value_of(PyObject *dict, PyObject *key)
+{
+    PyObject *value = key == Py_None ? NULL : PyDict_GetItemWithError(dict, key);
+    return value == Py_None ? NULL : value;
+}
+
+/* An id beyond 64 bits, which orjson gives as a double: not as usual. */
+static int
+ids_are_exact(PyObject *dict, PyObject *keys)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keys); i++) {
+        PyObject *id = value_of(dict, PyTuple_GET_ITEM(keys, i));
+        if (id != NULL && PyFloat_CheckExact(id))
+            return 0;
+    }
+    return 1;
+}
+
+/* The object that the fields are read from, borrowed; NULL if the shape is not as usual. */
+static PyObject *
+check_shape(PyObject *push, PyObject *kind)
+{
+#define KIND(item) PyTuple_GET_ITEM(kind, KIND_##item)
+    PyObject *body = KIND(BODY) == Py_None ? push : value_of(push, KIND(BODY));
+    if (body == NULL || !PyDict_CheckExact(body) || !ids_are_exact(push, KIND(PUSH_IDS))
+        || !ids_are_exact(body, KIND(BODY_IDS)))
+        return NULL;
+    PyObject *list = value_of(body, KIND(LIST));
+    if (list != NULL) {
+        if (!PyList_CheckExact(list))
+            return NULL;
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+            PyObject *item = PyList_GET_ITEM(list, i);
+            if (!PyDict_CheckExact(item) || !ids_are_exact(item, KIND(LIST_IDS)))
+                return NULL;
+        }
+    }
+    PyObject *object = value_of(body, KIND(OBJECT));
+    if (object != NULL && (!PyDict_CheckExact(object)
+                           || !ids_are_exact(object, KIND(OBJECT_IDS))))
+        return NULL;
+    return KIND(WIRE_IS_BODY) == Py_True ? body : push;
+}
+
+/* Whether `text` has as many opening brackets as it would take to nest too deeply. */
+static int
+may_be_deep(PyObject *text, Py_ssize_t max_depth)
+{
+    const char *chars = PyBytes_AS_STRING(text);
+    Py_ssize_t size = PyBytes_GET_SIZE(text), brackets = 0;
+    for (Py_ssize_t i = 0; i < size; i++)
+        brackets += chars[i] == '[' || chars[i] == '{';
+    return brackets > max_depth;
+}
+
+/* A new reference; NULL without an exception where something is not as usual. */
+static PyObject *
+make_event(Decoder *self, PyObject *text, PyObject *received_ns)
+{
+    if (!PyBytes_CheckExact(text) || may_be_deep(text, self->max_depth))
+        return NULL;
+    PyObject *event = NULL, *push = PyObject_CallOneArg(self->loads, text);
+    if (push == NULL || !PyDict_CheckExact(push))
+        goto done;
+    PyObject *channel = value_of(push, self->channel);
+    if (channel == NULL || !PyUnicode_CheckExact(channel))
+        goto done;
+    PyObject *kind = PyDict_GetItemWithError(self->kinds, channel);
+    PyObject *wire = kind == NULL ? NULL : check_shape(push, kind);
+    if (wire == NULL)
+        goto done;
+    PyTypeObject *type = (PyTypeObject *)KIND(CLASS);
+    event = type->tp_alloc(type, 0);
+    if (event == NULL)
+        goto done;
+    PyObject *values[N_SLOTS] = {push, wire, (PyObject *)&PyFloat_Type, received_ns};
+    for (int slot = 0; slot < N_SLOTS; slot++)
+        *(PyObject **)((char *)event + self->offsets[slot]) = Py_NewRef(values[slot]);
+done:
+    Py_XDECREF(push);
+    PyErr_Clear();      /* the Python function will meet it again, and tell it properly */
+    return event;
+}
+
+PyDoc_STRVAR(event_from_doc,
+"event_from($self, text, received_ns, number, /)\n--\n\n"
+"The same as `fastpos.decoder.event_from`.");
+
+static PyObject *
+Decoder_event_from(Decoder *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (check_count("event_from", 3, nargs) < 0)
+        return NULL;
+    if (args[2] == (PyObject *)&PyFloat_Type) {
+        PyObject *event = make_event(self, args[0], args[1]);
+        if (event != NULL)
+            return event;
+    }
+    return PyObject_Vectorcall(self->event_from, args, nargs, NULL);
+}
+
+PyDoc_STRVAR(decode_doc,
+"decode($self, data, number, /)\n--\n\n"
+"The same as `fastpos.decoder.decode`.");
+
+static PyObject *
+Decoder_decode(Decoder *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (check_count("decode", 2, nargs) < 0)
+        return NULL;
+    Py_buffer data;
+    PyObject *text = NULL;
+    if (args[1] == (PyObject *)&PyFloat_Type
+        && PyObject_GetBuffer(args[0], &data, PyBUF_SIMPLE) == 0) {
+        struct timespec now;
+        timespec_get(&now, TIME_UTC);
+        if ((uint64_t)data.len <= UINT32_MAX)
+            inflate_member(self->inflater, data.buf, (uint32_t)data.len, self->max_size, &text);
+        PyBuffer_Release(&data);
+        PyObject *event = NULL, *received_ns = text == NULL ? NULL
+            : PyLong_FromLongLong(now.tv_sec * 1000000000LL + now.tv_nsec);
+        if (received_ns != NULL)
+            event = make_event(self, text, received_ns);
+        Py_XDECREF(received_ns);
+        Py_XDECREF(text);
+        if (event != NULL)
+            return event;
+    }
+    PyErr_Clear();
+    return PyObject_Vectorcall(self->decode, args, nargs, NULL);
+}
+
+PyDoc_STRVAR(Decoder_doc,
+"Decoder(inflater, loads, kinds, slots, decode, event_from, max_size, max_depth)\n--\n\n"
+"Decodes pushes.\n\n"
+"`loads` parses JSON. `kinds` maps a channel to a tuple: the event's class; the key of the body,\n"
+"None for the push itself; whether the fields are read from the body or from the push; the keys\n"
+"in the body of a list of objects and of an object, None for none; and four tuples with the keys\n"
+"of ids in the push, the body, the objects of the list, the object. `slots` are the member\n"
+"descriptors of an event's raw, wire, number and received_ns. `decode` and `event_from` are the\n"
+"Python functions that take what is not as usual, as are JSON of more than `max_size` bytes and\n"
+"of more than `max_depth` opening brackets.");
+
+static PyObject *
+Decoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *inflater, *loads, *kinds, *slots, *decode, *event_from;
+    Py_ssize_t max_size, max_depth;
+    if (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0) {
+        PyErr_SetString(PyExc_TypeError, "Decoder() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "OOO!O!OOnn", &inflater, &loads, &PyDict_Type, &kinds,
+                          &PyTuple_Type, &slots, &decode, &event_from, &max_size, &max_depth))
+        return NULL;
+    PyObject *module = PyType_GetModule(type);
+    PyObject *own = module == NULL ? NULL : PyObject_GetAttrString(module, "Inflater");
+    if (own == NULL)
+        return NULL;
+    int fits = PyObject_TypeCheck(inflater, (PyTypeObject *)own)
+               && PyTuple_GET_SIZE(slots) == N_SLOTS && max_size > 0;
+    Py_DECREF(own);
+    Py_ssize_t position = 0;
+    PyObject *channel, *kind;
+    while (fits && PyDict_Next(kinds, &position, &channel, &kind)) {
+        fits = PyTuple_CheckExact(kind) && PyTuple_GET_SIZE(kind) == N_KIND
+               && PyType_Check(PyTuple_GET_ITEM(kind, KIND_CLASS));
+        for (Py_ssize_t item = KIND_PUSH_IDS; fits && item < N_KIND; item++)
+            fits = PyTuple_CheckExact(PyTuple_GET_ITEM(kind, item));
+    }
+    for (int slot = 0; fits && slot < N_SLOTS; slot++)
+        fits = Py_TYPE(PyTuple_GET_ITEM(slots, slot)) == &PyMemberDescr_Type;
+    if (!fits) {
+        PyErr_SetString(PyExc_TypeError, "Decoder() got something that it can't use");
+        return NULL;
+    }
+    Decoder *self = (Decoder *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->inflater = (Inflater *)Py_NewRef(inflater);
+    self->loads = Py_NewRef(loads);
+    self->kinds = Py_NewRef(kinds);
+    self->decode = Py_NewRef(decode);
+    self->event_from = Py_NewRef(event_from);
+    self->max_size = max_size;
+    self->max_depth = max_depth;
+    for (int slot = 0; slot < N_SLOTS; slot++)
+        self->offsets[slot] =
+            ((PyMemberDescrObject *)PyTuple_GET_ITEM(slots, slot))->d_member->offset;
+    self->channel = PyUnicode_InternFromString("channel");
+    if (self->channel == NULL)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static int
+Decoder_traverse(Decoder *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->inflater);
+    Py_VISIT(self->loads);
+    Py_VISIT(self->kinds);
+    Py_VISIT(self->decode);
+    Py_VISIT(self->event_from);
+    return 0;
+}
+
+static int
+Decoder_clear(Decoder *self)
+{
+    Py_CLEAR(self->inflater);
+    Py_CLEAR(self->loads);
+    Py_CLEAR(self->kinds);
+    Py_CLEAR(self->decode);
+    Py_CLEAR(self->event_from);
+    Py_CLEAR(self->channel);
+    return 0;
+}
+
+static void
+Decoder_dealloc(Decoder *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Decoder_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef Decoder_methods[] = {
+    METHOD(Decoder, decode),
+    METHOD(Decoder, event_from),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot Decoder_slots[] = {
+    {Py_tp_doc, (void *)Decoder_doc},
+    {Py_tp_new, Decoder_new},
+    {Py_tp_methods, Decoder_methods},
+    {Py_tp_traverse, Decoder_traverse},
+    {Py_tp_clear, Decoder_clear},
+    {Py_tp_dealloc, Decoder_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec Decoder_spec = {
+    .name = "fastpos._native.Decoder",
+    .basicsize = sizeof(Decoder),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = Decoder_slots,
+};
+
+/* --- the module ------------------------------------------------------------------------------ */
+
 static int
 native_exec(PyObject *module)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, &Inflater_spec, NULL);
     if (type == NULL)
         return -1;
-    int failed = PyModule_AddType(module, (PyTypeObject *)type);
+    PyObject *decoder = PyType_FromModuleAndSpec(module, &Decoder_spec, NULL);
+    int failed = decoder == NULL
+                 || PyModule_AddType(module, (PyTypeObject *)type) < 0
+                 || PyModule_AddType(module, (PyTypeObject *)decoder) < 0;
     Py_DECREF(type);
+    Py_XDECREF(decoder);
     if (failed)
         return -1;
 #define TEXT_OF(number) #number

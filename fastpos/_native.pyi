@@ -1,3 +1,9 @@
+from collections.abc import Callable
+from typing import Any
+
+from .events import Event
+from .fields import NumberType
+
 BytesLike = bytes | bytearray | memoryview
 
 ISAL_VERSION: str
@@ -7,3 +13,19 @@ class Inflater:
     def split(
         self, buffer: BytesLike, start: int, end: int, max_size: int, out: list[bytes], /
     ) -> int: ...
+
+class Decoder:
+    def __new__(
+        cls,
+        inflater: Inflater,
+        loads: Callable[[bytes], Any],
+        kinds: dict[str, tuple[Any, ...]],
+        slots: tuple[Any, Any, Any, Any],
+        decode: Callable[[bytes, NumberType], Event],
+        event_from: Callable[[bytes, int, NumberType], Event],
+        max_size: int,
+        max_depth: int,
+        /,
+    ) -> Decoder: ...
+    def decode(self, data: BytesLike, number: NumberType, /) -> Event: ...
+    def event_from(self, text: bytes, received_ns: int, number: NumberType, /) -> Event: ...

@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from .events import AccountUpdate, AdlPrice, Balance, Event, Position
-from .fields import NumberType, as_integer
+from .events import AccountUpdate, AdlPrice, Balance, Position, position_of
+from .fields import NumberType, as_integer, as_text
 
 __all__ = ["Book"]
 
@@ -22,7 +22,9 @@ class _Entry:
 
     __slots__ = ("complete", "latest", "wire")
 
-    def __init__(self, wire: dict[str, Any], complete: bool, latest: Event) -> None:
+    def __init__(
+        self, wire: dict[str, Any], complete: bool, latest: AccountUpdate | AdlPrice
+    ) -> None:
         self.wire = wire
         self.complete = complete
         self.latest = latest  # the push that was last merged
@@ -47,7 +49,7 @@ class Book:
         with self._lock:
             entries = [(id, e.latest, e.wire, e.complete) for id, e in self._positions.items()]
         return {
-            id: _position(latest, wire, wire, complete, None)
+            id: position_of(latest, wire, wire, complete, None)
             for id, latest, wire, complete in entries
         }
 
@@ -63,26 +65,26 @@ class Book:
         body = update._wire["d"]
         with self._lock:
             for wire in body.get("a") or ():
-                coin = wire.get("c")
+                coin = as_text(wire.get("c"))
                 if type(coin) is str:
-                    self._balances[coin] = {**self._balances.get(coin, {}), **wire}
-            partial = update._position
-            if partial is not None:
-                update._position = self._merge(partial, body.get("et"), update)
+                    self._balances[coin] = _merged(self._balances.get(coin, {}), wire)
+            wire = body.get("p")
+            if wire:
+                update._position = self._merge(update, wire, body.get("et"))
 
-    def _merge(self, partial: Position, change: Any, update: AccountUpdate) -> Position:
-        id = as_integer(partial._wire.get("id"))
-        if type(id) is not int:  # nothing to merge with
-            return partial
-        entry = self._positions.get(id)
+    def _merge(self, update: AccountUpdate, part: dict[str, Any], change: Any) -> Position:
+        id = as_integer(part.get("id"))
+        entry = self._positions.get(id) if type(id) is int else None
         before = entry.wire if entry is not None else {}
-        wire = {**before, **partial._wire}
+        wire = _merged(before, part)
         complete = change == "CREATE" or (entry is not None and entry.complete)
-        if change == "DELETE":
+        if type(id) is not int:  # nothing to merge with later
+            pass
+        elif change == "DELETE":
             self._positions.pop(id, None)
         else:
             self._positions[id] = _Entry(wire, complete, update)
-        return _position(update, wire, before, complete, change)
+        return position_of(update, wire, before, complete, change)
 
     def apply_ticks(self, event: AdlPrice) -> None:
         """Merge a risk tick."""
@@ -93,21 +95,17 @@ class Book:
                     continue
                 entry = self._positions.get(id)
                 if entry is None:
-                    self._positions[id] = _Entry(wire, False, event)
+                    self._positions[id] = _Entry({**wire}, False, event)
                 else:
-                    entry.wire = {**entry.wire, **wire}
+                    entry.wire = _merged(entry.wire, wire)
                     entry.latest = event
 
 
-def _position(
-    push: Event, wire: dict[str, Any], before: dict[str, Any], complete: bool, change: Any
-) -> Position:
-    position = object.__new__(Position)
-    position._raw = push._raw
-    position._received_ns = push._received_ns
-    position._number = push._number
-    position._wire = wire
-    position._before = before
-    position._complete = complete
-    position._change = change
-    return position
+def _merged(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
+    """Both together; a null is no news."""
+    merged = {**known, **news}
+    if None in news.values():
+        for key, value in known.items():
+            if news.get(key) is None:
+                merged[key] = value
+    return merged

@@ -58,9 +58,10 @@ class Handlers(Generic[E]):
 
     def failure(self, function: Callable[[E], object], event: E, error: Exception) -> CallbackError:
         """Make the report of `function` having raised `error`."""
-        name = getattr(function, "__qualname__", None) or repr(function)
+        name = getattr(function, "__qualname__", None) or _shown(repr, function)
+        said = _shown(str, error)
         failure = CallbackError(
-            f"{self.name} callback {name} raised {type(error).__name__}: {error}", event, function
+            f"{self.name} callback {name} raised {type(error).__name__}: {said}", event, function
         )
         failure.__cause__ = error
         return failure
@@ -71,6 +72,13 @@ class Handlers(Generic[E]):
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self.functions)} functions>"
+
+
+def _shown(show: Callable[[Any], str], thing: object) -> str:
+    try:
+        return show(thing)
+    except Exception:  # it is a user's
+        return f"<{type(thing).__name__}>"
 
 
 class Callbacks:

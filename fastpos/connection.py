@@ -16,7 +16,7 @@ from time import monotonic, time_ns
 from websocket import ABNF
 
 from .errors import ConnectionFailed, FastposError, ProtocolError
-from .frames import CLOSE, PING, TEXT, FrameParser, Message, Splitter, parse_close
+from .frames import CLOSE, PING, PONG, TEXT, FrameParser, Message, Splitter, parse_close
 from .opening import Address, open_transport
 from .transport import Transport
 
@@ -173,7 +173,12 @@ class Connection:
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
-            self._send(ABNF.OPCODE_PONG, payload, 0.0)
+            try:
+                self._send(PONG, payload, 0.0)
+            except TimeoutError as error:
+                raise self._lost(error) from error
+            except OSError:  # the next read tells; what came after the ping must not be lost
+                pass
         elif opcode == CLOSE:
             code, reason = parse_close(payload)
             self.close(code if code != 1005 else None)

@@ -8,23 +8,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from time import time_ns
 from typing import Any, TypeVar
 
-import orjson
+from orjson import loads
 
 from .errors import DecodeError
-from .events import AccountUpdate, AdlPrice, Event, Order, Position, SystemClose, Trigger, Unknown
+from .events import AccountUpdate, AdlPrice, Event, Order, SystemClose, Trigger, Unknown
 from .fields import NumberType
-from .inflate import inflate
+from .inflate import inflate, native
 
-__all__ = ["MAX_SIZE", "check_number", "decode", "event_of", "inflate_push", "parse"]
+__all__ = ["MAX_SIZE", "NoChannel", "decode", "event_from", "event_from_pure", "inflate_push"]
 
 E = TypeVar("E", bound=Event)
 
+_new = object.__new__
+
+_ATTACHED_IDS = ("takerProfitTriggerId", "stopLossTriggerId")
+
 # The largest JSON that a push may hold, bytes; real ones stay under 2 KiB.
 MAX_SIZE = 1024 * 1024
+# Objects and lists within each other; real pushes have 4. Python's own limits (for pickling, for
+# repr) begin at a few hundred.
+MAX_DEPTH = 200
+
+
+class NoChannel(DecodeError):
+    """JSON, but no push: a pong or a reply, perhaps.
+
+    Attributes:
+        value: what the JSON says.
+    """
+
+    def __init__(self, value: Any, text: bytes) -> None:
+        what = "no channel in it" if type(value) is dict else f"a JSON {type(value).__name__}"
+        super().__init__(f"not a push: {what}", text)
+        self.value = value
 
 
 def decode(data: bytes, number: NumberType = float) -> Event:
@@ -46,16 +67,7 @@ def decode(data: bytes, number: NumberType = float) -> Event:
         DecodeError: the bytes are not that.
         ValueError: `number` is neither float nor Decimal.
     """
-    check_number(number)
-    received_ns = time_ns()
-    text = inflate_push(data, MAX_SIZE)
-    return event_of(parse(text, number), text, received_ns, number)
-
-
-def check_number(number: Any) -> None:
-    """Raise ValueError unless `number` is one of the two types that numbers can have."""
-    if number is not float and number is not Decimal:
-        raise ValueError(f"number must be float or decimal.Decimal, not {number!r}")
+    return _decode(data, number)
 
 
 def inflate_push(data: bytes, max_size: int) -> bytes:
@@ -66,24 +78,41 @@ def inflate_push(data: bytes, max_size: int) -> bytes:
         raise DecodeError(f"not a push: {error}", data) from None
 
 
-def parse(text: bytes, number: NumberType) -> Any:
-    """Parse JSON; raises DecodeError. With Decimal no number passes through a double."""
+def _decode_pure(data: bytes, number: NumberType) -> Event:
+    if number is not float and number is not Decimal:
+        raise ValueError(f"number must be float or decimal.Decimal, not {number!r}")
     try:
-        value = orjson.loads(text)
-        if number is Decimal:  # after orjson, so that the same texts are refused in both modes
-            return json.loads(text, parse_float=Decimal)
+        text = inflate(data, MAX_SIZE)
+    except ValueError as error:
+        raise DecodeError(f"not a push: {error}", data) from None
+    try:
+        return event_from_pure(text, time_ns(), number)
+    except NoChannel as error:
+        raise DecodeError(str(error), error.data) from None
+
+
+def event_from_pure(text: bytes, received_ns: int, number: NumberType) -> Event:
+    """Make the event of a push, from its JSON.
+
+    Raises:
+        NoChannel: it is JSON, but no push.
+        DecodeError: it is no JSON, or a push of the wrong shape.
+    """
+    try:
+        push = loads(text)
+        if number is not float:  # after orjson, so that the same texts are refused in both modes
+            push = json.loads(text, parse_float=_decimal)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"not JSON: {error}", text) from None
-    return value
-
-
-def event_of(push: Any, text: bytes, received_ns: int, number: NumberType) -> Event:
-    """Make the event of a push that was parsed from `text`; raises DecodeError for its shape."""
+    # A nest of so many levels is longer than any of these messages.
+    if len(text) > 4 * MAX_DEPTH and _too_deep(push, text):
+        raise DecodeError(f"not a push: nested over {MAX_DEPTH} levels deep", text)
     try:
         make = _MAKERS.get(push["channel"], _unknown)
-    except (TypeError, KeyError, IndexError):
-        what = "no channel in it" if type(push) is dict else f"a JSON {type(push).__name__}"
-        raise DecodeError(f"not a push: {what}", text) from None
+    except (TypeError, KeyError):
+        if type(push) is dict and "channel" in push:
+            raise _wrong("channel", "a string", text) from None
+        raise NoChannel(push, text) from None
     return make(push, text, received_ns, number)
 
 
@@ -91,39 +120,42 @@ def _account_update(push: Any, text: bytes, received_ns: int, number: NumberType
     body = push.get("d")
     if type(body) is not dict:
         raise _wrong("d", "an object", text)
-    _check_list(body.get("a"), "d.a", text)
-    wire = body.get("p") or None
-    if wire is not None:
-        if type(wire) is not dict:
+    balances = body.get("a")
+    if balances is not None:
+        if type(balances) is not list:
+            raise _wrong("d.a", "a list", text)
+        for balance in balances:
+            if type(balance) is not dict:
+                raise _wrong("d.a", "a list of objects", text)
+    position = body.get("p")
+    if position:
+        if type(position) is not dict:
             raise _wrong("d.p", "an object", text)
-        if type(wire.get("id")) is float:
+        if type(position.get("id")) is float or type(position.get("cid")) is float:
             push = _with_exact_ids(text)
-            body = push["d"]
-            wire = body["p"]
-    event = object.__new__(AccountUpdate)
+    if type(push.get("uid")) is float:
+        push = _with_exact_ids(text)
+    event = _new(AccountUpdate)
     event._raw = event._wire = push
     event._received_ns = received_ns
     event._number = number
-    if wire is None:
-        event._position = None
-        return event
-    event._position = position = object.__new__(Position)
-    position._raw = push
-    position._wire = wire
-    position._received_ns = received_ns
-    position._number = number
-    position._before = None
-    position._change = change = body.get("et")
-    position._complete = change == "CREATE"
     return event
 
 
 def _adl_price(push: Any, text: bytes, received_ns: int, number: NumberType) -> AdlPrice:
+    exact = type(push.get("uid")) is not float
     ticks = push.get("l")
-    _check_list(ticks, "l", text)
-    if ticks and any(type(tick.get("id")) is float for tick in ticks):
+    if ticks is not None:
+        if type(ticks) is not list:
+            raise _wrong("l", "a list", text)
+        for tick in ticks:
+            if type(tick) is not dict:
+                raise _wrong("l", "a list of objects", text)
+            if type(tick.get("id")) is float:
+                exact = False
+    if not exact:
         push = _with_exact_ids(text)
-    event = object.__new__(AdlPrice)
+    event = _new(AdlPrice)
     event._raw = event._wire = push
     event._received_ns = received_ns
     event._number = number
@@ -137,10 +169,14 @@ def _order(push: Any, text: bytes, received_ns: int, number: NumberType) -> Orde
     attached = body.get("otoOrder")
     if attached is not None and type(attached) is not dict:
         raise _wrong("order.otoOrder", "an object", text)
-    if type(body.get("orderId")) is float:
+    if (
+        type(body.get("orderId")) is float
+        or type(body.get("contractId")) is float
+        or (attached and float in map(type, map(attached.get, _ATTACHED_IDS)))
+    ):
         push = _with_exact_ids(text)
         body = push["order"]
-    event = object.__new__(Order)
+    event = _new(Order)
     event._raw = push
     event._wire = body
     event._received_ns = received_ns
@@ -155,7 +191,7 @@ def _trigger(push: Any, text: bytes, received_ns: int, number: NumberType) -> Tr
     if type(body.get("triggerOrderId")) is float:
         push = _with_exact_ids(text)
         body = push["trigOrder"]
-    event = object.__new__(Trigger)
+    event = _new(Trigger)
     event._raw = push
     event._wire = body
     event._received_ns = received_ns
@@ -166,6 +202,8 @@ def _trigger(push: Any, text: bytes, received_ns: int, number: NumberType) -> Tr
 def _system(push: Any, text: bytes, received_ns: int, number: NumberType) -> SystemClose | Unknown:
     if push.get("et") != "close":  # the one documented value; another must not end the connection
         return _unknown(push, text, received_ns, number)
+    if type(push.get("uid")) is float:
+        push = _with_exact_ids(text)
     return _plain(SystemClose, push, received_ns, number)
 
 
@@ -181,18 +219,33 @@ def _plain(kind: type[E], push: Any, received_ns: int, number: NumberType) -> E:
     return event
 
 
-def _check_list(value: Any, where: str, text: bytes) -> None:
-    if value is None:
-        return
-    if type(value) is not list:
-        raise _wrong(where, "a list", text)
-    for item in value:
-        if type(item) is not dict:
-            raise _wrong(where, "a list of objects", text)
-
-
 def _wrong(where: str, expected: str, text: bytes) -> DecodeError:
     return DecodeError(f"wrong shape: {where} is not {expected}", text)
+
+
+def _too_deep(push: Any, text: bytes) -> bool:
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return False
+    level = [push]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) is dict or type(item) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _decimal(text: str) -> Decimal:
+    with suppress(ArithmeticError):
+        value = Decimal(text)
+        if value.is_finite():
+            return value
+    # An exponent of 19 digits; orjson says 0.0, and refuses what is not as small as that.
+    return Decimal("-0" if text[0] == "-" else 0)
 
 
 def _with_exact_ids(text: bytes) -> Any:
@@ -207,3 +260,39 @@ _MAKERS: dict[str, Callable[[Any, bytes, int, NumberType], Event]] = {
     "order": _order,
     "trigOrder": _trigger,
 }
+
+# What _native.c goes by; see there for the meaning of each column. It makes the events of these
+# channels where everything is as usual and leaves the rest to the functions above.
+_KINDS: dict[str, tuple[Any, ...]] = {
+    "ACCOUNT_UPDATE": (AccountUpdate, "d", False, "a", "p", ("uid",), (), (), ("id", "cid")),
+    "ADL_PRICE": (AdlPrice, None, False, "l", None, ("uid",), (), ("id",), ()),
+    "order": (
+        Order,
+        "order",
+        True,
+        None,
+        "otoOrder",
+        (),
+        ("orderId", "contractId"),
+        (),
+        _ATTACHED_IDS,
+    ),
+    "trigOrder": (Trigger, "trigOrder", True, None, None, (), ("triggerOrderId",), (), ()),
+}
+
+_decode: Callable[[bytes, NumberType], Event]
+event_from: Callable[[bytes, int, NumberType], Event]
+"""`event_from_pure`, or the same in C."""
+
+if native is None:
+    _decode, event_from = _decode_pure, event_from_pure
+else:
+    from ._native import Decoder
+
+    _slots: Any = tuple(
+        getattr(Event, name) for name in ("_raw", "_wire", "_number", "_received_ns")
+    )
+    _decoder = Decoder(
+        native, loads, _KINDS, _slots, _decode_pure, event_from_pure, MAX_SIZE, MAX_DEPTH
+    )
+    _decode, event_from = _decoder.decode, _decoder.event_from

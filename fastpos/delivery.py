@@ -1,4 +1,4 @@
-"""From a parsed push to the user's functions: make the event, merge it, call.
+"""From a push to the user's functions: make the event, merge it, call.
 
 All of it happens on the reader thread.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from .book import Book
 from .callbacks import Callbacks, Handlers
-from .decoder import event_of
+from .decoder import event_from
 from .errors import CallbackError, DecodeError, FastposError
 from .events import AccountUpdate, AdlPrice, Event, Order, SystemClose, Trigger, Unknown
 from .fields import NumberType
@@ -50,13 +50,14 @@ class Delivery:
             Unknown: self._unknown,
         }
 
-    def push(self, push: Any, text: bytes, received_ns: int) -> type[Event]:
-        """Deliver the push that was parsed from `text`; give the class of its event.
+    def push(self, text: bytes, received_ns: int) -> type[Event]:
+        """Deliver the push whose JSON is `text`; give the class of its event.
 
         Raises:
-            DecodeError: its shape is wrong.
+            NoChannel: it is no push.
+            DecodeError: it can't be decoded.
         """
-        event = event_of(push, text, received_ns, self._number)
+        event = event_from(text, received_ns, self._number)
         kind = type(event)
         events = self._counters.events
         events[kind] = events.get(kind, 0) + 1
@@ -65,9 +66,10 @@ class Delivery:
 
     def _account_update(self, event: AccountUpdate) -> None:
         self._book.apply_account(event)
-        if event._position is not None:
+        body = event._wire["d"]
+        if body.get("p"):
             self.call(self._callbacks.on_position, event._position)
-        if event._wire["d"].get("a"):
+        if body.get("a"):
             self.call(self._callbacks.on_account, event)
 
     def _adl_price(self, event: AdlPrice) -> None:

@@ -32,6 +32,8 @@ __all__ = [
 # a type checker accepts arithmetic with either.
 Number: TypeAlias = float | Any
 
+_new = object.__new__
+
 _ACTIONS = {"1": "NEW", "2": "CANCEL", "3": "CHANGE"}
 _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
 
@@ -42,7 +44,7 @@ _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
 def _changed(position: Position) -> frozenset[str]:
     if position._change == "DELETE":
         return frozenset()
-    before = Position._view(position._before or {}, position._number)
+    before = Position._view(getattr(position, "_before", None) or {}, position._number)
     return frozenset(
         name
         for name, field in Position._fields.items()
@@ -63,8 +65,35 @@ def _balances(update: AccountUpdate) -> dict[str, Balance]:
     return {balance.coin: balance for balance in balances if isinstance(balance.coin, str)}
 
 
-def _position(update: AccountUpdate) -> Any:
-    return getattr(update, "_position", None)  # not there when it was made with keywords
+def _position(update: AccountUpdate) -> Position | None:
+    body = update._wire.get("d", {})
+    if not body.get("p"):
+        return None
+    try:
+        merged: Position = update._position
+    except AttributeError:  # not merged by a book: as this push gave it
+        change = body.get("et")
+        merged = update._position = position_of(update, body["p"], {}, change == "CREATE", change)
+    return merged
+
+
+def position_of(
+    push: AccountUpdate | AdlPrice,
+    wire: dict[str, Any],
+    before: dict[str, Any],
+    complete: bool,
+    change: Any,
+) -> Position:
+    """Make the position that `wire` shows, which was `before` until `push` came."""
+    position = _new(Position)
+    position._raw = push._raw
+    position._received_ns = push._received_ns
+    position._number = push._number
+    position._wire = wire
+    position._before = before
+    position._complete = complete
+    position._change = change
+    return position
 
 
 def _ticks(tick: AdlPrice) -> tuple[AdlTick, ...]:
@@ -315,8 +344,11 @@ class Unknown(Event):
 
     __slots__ = ()
 
+    raw: dict[str, Any] = own("_raw")
+    """The JSON object as the wire gave it: compared and shown, as there is nothing else."""
 
-class Ready(Record):
+
+class Ready(Event):
     """The stream is subscribed: pushes come from now on."""
 
     __slots__ = ("_attempts", "_first", "_gap_s")
@@ -330,7 +362,7 @@ class Ready(Record):
     """How many connections were tried to get here."""
 
 
-class Disconnect(Record):
+class Disconnect(Event):
     """The connection ended, or could not be made."""
 
     __slots__ = ("_close_code", "_error", "_reason", "_retry_in_s")

@@ -51,10 +51,11 @@ def as_number(value: Any, number: NumberType) -> Any:
             return value
     if kind is str and "_" not in value:
         try:
-            result = number(value)
+            result: Any = number(value)
         except (ValueError, ArithmeticError):
             return value
-        return result if isfinite(result) else value
+        finite = isfinite(result) if type(result) is float else result.is_finite()
+        return result if finite else value
     return value
 
 
@@ -227,6 +228,15 @@ class Record(_Slots):
         record._number = number
         return record
 
+    def __reduce__(self) -> Any:
+        slots = {
+            name: getattr(self, name)
+            for base in type(self).__mro__
+            for name in base.__dict__.get("__slots__", ())
+            if hasattr(self, name)
+        }
+        return _restored, (type(self), slots)
+
     def _values(self) -> list[Any]:
         return [getattr(self, name) for name, field in self._fields.items() if field.compared]
 
@@ -252,3 +262,10 @@ class Record(_Slots):
             if value is not None and value != self._fields[name].default
         )
         return f"{type(self).__name__}({inside})"
+
+
+def _restored(kind: type[Record], slots: dict[str, Any]) -> Record:
+    record = object.__new__(kind)
+    for name, value in slots.items():
+        setattr(record, name, value)
+    return record

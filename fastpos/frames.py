@@ -5,9 +5,9 @@ how much was put there (`wrote`), and takes out every message that is complete (
 
 * A frame's length is checked against the limit when its header is there, before its payload is
   waited for and before memory is taken.
-* Every byte is moved at most once more after it was written: when a frame that does not fit the
-  rest of the buffer is moved to its front, or to a larger buffer made for it. So the work is
-  linear in the bytes fed, however they are cut.
+* A payload is moved at most once after it was written: when a frame that does not fit the rest
+  of the buffer is moved to its front, or to a larger buffer made for it. So the work is linear in
+  the bytes fed, however they are cut.
 * The buffer goes back to its usual size when a large message has gone through.
 
 Frames that hold a whole push, which are nearly all, can be taken and inflated in one call of C
@@ -75,8 +75,8 @@ class FrameParser:
         self._end = 0  # of the bytes there are
         self._needed = 2  # bytes from _start on that the frame there has, as far as is known
         self._opcode = 0  # of the fragmented message under way, 0 when there is none
-        self._fragments: list[bytes | str] = []
-        self._size = 0  # of these, in bytes
+        # One buffer for all of its fragments: kept apart, tiny ones take many times their size.
+        self._fragments = bytearray()
         self._utf8: codecs.IncrementalDecoder | None = None
         self._closed = False
 
@@ -153,13 +153,18 @@ class FrameParser:
             raise ProtocolError("reserved bits set in a frame, and no extension was negotiated")
         if length & MASK:
             raise ProtocolError("masked frame from a server")
-        if length > MAX_CONTROL_PAYLOAD and not opcode & 0x8:
-            header = 4 if length == 126 else LONGEST_HEADER
-            if have < header:
-                self._needed = header
-                return None
-            length = int.from_bytes(buffer[start + 2 : start + header], "big")
-        self._check(opcode, first & FIN, length)
+        self._check_opcode(opcode, first & FIN)
+        if opcode & 0x8:
+            if length > MAX_CONTROL_PAYLOAD:
+                raise ProtocolError("control frame of more than 125 bytes")
+        else:
+            if length > MAX_CONTROL_PAYLOAD:  # the length is in the next two or eight bytes
+                header = 4 if length == 126 else LONGEST_HEADER
+                if have < header:
+                    self._needed = header
+                    return None
+                length = int.from_bytes(buffer[start + 2 : start + header], "big")
+            self._check_length(length)
         needed = header + length
         if have < needed:
             self._needed = needed
@@ -176,15 +181,12 @@ class FrameParser:
             return opcode, payload if opcode == BINARY else _utf8(payload)
         return self._fragment(opcode, bool(first & FIN), payload)
 
-    def _check(self, opcode: int, fin: int, length: int) -> None:
-        """Judge a header, before its payload is there."""
+    def _check_opcode(self, opcode: int, fin: int) -> None:
         if opcode & 0x8:
             if opcode > PONG:
                 raise ProtocolError(f"reserved opcode {opcode:#x}")
             if not fin:
                 raise ProtocolError("fragmented control frame")
-            if length > MAX_CONTROL_PAYLOAD:
-                raise ProtocolError("control frame of more than 125 bytes")
             return
         if opcode > BINARY:
             raise ProtocolError(f"reserved opcode {opcode:#x}")
@@ -192,32 +194,29 @@ class FrameParser:
             raise ProtocolError("continuation frame without a message to continue")
         if opcode != CONTINUATION and self._opcode:
             raise ProtocolError("new message in the middle of a fragmented one")
+
+    def _check_length(self, length: int) -> None:
         if length >> 63:
             raise ProtocolError("frame length with its highest bit set")
-        if length > self._max - self._size:
-            raise ProtocolError(
-                f"message of {self._size + length} bytes, over the limit of {self._max}", 1009
-            )
+        size = len(self._fragments) + length
+        if size > self._max:
+            raise ProtocolError(f"message of {size} bytes, over the limit of {self._max}", 1009)
 
     def _fragment(self, opcode: int, fin: bool, payload: bytes) -> Message:
         if opcode != CONTINUATION:
             self._opcode = opcode
             self._utf8 = codecs.getincrementaldecoder("utf-8")() if opcode == TEXT else None
-        self._size += len(payload)
-        piece: bytes | str = payload
+        self._fragments += payload
         if self._utf8 is not None:  # a fragment may end within a character
             try:
-                piece = self._utf8.decode(payload, final=fin)
+                self._utf8.decode(payload, final=fin)
             except UnicodeDecodeError:
                 raise ProtocolError("invalid UTF-8 in a text message", 1007) from None
-        if piece:  # empty fragments without end must not take memory
-            self._fragments.append(piece)
         if not fin:
             return -1, b""
-        opcode, pieces = self._opcode, self._fragments
-        self._opcode, self._size, self._fragments = 0, 0, []
-        empty: Any = b"" if self._utf8 is None else ""
-        return opcode, empty.join(pieces)
+        opcode, message = self._opcode, bytes(self._fragments)
+        self._opcode, self._fragments = 0, bytearray()
+        return opcode, message if opcode == BINARY else message.decode()
 
 
 def _utf8(payload: bytes) -> str:

@@ -28,6 +28,9 @@ __all__ = ["Address", "open_transport", "parse_proxy", "parse_url"]
 MAX_HANDSHAKE = 64 * 1024
 # How much of what a server says is put into a message, characters.
 SHOWN = 200
+# A server may ask for so much time until the next attempt, seconds; not every platform's waits
+# can be longer than some weeks.
+MAX_RETRY_AFTER = 24 * 3600.0
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443, "http": 80, "socks5": 1080, "socks5h": 1080}
 
@@ -70,7 +73,10 @@ def _split(url: object, name: str, schemes: tuple[str, ...]) -> SplitResult:
         raise TypeError(f"{name} must be a str, not {type(url).__name__}")
     if not url.isprintable() or " " in url:
         raise ValueError(f"{name} must not contain white space or control characters")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whose message may hold a password
+        raise ValueError(f"{name} is no URL: its host is malformed") from None
     if parts.scheme not in schemes:
         wanted = " or ".join(f"{scheme}://" for scheme in schemes)
         raise ValueError(f"{name} must begin with {wanted}, not {parts.scheme or 'nothing'!r}")
@@ -128,7 +134,7 @@ def open_transport(
         if target.scheme == "wss":
             assert context is not None
             transport = _start_tls(transport, context, target, deadline, adopt)
-        _upgrade(_Guarded(transport, deadline, str(target)), url, headers, hide)
+        _upgrade(_Answer(transport, deadline, str(target)), url, headers, hide)
     except OSError as error:
         transport.close()
         raise ConnectionFailed(f"{target}: {error}") from error
@@ -152,7 +158,11 @@ def _connect_tcp(
     for number, (family, kind, protocol, _, place) in enumerate(found):
         # An address that does not answer must leave time for the ones after it.
         share = (deadline - monotonic()) / (len(found) - number)
-        transport = Transport(socket.socket(family, kind, protocol))
+        try:
+            transport = Transport(socket.socket(family, kind, protocol))
+        except OSError as error:
+            failure = error
+            continue
         try:
             adopt(transport)
             transport.connect(place, monotonic() + share)
@@ -177,7 +187,10 @@ def _start_tls(
     deadline: float,
     adopt: Callable[[Transport], None],
 ) -> Transport:
-    tls = TlsTransport(transport.detach(), context, target.host)
+    try:
+        tls = TlsTransport(transport.detach(), context, target.host)
+    except ValueError as error:  # the name can't be in a certificate
+        raise ConnectionFailed(f"{target}: the TLS handshake failed: {error}") from error
     try:
         adopt(tls)
         tls.handshake(deadline)
@@ -204,25 +217,25 @@ class _Guarded:
     def __init__(self, transport: Transport, deadline: float, peer: str) -> None:
         self._transport = transport
         self._deadline = deadline
-        self._peer = peer
+        self.peer = peer
         self._left = MAX_HANDSHAKE
 
     def recv(self, size: int) -> bytes:
         buffer = bytearray(min(size, self._left))
         if not buffer:
             raise ConnectionFailed(
-                f"{self._peer}: an answer of over {MAX_HANDSHAKE // 1024} KiB to the handshake"
+                f"{self.peer}: an answer of over {MAX_HANDSHAKE // 1024} KiB to the handshake"
             )
         count = 0
         while not count:
             remaining = self._deadline - monotonic()
             if remaining <= 0 or not self._transport.wait(remaining):
-                raise ConnectionFailed(f"{self._peer}: no whole answer to the handshake in time")
+                raise ConnectionFailed(f"{self.peer}: no whole answer to the handshake in time")
             try:
                 count = self._transport.read_into(memoryview(buffer))
             except EOFError:
                 raise ConnectionFailed(
-                    f"{self._peer}: closed the connection during the handshake"
+                    f"{self.peer}: closed the connection during the handshake"
                 ) from None
         self._left -= count
         return bytes(buffer[:count])
@@ -265,8 +278,8 @@ def _http_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
         answer += guarded.recv(1)  # what follows belongs to the next layer
     status = bytes(answer).split(b"\r\n", 1)[0].split(b" ", 2)[1:]
     if not status or not status[0].startswith(b"2"):
-        said = b" ".join(status).decode("ascii", "replace")
-        raise ConnectionFailed(f"proxy {proxy}: refuses to connect to {target.host_port}: {said}")
+        said = b" ".join(status).decode("ascii", "replace")[:SHOWN]
+        raise ConnectionFailed(f"proxy {proxy}: refuses to connect to {target.host_port}: {said!r}")
 
 
 def _socks_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
@@ -294,7 +307,7 @@ def _socks_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
     )
     try:
         socks.connect(target.host, target.port, timeout=guarded.gettimeout())
-    except (ProxyError, OSError) as error:
+    except (ProxyError, OSError, ValueError) as error:
         raise ConnectionFailed(
             f"proxy {proxy}: cannot connect to {target.host_port}: {error}"
         ) from error
@@ -303,15 +316,36 @@ def _socks_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
 # --- the upgrade --------------------------------------------------------------------------------
 
 
+class _Answer(_Guarded):
+    """The HTTP answer, without two of its headers on which websocket-client acts.
+
+    For a Content-Length it reads the body of a refusal, whatever length is announced, and cookies
+    it keeps for all connections of the process.
+    """
+
+    _line = b""
+
+    def recv(self, size: int) -> bytes:
+        while not self._line:
+            line = b""
+            while not line.endswith(b"\n"):
+                line += super().recv(1)  # what follows the answer is no longer HTTP
+            name = line.partition(b":")[0].strip().lower()
+            if name not in (b"content-length", b"set-cookie"):
+                self._line = line
+        data, self._line = self._line[:size], self._line[size:]
+        return data
+
+
 def _upgrade(
-    guarded: _Guarded, url: str, headers: Mapping[str, str], hide: Callable[[str], str]
+    answered: _Answer, url: str, headers: Mapping[str, str], hide: Callable[[str], str]
 ) -> None:
-    peer = guarded._peer
+    peer = answered.peer
     client: Any = websocket.WebSocket(enable_multithread=False)
     try:
         client.connect(
             url,
-            socket=guarded,
+            socket=answered,
             header=[f"{name}: {value}" for name, value in headers.items()],
             redirect_limit=0,
         )
@@ -325,13 +359,16 @@ def _upgrade(
     assert answer is not None
     if answer.status != 101:
         raise _refusal(peer, answer.status, answer.headers, hide)
-    if "sec-websocket-extensions" in answer.headers:
-        raise ConnectionFailed(f"{peer}: the server uses an extension that was not offered")
+    for header in ("sec-websocket-extensions", "sec-websocket-protocol"):
+        if answer.headers.get(header):
+            raise ConnectionFailed(f"{peer}: answers with {header}, of which nothing was offered")
 
 
 def _refusal(
-    peer: str, status: int, headers: Mapping[str, str], hide: Callable[[str], str]
+    peer: str, status: int | None, headers: Mapping[str, str], hide: Callable[[str], str]
 ) -> Exception:
+    if status is None:
+        return ConnectionFailed(f"{peer}: not a WebSocket server's answer: no status")
     if status in (401, 403):
         return AuthenticationError(f"{peer}: the credential is refused: HTTP {status}")
     if 300 <= status < 400:
@@ -353,8 +390,10 @@ def _seconds(retry_after: str | None) -> float | None:
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after[:9])
-    try:
-        return max(parsedate_to_datetime(retry_after).timestamp() - time(), 0.0)
-    except ValueError:
-        return None
+        seconds = float(retry_after)
+    else:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

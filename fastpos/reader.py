@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from .callbacks import Callbacks
 from .connection import CLOSE_TIMEOUT, Connection, ConnectionEnded
-from .decoder import inflate_push, parse
+from .decoder import NoChannel, inflate_push
 from .delivery import Delivery
 from .errors import (
     AuthenticationError,
@@ -80,7 +80,6 @@ class Reader:
         self._delivery = delivery
         self._counters = counters
         self._heartbeat = heartbeat
-        self._number = settings.number
         self._ssl_context = settings.ssl_context
         self._warned = False
 
@@ -317,7 +316,7 @@ class Reader:
             self._refusals = 0
         if policy is None:
             return error or ConnectionFailed(ended.reason)
-        if policy.max_attempts is not None and self._attempts > policy.max_attempts:
+        if policy.max_attempts is not None and self._attempts >= policy.max_attempts:
             exhausted = ReconnectExhausted(
                 f"{self._attempts} attempts in a row have failed; the last: {ended.reason}"
             )
@@ -371,30 +370,29 @@ class Reader:
             else:  # a reply or a pong as deployments may send them
                 self._text(payload.encode() if isinstance(payload, str) else payload, connection)
         except DecodeError as error:
-            self._delivery.report(error)
+            hide = self._settings.credential.hide
+            data = hide(error.data.decode("latin-1")).encode("latin-1")
+            self._delivery.report(DecodeError(str(error), data))
 
     def _text(self, text: bytes, connection: Connection) -> None:
         """Take a push, a pong or a reply."""
         try:
-            push = parse(text, self._number)
-        except DecodeError:
-            if not self._reply(text, connection):
-                raise
-            return
-        if type(push) is dict:
-            if "channel" in push:
-                if self._delivery.push(push, text, connection.received_ns) is SystemClose:
-                    self._heartbeat.limit(
-                        SYSTEM_CLOSE_GRACE,
-                        ConnectionFailed("the exchange said that it closes, and did not"),
-                    )
-                return
-            if "pong" in push:
+            kind = self._delivery.push(text, connection.received_ns)
+        except NoChannel as error:
+            if type(error.value) is dict and "pong" in error.value:
                 self._heartbeat.pong()
-                return
-        if not self._reply(text, connection):
-            what = "no channel in it" if type(push) is dict else f"a JSON {type(push).__name__}"
-            raise DecodeError(f"not a push: {what}", text)
+            elif not self._reply(text, connection):
+                raise
+        except DecodeError as error:
+            # Bare text is no JSON, so a reply comes this way; a push of the wrong shape does not.
+            if error.data[:1] == b"{" or not self._reply(text, connection):
+                raise
+        else:
+            if kind is SystemClose:
+                self._heartbeat.limit(
+                    SYSTEM_CLOSE_GRACE,
+                    ConnectionFailed("the exchange said that it closes, and did not"),
+                )
 
     def _reply(self, text: bytes, connection: Connection) -> bool:
         """Take what is neither push nor pong; False if it is no reply to anything.

@@ -82,6 +82,8 @@ class ReconnectPolicy:
             outage_s: how long the outage has lasted, seconds.
             rand: a source of random numbers from 0 to 1.
         """
+        if not self._initial:
+            return 0.0
         try:
             ceiling = min(self._initial * self._factor ** (failures - 1), self._maximum)
         except OverflowError:
@@ -101,7 +103,7 @@ _ORDER = ("_initial", "_maximum", "_factor", "_jitter", "_max_attempts", "_reset
 def _within(name: str, value: float, low: float, high: float = float("inf")) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    if not low <= value <= high:  # NaN is in no range
+    if not low <= value <= high or value == float("inf"):  # NaN is in no range
         wanted = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise ValueError(f"{name} must be {wanted}, not {value!r}")
     return value

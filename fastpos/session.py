@@ -18,6 +18,8 @@ SUBSCRIBED = "sub success"
 
 # A reply that is longer than this is shown shortened, characters.
 SHOWN = 200
+# A piece of a credential that is shorter than this tells nothing, characters.
+SHORTEST = 4
 
 # kind -> HTTP header of the upgrade, key of the subscribe message
 _PLACES = {"token": ("token", "token"), "api_key": ("api-key", "apiKey")}
@@ -72,7 +74,14 @@ class Credential:
     def hide(self, text: str) -> str:
         """Take the credential out of a text that came from elsewhere."""
         for value in self._seen:
-            text = text.replace(value, "***")
+            escaped = json.dumps(value)[1:-1]
+            for spelling in (value, escaped, escaped.replace("/", "\\/")):
+                text = text.replace(spelling, "***")
+                # The text may have been cut in the middle of it.
+                for length in range(min(len(spelling), len(text)), SHORTEST - 1, -1):
+                    if text.endswith(spelling[:length]):
+                        text = text[:-length] + "***"
+                        break
         return text
 
     def _check(self, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -62,11 +63,13 @@ class Settings:
         if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
             raise TypeError("ssl_context must be an ssl.SSLContext or None")
         self.ssl_context = ssl_context
-        self.proxy: Address | None = parse_proxy(proxy) if proxy else None
+        self.proxy: Address | None = None if proxy is None or proxy == "" else parse_proxy(proxy)
         self.proxy_from_environment = proxy is None
         self.max_message_size = _integer("max_message_size", max_message_size)
-        if max_message_size < 1:
-            raise ValueError(f"max_message_size must be at least 1, not {max_message_size}")
+        if not 1 <= max_message_size <= sys.maxsize:
+            raise ValueError(
+                f"max_message_size must be from 1 to {sys.maxsize}, not {max_message_size}"
+            )
 
 
 def _credential(token: CredentialSource | None, api_key: CredentialSource | None) -> Credential:
@@ -96,6 +99,8 @@ def _seconds(name: str, value: Any) -> float:
 
 def _headers(headers: Mapping[str, str] | None, credential: str) -> dict[str, str]:
     checked: dict[str, str] = {}
+    if headers is not None and not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be a mapping, not {type(headers).__name__}")
     for name, value in (headers or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError("headers must map str to str")

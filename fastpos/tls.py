@@ -79,11 +79,8 @@ class TlsTransport(Transport):
 
     def read_into(self, view: memoryview) -> int:
         """Decrypt what there is into `view` (see `Transport.read_into`)."""
-        if self._unread:
-            count = self._decrypt(view)
-            if count:
-                return count
-        self._take_ciphertext()
+        if not self._unread:  # else this must not wait: `wait` said that there is something
+            self._take_ciphertext()
         return self._decrypt(view)
 
     def _take_ciphertext(self) -> None:
@@ -113,7 +110,8 @@ class TlsTransport(Transport):
             # An answer that TLS itself owes (to a key update, say) is in the outgoing BIO now.
             if self._outgoing.pending:
                 self._pending += self._outgoing.read()
-                self._flush()
+                with suppress(OSError):  # the next read tells; what was decrypted must not be lost
+                    self._flush()
         return total
 
     def close(self) -> None:

@@ -64,7 +64,9 @@ class Transport:
             if self._wait(selectors.EVENT_WRITE, min(remaining, SHUTDOWN_CHECK)):
                 code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if self._shut:
-                raise ConnectionAbortedError("stopped")
+                break
+        if self._shut:  # perhaps before there was a connection to shut down
+            raise ConnectionAbortedError("stopped")
         if code:
             raise OSError(code, os.strerror(code))
         self._sock.setblocking(bool(_DONTWAIT))
@@ -107,6 +109,8 @@ class Transport:
         """Close the socket."""
         with self._lock:  # no send may be under way: the descriptor's number is soon another's
             self._closed = True
+            with suppress(OSError):  # wakes a sender that waits, which a mere close does not
+                self._sock.shutdown(socket.SHUT_RDWR)
             self._sock.close()
 
     # --- anybody's --------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastpos.inflate import inflate_pure, new_splitter
+from fastpos.inflate import inflate_pure, inflater, native_error, new_splitter
 
 try:
     from fastpos import _native
@@ -161,7 +161,7 @@ def test_more_than_64_kib_of_input(inflate: Inflate) -> None:
     data = gzip.compress(content, 1)
     assert len(data) > 64 * KIB
     assert inflate(data, MIB) == content
-    assert verdict(inflate, data, len(content) - 1).endswith("more than 716799 bytes")
+    assert verdict(inflate, data, len(content) - 1) == "inflates to more than 716799 bytes"
     assert verdict(inflate, data + b"\0") == "trailing bytes"
     assert verdict(inflate, data[:-1]) == "cut short"
     assert verdict(inflate, data[:-5] + b"\0" + data[-4:]) == "wrong checksum or length"
@@ -275,18 +275,19 @@ def test_a_bomb_is_bounded_in_memory(inflate: Inflate, claim: int) -> None:
 # Both accept and refuse the same bytes, for the same reasons; gzip.decompress is the oracle.
 
 
-def check_agreement(data: bytes, max_size: int = MIB) -> None:
+def check_agreement(data: bytes, max_size: int = MIB, lenient: bool = False) -> None:
+    """Both do the same, and what zlib does; `lenient`: or they accept what zlib refuses."""
     pure = verdict(inflate_pure, data, max_size)
     if not NATIVE_MISSING:
         native = verdict(SHARED.inflate, data, max_size)
-        if isinstance(native, bytes) or isinstance(pure, bytes):
-            assert native == pure
-        elif "inflates" not in native + pure:  # they look ahead of max_size differently far
+        if isinstance(native, str) and isinstance(pure, str) and "inflates" in native + pure:
+            pass  # both refuse; what else is wrong beyond max_size, they see differently far
+        else:
             assert native == pure
     expected = oracle(data)
     if expected is not None and len(expected) <= max_size:
         assert pure == expected
-    elif isinstance(pure, bytes):
+    elif isinstance(pure, bytes) and not lenient:
         assert data[3] & 0xE0, "accepted, but zlib refuses"  # reserved flags, which gzip ignores
         assert gzip.decompress(data) == pure
 
@@ -337,7 +338,10 @@ def test_agreement_on_mutated_frames(data: bytes, max_size: int) -> None:
 @settings(max_examples=500)
 @given(st.binary(min_size=1, max_size=200), st.integers(0, 3))
 def test_agreement_on_arbitrary_deflate_streams(body: bytes, kind: int) -> None:
-    """Bytes that happen to be a deflate stream, with the right trailer."""
+    """Bytes that happen to be a deflate stream, with the right trailer.
+
+    ISA-L accepts sets of Huffman codes that leave some codes unused, which zlib refuses.
+    """
     body = bytes([body[0] & 0xF8 | kind << 1 | 1]) + body[1:]
     unpacker = zlib.decompressobj(-15)
     try:
@@ -346,7 +350,7 @@ def test_agreement_on_arbitrary_deflate_streams(body: bytes, kind: int) -> None:
         content = b""
     if unpacker.eof:
         body = body[: len(body) - len(unpacker.unused_data)]
-    check_agreement(member(content, body))
+    check_agreement(member(content, body), lenient=True)
 
 
 def test_agreement_on_every_bit_flipped() -> None:
@@ -691,9 +695,8 @@ def test_native_is_used_where_it_was_built(pure: str) -> None:
     assert "split" in splitter
 
 
-def test_each_connection_gets_its_own_splitter() -> None:
-    first, second = new_splitter(), new_splitter()
-    assert (first is None and second is None) or first != second
+def test_a_splitter_comes_with_the_native_inflater_only() -> None:
+    assert (new_splitter() is None) == (inflater == "isal") == (native_error is not None)
 
 
 @needs_native

@@ -9,6 +9,7 @@ import gc
 import gzip
 import hashlib
 import hmac
+import http.client
 import itertools
 import json
 import os
@@ -646,7 +647,7 @@ def test_any_close_code_can_be_sent(exchange: Exchange) -> None:
     for code in (0, 1005):
         with subscribed_by_hand(exchange) as raw:
             exchange.drop(clean=True, code=code)
-            assert read_all(raw) == b"\x88\x02" + struct.pack("!H", code)
+            assert raw.recv(4, socket.MSG_WAITALL) == b"\x88\x02" + struct.pack("!H", code)
 
 
 def test_the_stream_may_just_end(exchange: Exchange) -> None:
@@ -680,7 +681,7 @@ def test_stop_and_start_on_the_same_port() -> None:
         _ = exchange.url
     exchange.start()
     url = exchange.url
-    for _ in range(5):
+    for _ in range(3):
         with (
             subscribed(exchange) as client,
             subscribed_by_hand(exchange),
@@ -1121,7 +1122,7 @@ def test_stop_interrupts_rest(exchange: Exchange) -> None:
     url = exchange.rest_url
 
     def ask() -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, http.client.HTTPException):
             get(exchange, "/fapi/v1/time")
 
     asking = threading.Thread(target=ask)

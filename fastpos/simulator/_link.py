@@ -90,9 +90,9 @@ class Transport:
         self.family = raw.family
         self.owner = owner
         self.finished = threading.Event()
+        self.linked = False  # whether a Link uses it
         raw.setblocking(False)
         self._raw = raw
-        self._on_failure: Callable[[], None] = lambda: None
         self._cond = threading.Condition()
         self._queue: deque[bytes] = deque()
         self._queued = 0
@@ -152,21 +152,13 @@ class Transport:
                 self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
                 self._raw.shutdown(socket.SHUT_RD)  # wakes the reader; the peer sees no FIN
             self._cond.notify_all()
-            unused = self._writer is None
-        if unused:
-            self._dispose()
 
-    def start(self, on_failure: Callable[[], None]) -> None:
-        """Start the writing thread; `on_failure` ends all waiting on a socket that is closed."""
-        with self._cond:
-            self._on_failure = on_failure
-            if not self.finished.is_set():
-                self._writer = threading.Thread(
-                    target=self._run, name="fastpos-exchange-writer", daemon=True
-                )
-                self._writer.start()
-                return
-        on_failure()  # aborted before there was anyone to tell
+    def start(self, link: "Link") -> None:
+        """Start the writing thread; from now on it is the one that closes the socket."""
+        self._writer = threading.Thread(
+            target=self._run, args=(link,), name="fastpos-exchange-writer", daemon=True
+        )
+        self._writer.start()
 
     def join(self, timeout: float) -> None:
         """Wait for the writing thread's end."""
@@ -203,16 +195,17 @@ class Transport:
                 with contextlib.suppress(OSError):
                     self._raw.shutdown(socket.SHUT_RD)  # wakes the reader
             self._cond.notify_all()
-            unused = self._writer is None
-        if unused:
+        if not self.linked:
             self._dispose()
 
     def recv(self, size: int) -> bytes:
         """Wait for data; b"" at the end."""
-        with self._cond:
-            self._cond.wait_for(lambda: self.owner.faults.reading or self._aborted or self._closing)
-        with self._recv_lock:
-            while True:
+        while True:
+            with self._cond:
+                self._cond.wait_for(
+                    lambda: self.owner.faults.reading or self._aborted or self._closing
+                )
+            with self._recv_lock:
                 if self.finished.is_set():
                     return b""
                 try:
@@ -244,15 +237,19 @@ class Transport:
 
     # The writing thread.
 
-    def _run(self) -> None:
+    def _run(self, link: "Link") -> None:
         try:
             while self._write_next():
                 pass
         except OSError:
             pass  # the peer has gone; the reading thread hears of it too
         finally:
-            self._on_failure()
+            # The reader must have left, by itself, before the descriptor is closed: closed under
+            # it, it would wait for ever; told to by `close_socket`, it may trip over its last data.
+            self.close()
+            link.reader_left.wait(1.0)
             self._dispose()
+            link.close_socket()  # for a reader that was stuck
 
     def _write_next(self) -> bool:
         """Write what is queued, or wait for it; False when the socket is to be closed."""
@@ -360,10 +357,19 @@ class Link(ServerConnection):
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         self.transport = cast(Transport, sock)
+        self.transport.linked = True
+        self.reader_left = threading.Event()  # joining a thread twice at once is not safe
         self.record = Connection(link=self)
         super().__init__(sock, *args, **kwargs)
         self.recv_events_thread.name = "fastpos-exchange-reader"
-        self.transport.start(self.close_socket)
+        self.transport.start(self)
+
+    def recv_events(self) -> None:
+        """See `ServerConnection`; all that the reading thread does."""
+        try:
+            super().recv_events()
+        finally:
+            self.reader_left.set()
 
     def process_event(self, event: Any) -> None:
         """See `ServerConnection`; called on the reading thread."""

@@ -12,6 +12,7 @@ dialogue), `reader` and `writer`; `ticker`, `closer`, `rest` when asked for.
 import http
 import json
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -174,15 +175,19 @@ class Server:
                 for transport in list(self._transports):
                     transport.abort()
                 self._changed.wait_for(lambda: not self._transports, 1.0)
-            threads = [*self._client_threads]
-        for transport, link in transports.items():
+            threads = list(self._client_threads)
+        for transport in transports:
             transport.join(1.0)
-            if link is not None:
-                threads.append(link.recv_events_thread)
-        for thread in threads:
+        # The readers come last: their clients' threads join them too, and two at once may fail.
+        readers = [link.recv_events_thread for link in transports.values() if link is not None]
+        for thread in threads + readers:
             thread.join(1.0)
         server.shutdown()
         accepting.join(1.0)
+        for name in ("shutdown_watcher", "shutdown_notifier"):
+            descriptor = getattr(server, name, None)
+            if isinstance(descriptor, int):  # websockets before 17 leaves its pipe open
+                os.close(descriptor)
 
     def __enter__(self: _Self) -> _Self:
         return self.start()

@@ -1,0 +1,21 @@
+"""fastpos beside the clients people use today, on real sockets and the exchange's own frames.
+
+    pytest benchmarks                  every group, then a table of rates and ratios
+    pytest benchmarks --quick          the same groups in less than a minute, with more noise
+    python -m benchmarks.report        writes results.md, results.json and chart.svg
+
+How it measures:
+
+* The server is a process of its own, and so is each peer. A host program is what the peer's
+  process plays: with nothing else to do, or with a thread that computes in plain Python.
+* The server sends bytes that were built, and over TLS encrypted, before the clock starts, so
+  that a fast client never waits for it.
+* Peers take turns, ABCABC and not AAABBB: whatever else the machine does at that moment meets
+  them all. A round is short. A rate is the median of its rounds; a ratio is taken within each
+  round, and then its median. Latencies are percentiles over the samples of all rounds.
+* Nothing asserts a time: a slow machine is no failure.
+
+In the order in which a run meets them: `report` and `conftest` ask `groups` for the
+measurements; `groups` drives the processes (`worker`): `server`, and `client` with one of
+`peers`, or `decoding` with one of `decoders`; what comes back is kept and compared in `results`.
+"""

@@ -1,0 +1,120 @@
+"""Measures everything in one run and writes what the README shows.
+
+    python -m benchmarks.report [--quick] [--output FOLDER] [--readme README.md] [GROUP ...]
+
+FOLDER, this one unless told, gets results.md, results.json and chart.svg. Of README.md, what
+stands between `<!-- benchmarks -->` and `<!-- /benchmarks -->` is replaced with the summary.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.chart import draw
+from benchmarks.groups import FULL, GROUPS, QUICK, Bench
+from benchmarks.machine import describe
+from benchmarks.results import Group, percentile
+from benchmarks.spec import Unavailable
+from benchmarks.tables import as_markdown, as_text
+
+__all__ = ["main"]
+
+_MARKS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
+_SUMMARY = {
+    "burst-plain": "frames/s, TCP",
+    "burst-tls": "frames/s, TLS",
+    "latency-busy-burst-plain": "p99 beside a busy thread, TCP",
+    "latency-busy-burst-tls": "p99 beside a busy thread, TLS",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("--quick", action="store_true", help="few and short rounds")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--readme", type=Path)
+    options = parser.parse_args(arguments)
+    if unknown := set(options.groups) - set(GROUPS):
+        parser.error(f"no such group: {', '.join(sorted(unknown))}")
+
+    groups = _measure(options.groups or list(GROUPS), quick=options.quick)
+    command = " ".join(
+        ["python -m benchmarks.report", *(["--quick"] if options.quick else []), *options.groups]
+    )
+    machine = {**describe(), "Command": f"`{command}`"}
+    options.output.mkdir(parents=True, exist_ok=True)
+    _write(options.output / "results.json", _as_json(groups, machine))
+    _write(options.output / "results.md", _as_page(groups, machine))
+    _write(options.output / "chart.svg", draw(groups))
+    if options.readme is not None:
+        _write(options.readme, _with_summary(options.readme, groups, machine))
+
+
+def _measure(names: list[str], *, quick: bool) -> dict[str, Group]:
+    groups = {}
+    with Bench(QUICK if quick else FULL) as bench:
+        for name in names:
+            start = time.monotonic()
+            try:
+                group = groups[name] = GROUPS[name].run(bench)
+            except Unavailable as reason:
+                print(f"{name}: skipped, {reason}\n", file=sys.stderr)
+                continue
+            print(f"{group.title} ({time.monotonic() - start:.0f} s)\n{as_text(group)}\n")
+    return groups
+
+
+def _as_json(groups: dict[str, Group], machine: dict[str, str]) -> str:
+    content = {"machine": machine, "groups": [group.as_json() for group in groups.values()]}
+    # Nanoseconds are enough for any of these numbers.
+    rounded = json.loads(json.dumps(content), parse_float=lambda text: round(float(text), 9))
+    return json.dumps(rounded, separators=(",", ":")) + "\n"
+
+
+def _as_page(groups: dict[str, Group], machine: dict[str, str]) -> str:
+    head = "# Benchmark results\n\nHow they are measured: `benchmarks/__init__.py`.\n"
+    where = "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    tables = [as_markdown(group) for group in groups.values() if group.measured]
+    return "\n".join([head, where + "\n", _summary(groups), *tables])
+
+
+def _summary(groups: dict[str, Group]) -> str:
+    """The table for those who read one: a line for each client."""
+    shown = {name: title for name, title in _SUMMARY.items() if name in groups}
+    if not shown:
+        return ""
+    lines = ["| | " + " | ".join(shown.values()) + " |", "|---|" + "---:|" * len(shown)]
+    for peer in GROUPS["burst-plain"].peers:
+        cells = []
+        for name in shown:
+            row = groups[name].rows[peer]
+            if row.missing:
+                cells.append("")
+            elif groups[name].kind == "rate":
+                cells.append(f"{1 / row.median:,.0f}")
+            else:
+                cells.append(f"{percentile(row.seconds, 99) * 1e3:.0f} ms")
+        if any(cells):
+            lines.append(f"| {groups[next(iter(shown))].rows[peer].label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _with_summary(readme: Path, groups: dict[str, Group], machine: dict[str, str]) -> str:
+    before, start, rest = readme.read_text(encoding="utf-8").partition(_MARKS[0])
+    _, end, after = rest.partition(_MARKS[1])
+    if not start or not end:
+        raise SystemExit(f"{readme} has no {' … '.join(_MARKS)}")
+    made = f"{machine['CPU']}, {machine['Python']}, {machine['Date']}; {machine['Command']}."
+    return f"{before}{start}\n\n{_summary(groups)}\n{made}\n\n{end}{after}"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

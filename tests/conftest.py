@@ -1,0 +1,99 @@
+"""Fixtures of the tests that run streams over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fastpos import PositionStream, ReconnectPolicy
+from fastpos.simulator import Exchange
+from tests.certificates import Certificates, make_certificates
+from tests.recording import KEY, Recorder, until
+
+# Back at once, so that tests need not wait.
+QUICK = ReconnectPolicy(initial=0.02, maximum=0.1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # What a thread raises and nobody catches fails the test in which it happens.
+    config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("fastpos-")}
+
+
+def _sockets() -> set[str]:
+    found = set()
+    for number in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    # Without the epoll objects of the simulator's server, which are closed when they are collected.
+    return {name for name in found if name.startswith(("socket:", "pipe:"))}
+
+
+@pytest.fixture
+def tidy() -> Iterator[None]:
+    """No thread and no socket is left when the test has ended."""
+    threads, sockets = _threads(), _sockets()
+    yield
+    until(lambda: _threads() <= threads, 2.0, "that no thread is left")
+    until(lambda: _sockets() <= sockets, 2.0, "that no socket is left")
+
+
+@pytest.fixture
+def exchange(tidy: None) -> Iterator[Exchange]:
+    with Exchange() as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def new_stream(tidy: None, recorder: Recorder) -> Iterator[Callable[..., PositionStream]]:
+    """Makes streams that call the recorder, and stops them when the test ends.
+
+    The first argument is an `Exchange` or a URL; the rest are the stream's own, with defaults.
+    """
+    streams: list[PositionStream] = []
+
+    def new(server: Exchange | str, **options: object) -> PositionStream:
+        if isinstance(server, str):
+            url, key, broker = server, KEY, 1003
+        else:
+            url, key, broker = server.url, server.api_key, server.broker
+        if "token" not in options:
+            options.setdefault("api_key", key)
+        settings: dict[str, object] = {
+            "broker": broker,
+            "proxy": "",
+            "reconnect": QUICK,
+            **recorder.callbacks,
+            **options,
+        }
+        stream = PositionStream(url, **settings)  # type: ignore[arg-type]
+        streams.append(stream)
+        return stream
+
+    yield new
+    for stream in streams:
+        stream.stop()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    return Path(__file__).parent.parent

@@ -1,0 +1,111 @@
+"""Ten million frames through the C extension: no memory, no reference and no object may be left.
+
+python tests/leakcheck.py [FRAMES]
+"""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fastpos._native import Inflater
+from tests.test_inflate import BAD_FRAMES, MEMBERS, frame
+
+MAX_SIZE = 1 << 20
+WARM_UP = 5_000
+BATCH = 100
+FRAMES = [frame(data) for data in MEMBERS]
+REFUSED = [MEMBERS[0][:-1], b"sub success", MEMBERS[0] + b"\0", MEMBERS[0][:-4] + bytes(4)]
+LARGE = gzip.compress(bytes(range(256)) * 500, 0)  # the path that releases the GIL
+
+
+def resident() -> int:
+    """The memory that this process has, bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def inflating(inflater: Inflater, count: int) -> None:
+    inflate = inflater.inflate
+    for index in range(count):
+        inflate(MEMBERS[index % len(MEMBERS)], MAX_SIZE)
+
+
+def splitting(inflater: Inflater, count: int) -> None:
+    buffer = bytearray(b"".join(FRAMES[index % len(FRAMES)] for index in range(BATCH)))
+    for _ in range(count // BATCH):
+        out: list[bytes] = []
+        if inflater.split(buffer, 0, len(buffer), MAX_SIZE, out) != len(buffer):
+            raise AssertionError("not all frames were taken")
+
+
+def refusing(inflater: Inflater, count: int) -> None:
+    bad = list(BAD_FRAMES.values())
+    for index in range(count // 2):
+        try:
+            inflater.inflate(REFUSED[index % len(REFUSED)], MAX_SIZE)
+        except ValueError:
+            pass
+        else:
+            raise AssertionError("accepted")
+        stream = bad[index % len(bad)]
+        if len(stream) < 1000 and inflater.split(stream, 0, len(stream), MAX_SIZE, []):
+            raise AssertionError("taken")
+
+
+def wrong_calls(inflater: Inflater, count: int) -> None:
+    for index in range(count // 2):
+        with suppress(ValueError):
+            inflater.inflate(MEMBERS[0], 1 if index % 2 else 0)
+        with suppress(ValueError):
+            inflater.split(FRAMES[0], 0, 10**6, MAX_SIZE, [])
+
+
+def large_input(inflater: Inflater, count: int) -> None:
+    for _ in range(count):
+        inflater.inflate(LARGE, MAX_SIZE)
+
+
+def new_inflaters(_: Inflater, count: int) -> None:
+    for _ in range(count):
+        Inflater().inflate(MEMBERS[0], MAX_SIZE)
+
+
+def check(work: Callable[[Inflater, int], None], count: int) -> None:
+    inflater = Inflater()
+    work(inflater, WARM_UP)
+    gc.collect()
+    watched = [inflater, Inflater, MAX_SIZE, LARGE, *MEMBERS, *REFUSED, *FRAMES]
+    references = [sys.getrefcount(item) for item in watched]
+    memory, blocks, started = resident(), sys.getallocatedblocks(), time.perf_counter()
+    work(inflater, count)
+    seconds = time.perf_counter() - started
+    gc.collect()
+    memory, blocks = resident() - memory, sys.getallocatedblocks() - blocks
+    changed = [sys.getrefcount(item) for item in watched] != references
+    name = work.__name__.replace("_", " ")
+    print(f"{name:14} {count:>10,} frames, {seconds:5.0f} s: {memory / 1024:+5.0f} KiB,", end="")
+    print(f" {blocks:+d} blocks, references {'changed' if changed else 'as before'}", flush=True)
+    if changed or memory > 1 << 20 or blocks > 20:
+        raise SystemExit("a leak")
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+    check(inflating, count * 4 // 10)
+    check(splitting, count * 4 // 10)
+    check(refusing, count * 2 // 10)
+    check(wrong_calls, count // 10)
+    check(large_input, count // 1000)
+    check(new_inflaters, count // 1000)
+
+
+if __name__ == "__main__":
+    main()

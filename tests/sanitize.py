@@ -1,0 +1,162 @@
+"""The C extension under AddressSanitizer and UndefinedBehaviorSanitizer: tests, mutated frames.
+
+    python tests/sanitize.py [FRAMES]      # default: 1,000,000; needs gcc and ISA-L's headers
+
+Builds a copy with ``-fsanitize=address,undefined`` in a temporary directory and runs there the
+tests of inflating and decoding, and a loop that gives mutated frames to the extension. The input
+ends at a page that must not be touched, so that ISA-L, which is not instrumented, is caught too
+when it reads too far; and whatever the extension makes of a frame, the `isal` wheel must make too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
+TESTS = ["test_inflate.py", "test_decode.py", "test_frames.py"]
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--fuzz"]:
+        fuzz(int(sys.argv[2]))
+        return
+    frames = sys.argv[1] if len(sys.argv) > 1 else "1000000"
+    with tempfile.TemporaryDirectory() as copy:
+        build(Path(copy))
+        environment = {
+            **os.environ,
+            "LD_PRELOAD": " ".join(library(name) for name in ("libasan.so", "libubsan.so")),
+            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",  # the interpreter's own, at exit
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "PYTHONMALLOC": "malloc",  # red zones around every object
+            "PYTHONPATH": copy,
+        }
+        tests = [f"tests/{name}" for name in TESTS if Path(copy, "tests", name).is_file()]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+        subprocess.run([*command, "--timeout=1200"], cwd=copy, env=environment, check=True)
+        command = [sys.executable, "tests/sanitize.py", "--fuzz", frames]
+        subprocess.run(command, cwd=copy, env=environment, check=True)
+
+
+def build(copy: Path) -> None:
+    for name in ("fastpos", "tests"):
+        shutil.copytree(
+            ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+        )
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=copy,
+        env={**os.environ, "CFLAGS": FLAGS, "LDFLAGS": FLAGS},
+        check=True,
+    )
+    if not list((copy / "fastpos").glob("_native.*.so")):
+        raise SystemExit("the extension was not built")
+
+
+def library(name: str) -> str:
+    command = ["gcc", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+class GuardedBuffer:
+    """Memory that ends at a page which must not be touched."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 33 * mmap.PAGESIZE)
+        self._size = 32 * mmap.PAGESIZE
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        if libc.mprotect(address + self._size, mmap.PAGESIZE, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+
+    def hold(self, data: bytes) -> memoryview:
+        start = self._size - len(data)
+        self._memory[start : self._size] = data
+        return memoryview(self._memory)[start : self._size]
+
+
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    body = bytearray(data)
+    for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        # The tables of a dynamic block are in the first bytes: there most can go wrong.
+        where = chance.randrange(len(body) if chance.random() < 0.5 else min(len(body), 80))
+        match chance.randrange(8):
+            case 0:
+                del body[where:]
+            case 1:
+                del body[where : where + chance.randrange(1, 9)]
+            case 2:
+                body[where:where] = chance.randbytes(chance.randrange(1, 9))
+            case 3:
+                body[-4:] = chance.choice((chance.randbytes(4), chance.randbytes(2) + b"\0\0"))
+            case _:
+                body[where] ^= 1 << chance.randrange(8)
+        if not body:
+            break
+    if chance.random() < 0.5:
+        return bytes(body)
+    # Half of them with the right trailer for what is now in them, if anything sensible is.
+    unpacker = zlib.decompressobj(-15)
+    try:
+        content = unpacker.decompress(bytes(body[10:]), 1 << 20)
+    except zlib.error:
+        return bytes(body)
+    end = len(body) - len(unpacker.unused_data)
+    return (
+        bytes(body[:end])
+        + zlib.crc32(content).to_bytes(4, "little")
+        + len(content).to_bytes(4, "little")
+    )
+
+
+def fuzz(count: int) -> None:
+    # Here, for only the copy has them with sanitizers.
+    from fastpos._native import Inflater  # noqa: PLC0415
+    from tests.test_inflate import MEMBERS, frame, inflate_pure, member, verdict  # noqa: PLC0415
+
+    chance = random.Random(count)
+    inflater = Inflater()
+    guarded = GuardedBuffer()
+    seeds = [*MEMBERS, *(member(b"[%d]" % flags * 90, flags=flags) for flags in range(32))]
+    good = frame(MEMBERS[0])
+    outcomes: Counter[str] = Counter()
+    started = time.perf_counter()
+    for _ in range(count):
+        data = mutate(chance.choice(seeds), chance)
+        max_size = chance.choice((1 << 20, 1 << 20, 700, 100))
+        native = verdict(inflater.inflate, guarded.hold(data), max_size)
+        pure = verdict(inflate_pure, data, max_size)
+        if native != pure and not (
+            isinstance(native, str) and isinstance(pure, str) and "inflates" in native + pure
+        ):
+            raise AssertionError(f"native {native!r}, pure {pure!r}: {data.hex()} {max_size}")
+        if len(data) < 1 << 16:
+            taken: list[bytes] = []
+            buffer = good + frame(data)
+            end = inflater.split(guarded.hold(buffer), 0, len(buffer), 1 << 20, taken)
+            if end not in (len(good), len(buffer)) or len(taken) != 1 + (end > len(good)):
+                raise AssertionError(f"split took {end} of {buffer.hex()}")
+        outcomes[native if isinstance(native, str) else "accepted"] += 1
+    seconds = time.perf_counter() - started
+    print(f"{count} mutated frames in {seconds:.0f} s, no finding; native and pure agree on all")
+    for outcome, number in outcomes.most_common():
+        print(f"{number:9} {outcome}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,412 @@
+"""The position book: merging, and that what it handed out stays as it was."""
+
+from __future__ import annotations
+
+import threading
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastpos import AccountUpdate, AdlPrice, Position, decode
+from fastpos.book import Book
+
+from .pushes import REAL, load, pushed
+
+
+class Exchange:
+    """Pushes into a book, as a stream does."""
+
+    def __init__(self, number: Any = float) -> None:
+        self.book = Book(number)
+        self.number = number
+
+    def push(self, push: Any) -> Any:
+        event = decode(pushed(push), self.number)
+        if isinstance(event, AccountUpdate):
+            self.book.apply_account(event)
+        else:
+            assert isinstance(event, AdlPrice)
+            self.book.apply_ticks(event)
+        return event
+
+    def account(self, change: Any, position: Any = None, balances: Any = None) -> AccountUpdate:
+        body = {"et": change, "p": position, "a": balances}
+        push = {"channel": "ACCOUNT_UPDATE", "uid": 9, "t": "5", "d": body}
+        event: AccountUpdate = self.push(push)
+        return event
+
+    def position(self, change: Any, **fields: Any) -> Position:
+        position = self.account(change, fields).position
+        assert position is not None
+        return position
+
+    def tick(self, *ticks: Any) -> AdlPrice:
+        event: AdlPrice = self.push({"channel": "ADL_PRICE", "uid": 9, "l": list(ticks)})
+        return event
+
+    @property
+    def positions(self) -> dict[int, Position]:
+        return self.book.positions
+
+    @property
+    def id_list(self) -> list[int]:
+        return sorted(self.book.positions)
+
+
+def said(record: Any) -> dict[str, Any]:
+    values = {name: getattr(record, name) for name in dir(type(record)) if name[0] != "_"}
+    return {name: value for name, value in values.items() if name not in ("raw", "received_ns")}
+
+
+def known(position: Position) -> dict[str, Any]:
+    """What is known of the position itself."""
+    about_the_push = ("change", "changed", "complete", "uid", "time_ms")
+    return {
+        name: value
+        for name, value in said(position).items()
+        if value is not None and name not in about_the_push
+    }
+
+
+# --- one position ---------------------------------------------------------------------------------
+
+
+def test_a_life() -> None:
+    exchange = Exchange()
+    created = exchange.push(load("account_update_create")).position
+    updated = exchange.push(load("account_update_update")).position
+    stored = exchange.positions[90762]
+    deleted = exchange.push(load("account_update_delete")).position
+
+    assert (created.change, created.complete) == ("CREATE", True)
+    assert created.changed == known(created).keys() - {"id"}
+    assert len(created.changed) == 14
+
+    assert (updated.change, updated.complete) == ("UPDATE", True)
+    assert updated.changed == {"volume", "margin_rate"}
+    assert known(updated) == {**known(created), "volume": 7.0, "margin_rate": 0.09}
+    assert updated.time_ms == 1564745799938
+
+    assert stored.change is None
+    assert stored.changed == frozenset()
+    assert stored.complete
+    assert known(stored) == known(updated)
+
+    assert (deleted.change, deleted.complete) == ("DELETE", True)
+    assert deleted.changed == frozenset()
+    assert known(deleted) == known(updated)
+    assert deleted.time_ms == 1564745800938
+    assert exchange.positions == {}
+
+
+def test_update_of_a_position_never_created() -> None:
+    exchange = Exchange()
+    position = exchange.position("UPDATE", id=7, pv=3)
+    assert not position.complete
+    assert known(position) == {"id": 7, "volume": 3.0}
+    position = exchange.position("UPDATE", id=7, op=1.5)
+    assert not position.complete
+    assert known(position) == {"id": 7, "volume": 3.0, "open_price": 1.5}
+    assert known(exchange.positions[7]) == known(position)
+    assert not exchange.positions[7].complete
+
+
+def test_delete_of_a_position_never_heard_of() -> None:
+    exchange = Exchange()
+    position = exchange.position("DELETE", id=7)
+    assert (position.change, position.complete, position.changed) == ("DELETE", False, frozenset())
+    assert known(position) == {"id": 7}
+    assert exchange.positions == {}
+
+
+def test_a_tick_before_anything_else() -> None:
+    exchange = Exchange()
+    exchange.tick({"id": 7, "al": 2, "tp": 5.5, "rp": 4.0})
+    first = exchange.positions[7]
+    assert known(first) == {
+        "id": 7,
+        "adl_level": 2,
+        "mark_price": 5.5,
+        "liquidation_price": 4.0,
+    }
+    assert (first.complete, first.change, first.uid, first.time_ms) == (False, None, 9, None)
+
+    updated = exchange.position("UPDATE", id=7, pv=3, rp=4.0)
+    assert not updated.complete
+    assert updated.changed == {"volume"}
+    assert known(updated) == {**known(first), "volume": 3.0}
+
+    created = exchange.position("CREATE", id=7, pv=3, s="BUY")
+    assert created.complete
+    assert created.changed == {"side"}
+    assert known(created) == {**known(updated), "side": "BUY"}
+
+
+def test_ticks_show_in_the_next_update_and_the_end() -> None:
+    exchange = Exchange()
+    exchange.position("CREATE", id=7, pv=3, mr=0.1)
+    exchange.tick({"id": 7, "mr": 0.2, "lt": 9.0})
+    assert known(exchange.positions[7]) == {
+        "id": 7,
+        "volume": 3.0,
+        "margin_rate": 0.2,
+        "last_price": 9.0,
+    }
+    assert exchange.positions[7].complete
+    updated = exchange.position("UPDATE", id=7, pv=2)
+    assert (updated.last_price, updated.margin_rate) == (9.0, 0.2)
+    assert updated.changed == {"volume"}
+    assert exchange.position("DELETE", id=7).last_price == 9.0
+
+
+def test_changed_names_only_what_became_different() -> None:
+    exchange = Exchange()
+    exchange.position("CREATE", id=7, pv=3, op="1.50", pt=1)
+    position = exchange.position("UPDATE", id="7", pv="3", op=1.5, pt="1", s="SELL")
+    assert position.changed == {"side"}
+    assert exchange.position("UPDATE", id=7).changed == frozenset()
+
+
+def test_one_position_whatever_its_id_looks_like() -> None:
+    exchange = Exchange()
+    exchange.position("CREATE", id="7", pv=1)
+    exchange.position("UPDATE", id=7.0, s="BUY")
+    exchange.tick({"id": 7, "lt": 2})
+    assert exchange.id_list == [7]
+    assert known(exchange.position("DELETE", id="7")) == {
+        "id": 7,
+        "volume": 1.0,
+        "side": "BUY",
+        "last_price": 2.0,
+    }
+    assert exchange.positions == {}
+
+
+def test_huge_ids_are_told_apart() -> None:
+    exchange = Exchange()
+    for id_ in (2**70, 2**70 + 1):
+        exchange.position("CREATE", id=id_)
+    assert exchange.id_list == [2**70, 2**70 + 1]
+
+
+@pytest.mark.parametrize("id_", [None, "x", "", True, 1.5, [1], {"a": 1}])
+@pytest.mark.parametrize("change", ["CREATE", "UPDATE", "DELETE", None, "MERGE", 5, ["CREATE"]])
+def test_a_position_without_a_usable_id_is_passed_on(id_: Any, change: Any) -> None:
+    exchange = Exchange()
+    exchange.position("CREATE", id=7)
+    position = exchange.position(change, id=id_, pv=3)
+    assert (position.id, position.volume, position.change) == (id_, 3.0, change)
+    assert position.complete == (change == "CREATE")
+    assert repr(position)
+    exchange.tick({"id": id_, "lt": 1})
+    exchange.tick({"lt": 1})
+    assert exchange.id_list == [7]
+
+
+@pytest.mark.parametrize("change", [None, "MERGE", "DEFAULT", 5, ["CREATE"]])
+def test_an_undocumented_change_is_merged_like_an_update(change: Any) -> None:
+    exchange = Exchange()
+    exchange.position("CREATE", id=7, pv=1, s="BUY")
+    position = exchange.position(change, id=7, pv=2)
+    assert (position.change, position.volume, position.side) == (change, 2.0, "BUY")
+    assert position.complete
+    assert exchange.positions[7].volume == 2.0
+
+
+def test_null_does_not_wipe_out_what_is_known() -> None:
+    """A field may be null where another deployment leaves it out."""
+    exchange = Exchange()
+    exchange.position("CREATE", id=7, pv=3, s="BUY")
+    exchange.account("UPDATE", None, [{"c": "USDT", "an": "1", "la": "2"}])
+    position = exchange.position("UPDATE", id=7, pv=2, s=None, op=None)
+    assert known(position) == {"id": 7, "volume": 2.0, "side": "BUY"}
+    assert position.changed == {"volume"}
+    exchange.tick({"id": 7, "rp": None, "s": None, "lt": 4.0})
+    assert known(exchange.positions[7]) == {**known(position), "last_price": 4.0}
+    exchange.account("UPDATE", None, [{"c": "USDT", "an": "5", "la": None}])
+    assert exchange.book.balances["USDT"].frozen == 2.0
+
+
+def test_decimal_stays_exact() -> None:
+    exchange = Exchange(Decimal)
+    event = decode(REAL, Decimal)
+    assert isinstance(event, AdlPrice)
+    exchange.book.apply_ticks(event)
+    for tick in event.ticks:
+        assert tick.id is not None
+        position = exchange.positions[tick.id]
+        assert str(position.mark_price) == str(tick.mark_price)
+        assert type(position.mark_price) is Decimal
+
+
+def test_two_positions_are_two() -> None:
+    exchange = Exchange()
+    exchange.push(load("adl_price_two"))
+    exchange.position("CREATE", id=7001, pv=1)
+    exchange.position("DELETE", id=7002)
+    assert exchange.id_list == [7001]
+    assert exchange.positions[7001].mark_price == 78000.0
+
+
+# --- balances -------------------------------------------------------------------------------------
+
+
+def test_balances_are_merged_by_coin() -> None:
+    exchange = Exchange()
+    assert exchange.book.balances == {}
+    exchange.push(load("account_update_default"))
+    update = exchange.account("DEFAULT", None, [{"c": "BTC", "la": "7"}, {"c": "ETH", "an": 1}])
+    assert list(update.balances) == ["BTC", "ETH"]
+    assert update.position is None
+    assert update.balances["BTC"].available is None  # an update shows what it said
+    balances = exchange.book.balances
+    assert list(balances) == ["USDT", "BTC", "ETH"]
+    assert (balances["BTC"].available, balances["BTC"].frozen) == (122624.12345678, 7.0)
+    assert balances["ETH"].available == 1.0
+
+
+@pytest.mark.parametrize("coin", [None, 5, True, ["BTC"], {}])
+def test_a_balance_of_no_coin(coin: Any) -> None:
+    exchange = Exchange()
+    update = exchange.account("DEFAULT", None, [{"c": coin, "an": 1}, {"an": 2}])
+    assert update.balances.keys() == exchange.book.balances.keys()
+
+
+# --- what was handed out --------------------------------------------------------------------------
+
+
+def test_nothing_handed_out_ever_changes() -> None:
+    exchange = Exchange()
+    handed: list[tuple[Any, Any, str]] = []
+
+    def keep(record: Any) -> None:
+        handed.append((record, said(record), repr(record)))
+
+    for round_ in range(3):
+        for event in (
+            exchange.tick({"id": 7, "lt": round_}, {"id": 8, "lt": round_}),
+            exchange.account("CREATE", {"id": 7, "pv": round_}, [{"c": "BTC", "an": round_}]),
+            exchange.account("UPDATE", {"id": 7, "op": round_}, [{"c": "BTC", "la": round_}]),
+            exchange.tick({"id": 7, "tp": round_}),
+        ):
+            keep(event)
+            if isinstance(event, AccountUpdate):
+                keep(event.position)
+            for record in (*exchange.positions.values(), *exchange.book.balances.values()):
+                keep(record)
+        if round_ == 1:
+            keep(exchange.position("DELETE", id=7))
+    for record, values, shown in handed:
+        assert said(record) == values
+        assert repr(record) == shown
+
+
+def test_the_dicts_are_the_callers_own() -> None:
+    exchange = Exchange()
+    exchange.account("CREATE", {"id": 7}, [{"c": "BTC", "an": 1}])
+    exchange.positions.clear()
+    exchange.book.balances.clear()
+    assert exchange.id_list == [7]
+    assert list(exchange.book.balances) == ["BTC"]
+
+
+def test_what_a_user_does_to_raw_does_not_reach_the_book() -> None:
+    exchange = Exchange()
+    tick = exchange.tick({"id": 7, "lt": 1})
+    created = exchange.account("CREATE", {"id": 8, "pv": 1}, [{"c": "BTC", "an": 1}])
+    tick.raw["l"][0]["lt"] = 2
+    created.raw["d"]["p"]["pv"] = 2
+    created.raw["d"]["a"][0]["an"] = 2
+    assert exchange.positions[7].last_price == 1.0
+    assert exchange.positions[8].volume == 1.0
+    assert exchange.book.balances["BTC"].available == 1.0
+
+
+def test_reading_while_another_thread_applies() -> None:
+    """Both fields of a push are seen, or neither."""
+    exchange = Exchange()
+    exchange.position("CREATE", id=7, pv=0, op=0)
+    failures: list[object] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            for position in exchange.positions.values():
+                if position.volume != position.open_price:
+                    failures.append(position)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for number in range(1, 500):
+        exchange.position("UPDATE", id=7, pv=number, op=number)
+        exchange.position("CREATE", id=number + 7, pv=1, op=1)
+        exchange.position("DELETE", id=number + 7)
+    done.set()
+    thread.join()
+    assert failures == []
+
+
+# --- against a model ------------------------------------------------------------------------------
+
+
+FIELDS = {"pv": "volume", "op": "open_price", "rp": "liquidation_price", "mr": "margin_rate"}
+TICKS = {"rp": "liquidation_price", "mr": "margin_rate", "lt": "last_price", "ha": "margin"}
+small = st.integers(0, 3)
+ids = st.integers(1, 3)
+
+
+def some(fields: dict[str, str]) -> st.SearchStrategy[dict[str, int]]:
+    return st.dictionaries(st.sampled_from(sorted(fields)), small)
+
+
+operations = st.one_of(
+    st.tuples(st.sampled_from(["CREATE", "UPDATE", "UPDATE", "DELETE"]), ids, some(FIELDS)),
+    st.tuples(st.just("tick"), ids, some(TICKS)),
+    st.tuples(st.just("balance"), ids, st.dictionaries(st.sampled_from(["an", "la"]), small)),
+)
+
+
+@given(st.lists(operations, max_size=25))
+@settings(max_examples=100, deadline=None)
+def test_like_a_plain_dict(steps: list[tuple[str, int, dict[str, int]]]) -> None:
+    exchange = Exchange()
+    positions: dict[int, dict[str, Any]] = {}
+    created: set[int] = set()
+    balances: dict[str, dict[str, int]] = {}
+    handed: list[tuple[Position, dict[str, Any]]] = []
+    for kind, id_, wire in steps:
+        if kind == "balance":
+            exchange.account("DEFAULT", None, [{"c": f"C{id_}", **wire}])
+            balances.setdefault(f"C{id_}", {}).update(wire)
+        elif kind == "tick":
+            exchange.tick({"id": id_, **wire})
+            news = {TICKS[key]: value for key, value in wire.items()}
+            positions.setdefault(id_, {"id": id_}).update(news)
+        else:
+            news = {FIELDS[key]: value for key, value in wire.items()}
+            before = positions.get(id_, {})
+            after = {"id": id_, **before, **news}
+            if kind == "CREATE":
+                created.add(id_)
+            position = exchange.position(kind, id=id_, **wire)
+            assert known(position) == after
+            assert position.complete == (id_ in created)
+            assert position.change == kind
+            differing = {name for name in news if before.get(name) != news[name]}
+            assert position.changed == (set() if kind == "DELETE" else differing)
+            handed.append((position, said(position)))
+            positions[id_] = after
+            if kind == "DELETE":
+                del positions[id_]
+                created.discard(id_)
+        assert {key: known(value) for key, value in exchange.positions.items()} == positions
+        assert {key for key, value in exchange.positions.items() if value.complete} == created
+        assert {
+            coin: (balance.available, balance.frozen)
+            for coin, balance in exchange.book.balances.items()
+        } == {coin: (wire.get("an"), wire.get("la")) for coin, wire in balances.items()}
+    for position, values in handed:
+        assert said(position) == values

@@ -1,0 +1,642 @@
+"""`fastpos.decode`: what is refused, what is exact, and that nothing else can come of any bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import decimal
+import gzip
+import json
+import pickle
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastpos import (
+    AccountUpdate,
+    AdlPrice,
+    DecodeError,
+    Event,
+    FastposError,
+    Order,
+    SystemClose,
+    Trigger,
+    Unknown,
+    decode,
+)
+from fastpos.fields import Record
+from fastpos.lines import line
+
+from .pushes import NAMES, REAL, load, packed, pushed, text_of
+
+KEPT = 300  # bytes of a bad push that an error keeps
+NUMBERS = [float, Decimal]
+ORDER = pushed(load("order"))
+
+
+# --- what comes of a push -------------------------------------------------------------------------
+
+
+def examine(record: Record) -> None:
+    """Read, show, hash, compare, pickle and copy all there is in `record`."""
+    for name in dir(type(record)):
+        if name.startswith("_"):
+            continue
+        value = getattr(record, name)
+        assert repr(value)
+        assert getattr(record, name) == value
+        parts = value.values() if isinstance(value, dict) and name == "balances" else value
+        if isinstance(value, Record):
+            examine(value)
+        elif name in ("balances", "ticks"):
+            for part in parts:
+                examine(part)
+    assert repr(record).startswith(type(record).__name__)
+    assert record in {record}
+    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+        again = pickle.loads(pickle.dumps(record, protocol))
+        assert again == record
+        assert again.raw == record.raw
+    assert copy.deepcopy(record) == record
+
+
+def outcome(data: bytes, number: Any = float) -> Event | DecodeError:
+    """The event or the `DecodeError`, examined; any other exception is the test's failure."""
+    result: Event | DecodeError
+    try:
+        result = decode(data, number)
+    except DecodeError as error:
+        result = error
+    if isinstance(result, DecodeError):
+        assert str(result)
+        assert len(result.data) <= KEPT
+        assert repr(pickle.loads(pickle.dumps(result))) == repr(result)
+    else:
+        examine(result)
+    assert line(result)
+    return result
+
+
+def agree(data: bytes) -> Event | DecodeError:
+    """The outcome with float, which is of the same kind with Decimal."""
+    plain, exact = outcome(data), outcome(data, Decimal)
+    assert type(exact) is type(plain)
+    if isinstance(plain, Event) and isinstance(exact, Event):
+        assert rounded(exact.raw) == rounded(plain.raw)
+    return plain
+
+
+def rounded(value: Any) -> Any:
+    """The same JSON with every number as a double."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(value) if type(value) in (int, float, Decimal) else value
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def damaged(offset: int) -> bytes:
+    data = bytearray(ORDER)
+    data[offset] ^= 0x55
+    return bytes(data)
+
+
+NOT_GZIP = {
+    "nothing": b"",
+    "one byte": b"\x1f",
+    "text": b'{"channel":"order"}',
+    "zlib": zlib.compress(text_of("order")),
+    "cut in the header": ORDER[:9],
+    "cut in the data": ORDER[: len(ORDER) // 2],
+    "cut in the trailer": ORDER[:-1],
+    "wrong checksum": damaged(-5),
+    "wrong length": damaged(-2),
+    "damaged data": damaged(20),
+    "two members": ORDER + ORDER,
+    "trailing bytes": ORDER + b"\0",
+}
+
+
+@pytest.mark.parametrize("data", NOT_GZIP.values(), ids=list(NOT_GZIP))
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_not_one_gzip_member(data: bytes, number: Any) -> None:
+    with pytest.raises(DecodeError, match="not a push") as caught:
+        decode(data, number)
+    assert caught.value.data == data[:KEPT]
+
+
+NOT_JSON = [
+    b"",
+    b" ",
+    b"connect success",
+    b"{",
+    b'{"channel":"order"',
+    b'{"channel":"order"}}',
+    b"{'channel':'order'}",
+    b'{"channel":"order",}',
+    b'{"channel":"x","a":NaN}',
+    b'{"channel":"x","a":Infinity}',
+    b'{"channel":"x","a":-Infinity}',
+    b'{"channel":"x","a":01}',
+    b'{"channel":"x","a":+1}',
+    b'{"channel":"x","a":.5}',
+    b'{"channel":"x","a":1e400}',
+    b'{"channel":"x","a":"\xff"}',
+    b'{"channel":"x","a":"\xed\xa0\x80"}',  # a lone surrogate in UTF-8
+    b'{"channel":"x","a":"\\ud800"}',  # and as an escape
+    b'{"channel":"x","a":"\n"}',
+    b'\xef\xbb\xbf{"channel":"x"}',
+    '{"channel":"x"}'.encode("utf-16"),
+    '{"channel":"x"}'.encode("utf-16-le"),
+    b'{"channel":"x","a":' + b"9" * 10_000 + b"}",
+]
+
+
+@pytest.mark.parametrize("text", NOT_JSON, ids=lambda text: repr(text[:40]))
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_not_json(text: bytes, number: Any) -> None:
+    with pytest.raises(DecodeError, match="not JSON") as caught:
+        decode(packed(text), number)
+    assert caught.value.data == text[:KEPT]
+
+
+@pytest.mark.parametrize(
+    "text", [b"null", b"true", b"0", b"1.5", b'"channel"', b"[]", b'["channel"]', b"{}"]
+)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_not_an_object_or_has_no_channel(text: bytes, number: Any) -> None:
+    with pytest.raises(DecodeError, match="not a push") as caught:
+        decode(packed(text), number)
+    assert caught.value.data == text
+
+
+WRONG_SHAPES: list[Any] = [
+    {"channel": "ACCOUNT_UPDATE"},
+    {"channel": "order"},
+    {"channel": "trigOrder", "order": {}},
+]
+ODD: list[Any] = [None, 1, 1.5, True, "x", [], {}, [1], [None], [{}], [{}, []], ["order"]]
+for odd in ODD:
+    if not isinstance(odd, str):
+        WRONG_SHAPES.append({"channel": odd})
+    if odd != {}:
+        WRONG_SHAPES.append({"channel": "ACCOUNT_UPDATE", "d": odd})
+        WRONG_SHAPES.append({"channel": "order", "order": odd})
+        WRONG_SHAPES.append({"channel": "trigOrder", "trigOrder": odd})
+    if odd and not isinstance(odd, dict):
+        WRONG_SHAPES.append({"channel": "ACCOUNT_UPDATE", "d": {"p": odd}})
+    if odd not in (None, {}):
+        WRONG_SHAPES.append({"channel": "order", "order": {"otoOrder": odd}})
+    if odd not in (None, [], [{}]):
+        WRONG_SHAPES.append({"channel": "ACCOUNT_UPDATE", "d": {"a": odd}})
+        WRONG_SHAPES.append({"channel": "ADL_PRICE", "l": odd})
+
+
+@pytest.mark.parametrize("push", WRONG_SHAPES, ids=json.dumps)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_wrong_shapes(push: Any, number: Any) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode(pushed(push), number)
+    assert caught.value.data == json.dumps(push).encode()
+
+
+def test_the_error_says_where() -> None:
+    for push, where in (
+        ({"channel": "ACCOUNT_UPDATE", "d": {"a": 1}}, "d.a"),
+        ({"channel": "ACCOUNT_UPDATE", "d": {"p": 1}}, "d.p"),
+        ({"channel": "order", "order": {"otoOrder": 1}}, "order.otoOrder"),
+        ({"channel": "trigOrder"}, "trigOrder"),
+        ({"channel": 5}, "channel"),
+    ):
+        with pytest.raises(DecodeError, match=f"wrong shape.*{where}"):
+            decode(pushed(push))
+
+
+def test_the_data_of_an_error_is_cut() -> None:
+    for data in (b"\0" * 100_000, packed(b"[" + b"1," * 10_000), packed(b'"' + b"x" * 9999 + b'"')):
+        with pytest.raises(DecodeError) as caught:
+            decode(data)
+        assert len(caught.value.data) == KEPT
+        assert len(repr(caught.value)) < 10 * KEPT
+        assert len(str(caught.value)) < KEPT
+
+
+def test_the_error_is_one_of_ours_and_a_value_error() -> None:
+    with pytest.raises(FastposError):
+        decode(b"")
+    with pytest.raises(ValueError, match="not a push"):
+        decode(b"")
+
+
+@pytest.mark.parametrize("make", [bytearray, memoryview])
+def test_any_buffer_will_do(make: Callable[[bytes], Any]) -> None:
+    assert decode(make(ORDER)) == decode(ORDER)
+    with pytest.raises(DecodeError) as caught:
+        decode(make(b"abc"))
+    assert caught.value.data == b"abc"
+    assert type(caught.value.data) is bytes
+
+
+@pytest.mark.parametrize("data", [None, "text", 5, [1]])
+def test_what_is_no_buffer_is_a_type_error(data: Any) -> None:
+    with pytest.raises(TypeError):
+        decode(data)
+
+
+@pytest.mark.parametrize("number", [int, str, None, "float", 1.0, complex])
+def test_number_is_float_or_decimal(number: Any) -> None:
+    with pytest.raises(ValueError, match="number"):
+        decode(ORDER, number)
+
+
+def test_a_bomb_is_refused() -> None:
+    with pytest.raises(DecodeError):
+        decode(gzip.compress(b" " * 50_000_000, 1))
+
+
+# --- what is passed on ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["", "ORDER", "fundingFee", "adl_price", "系统", "\U0001f600"])
+def test_unknown_channels(channel: str) -> None:
+    push = {"channel": channel, "uid": 7, "order": 1, "d": [None]}
+    event = decode(pushed(push))
+    assert type(event) is Unknown
+    assert event.raw == push
+    assert line(event)
+
+
+@pytest.mark.parametrize("push", [{"et": "open"}, {"et": None}, {}, {"et": ["close"]}])
+def test_another_word_of_the_system_closes_nothing(push: Any) -> None:
+    event = decode(pushed({"channel": "SYSTEM", **push}))
+    assert type(event) is Unknown
+    assert event.raw == {"channel": "SYSTEM", **push}
+
+
+def test_the_last_of_two_equal_keys_counts() -> None:
+    text = b'{"channel":"x","channel":"order","order":1,"order":{"type":1,"type":2}}'
+    for number in NUMBERS:
+        order = decode(packed(text), number)
+        assert isinstance(order, Order)
+        assert order.type == 2
+
+
+def test_escapes_and_other_scripts() -> None:
+    text = rb'{"channel":"order","order":{"symbol":"\u0042\ud83d\ude00\u0000\"\\","x":"\/"}}'
+    order = agree(packed(text))
+    assert isinstance(order, Order)
+    assert order.symbol == 'B\U0001f600\0"\\'
+
+
+@pytest.mark.parametrize("white", [b" ", b"\n", b"\r\n\t", b" " * 5000])
+def test_white_space_around(white: bytes) -> None:
+    assert decode(packed(white + text_of("order") + white)) == decode(ORDER)
+
+
+# --- exact numbers --------------------------------------------------------------------------------
+
+
+def wire_of(data: bytes) -> Any:
+    """The JSON in a push with every number as the text that it was."""
+    return json.loads(gzip.decompress(data), parse_float=lambda text: ("#", text))
+
+
+def test_every_digit_of_the_real_frame() -> None:
+    event = decode(REAL, Decimal)
+    assert isinstance(event, AdlPrice)
+    keys = {
+        "liquidation_price": "rp",
+        "margin": "ha",
+        "margin_rate": "mr",
+        "best_bid": "bo",
+        "best_ask": "so",
+        "last_price": "lt",
+        "mark_price": "tp",
+    }
+    longest = 0
+    for tick, wire in zip(event.ticks, wire_of(REAL)["l"], strict=True):
+        for name, key in keys.items():
+            value = wire.get(key)
+            if isinstance(value, tuple):
+                assert str(getattr(tick, name)) == value[1]
+                assert str(tick.raw[key]) == value[1]
+                longest = max(longest, len(value[1].replace(".", "").lstrip("0")))
+    assert longest > 17  # digits: more than a double holds
+
+
+EXACT = [
+    "85717.01833333999523920",
+    "12345678901234567890",
+    "0.00000000000000000001",
+    "-1.10",
+    "1E-30",
+    "3.141592653589793238462643383279502884197",
+    "0." + "123456789" * 1111,
+]
+
+
+@pytest.mark.parametrize("text", EXACT, ids=lambda text: text[:30])
+@pytest.mark.parametrize("form", ["%s", '"%s"'], ids=["number", "string"])
+def test_decimal_is_exact(text: str, form: str) -> None:
+    push = f'{{"channel":"order","order":{{"price":{form % text}}}}}'
+    order = decode(packed(push), Decimal)
+    assert isinstance(order, Order)
+    assert type(order.price) is Decimal
+    assert str(order.price) == str(Decimal(text))
+    assert str(order.raw["order"]["price"]) == str(Decimal(text)) or form == '"%s"'
+
+
+def test_decimal_is_exact_whatever_the_context() -> None:
+    traps = [decimal.Inexact, decimal.Rounded, decimal.FloatOperation]
+    with decimal.localcontext(decimal.Context(prec=3, traps=traps)):
+        event = outcome(REAL, Decimal)
+        assert event == decode(REAL, Decimal)
+        order = outcome(pushed({"channel": "order", "order": {"price": "x"}}), Decimal)
+        assert isinstance(order, Order)
+        assert order.price == "x"
+
+
+@pytest.mark.parametrize("number", ["1e-99999999999999999999", "0e99999999999999999999", "-0E-9"])
+def test_exponents_beyond_decimals_range(number: str) -> None:
+    """A double rounds them to 0; a Decimal cannot be made of the first two."""
+    agree(packed(f'{{"channel":"order","order":{{"price":{number},"contractId":{number}}}}}'))
+
+
+def test_ten_thousand_digits() -> None:
+    nines = "9" * 10_000
+    agree(packed(f'{{"channel":"order","order":{{"price":{nines}}}}}'))
+    agree(packed(f'{{"channel":"order","order":{{"price":0.{nines},"orderId":0.{nines}}}}}'))
+    agree(packed(f'{{"channel":"order","order":{{"price":"{nines}","orderId":"{nines}"}}}}'))
+    agree(packed(f'{{"channel":"order","order":{{"price":1e-{nines},"contractId":"{nines}"}}}}'))
+
+
+# --- nests ----------------------------------------------------------------------------------------
+
+
+PLACES = {
+    "unknown": '{"channel":"x","a":%s}',
+    "symbol": '{"channel":"order","order":{"symbol":%s}}',
+    "beside a fractional id": '{"channel":"order","order":{"orderId":1.5,"new":%s}}',
+    "beside a huge id": '{"channel":"ADL_PRICE","l":[{"id":99999999999999999999,"new":%s}]}',
+    "position": '{"channel":"ACCOUNT_UPDATE","d":{"et":"CREATE","p":{"id":1e30,"s":%s}}}',
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("pair", ["[]", "{}"])
+def test_deep_nests_decode_or_are_refused(place: str, number: Any, pair: str) -> None:
+    for depth in (300, 600, 900, *range(940, 1030, 10), 2000, 100_000):
+        with contextlib.suppress(DecodeError):
+            decode(packed(place % nest(depth, pair)), number)
+
+
+def nest(depth: int, pair: str) -> str:
+    return ("[" if pair == "[]" else '{"a":') * depth + "1" + pair[1] * depth
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
+@pytest.mark.parametrize("depth", [20, 100, 300, 1000, 1015, 2000])
+@pytest.mark.parametrize("pair", ["[]", "{}"])
+def test_nests_are_refused_with_both_types_or_none(place: str, depth: int, pair: str) -> None:
+    kinds: set[type] = set()
+    for number in NUMBERS:
+        try:
+            kinds.add(type(decode(packed(place % nest(depth, pair)), number)))
+        except DecodeError as error:
+            kinds.add(type(error))
+    assert len(kinds) == 1
+    if depth <= 20:
+        assert kinds != {DecodeError}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
+def test_deep_nests_that_decode_can_be_shown_and_pickled(place: str) -> None:
+    for depth in (20, 100, 300, 990):
+        agree(packed(place % ("[" * depth + "]" * depth)))
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=100, deadline=None)
+def test_arbitrary_bytes(data: bytes) -> None:
+    assert isinstance(agree(data), DecodeError)
+    agree(packed(data))
+
+
+class Token(str):
+    """A piece of JSON text that is written as it stands."""
+
+    __slots__ = ()
+
+
+def written(value: Any) -> str:
+    if isinstance(value, Token):
+        return value
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)}:{written(item)}" for key, item in value.items())
+        return "{" + ",".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(written, value)) + "]"
+    return json.dumps(value)
+
+
+numerals = st.one_of(
+    st.integers(-5, 5).map(str),
+    st.integers().map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.builds(
+        "{}{}{}".format,
+        st.sampled_from(["0", "-0", "7", "-12345678901234567890123", "9" * 300]),
+        st.sampled_from(["", ".0", ".00000000000000000000000001", ".98765432109876543210"]),
+        st.sampled_from(["", "e0", "E5", "e-30", "e+400", "e-400", "e99999999999999999999"]),
+    ),
+    st.sampled_from(["1e-99999999999999999999", "0e99999999999999999999"]),
+)
+words = st.sampled_from(
+    ["", "close", "CREATE", "UPDATE", "DELETE", "BUY", "1", "2", "NaN", "sNaN", "-inf", "true"]
+)
+texts = st.one_of(words, numerals, st.text(max_size=4))
+tokens = st.sampled_from([Token("NaN"), Token("-Infinity"), Token('"\\ud800"')])
+scalars = st.one_of(st.none(), st.booleans(), numerals.map(Token), words, texts, tokens)
+jsons = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(jsons)
+@settings(max_examples=100, deadline=None)
+def test_arbitrary_json(value: Any) -> None:
+    agree(packed(written(value)))
+
+
+def mostly(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(strategy, strategy, strategy, jsons)
+
+
+def objects(keys: str, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Objects with some of these keys, any values in them, and a key nobody has heard of."""
+    fields: dict[str, st.SearchStrategy[Any]] = dict.fromkeys([*keys.split(), "new"], jsons)
+    return st.fixed_dictionaries({}, optional={**fields, **known})
+
+
+POSITION_KEYS = "id cid pt cn con l pv op rp hm ra s mr oa ccv"
+TICK_KEYS = "id al rp ha mr bo so lt tp"
+ORDER_KEYS = """orderId contractId contractName symbol contractSide type price pricePrecision
+    volume dealVolume avgPrice orderAction"""
+ATTACHED_KEYS = """takerProfitStatus takerProfitTrigger takerProfitPrice takerProfitTriggerId
+    stopLossStatus stopLossTrigger stopLossPrice stopLossTriggerId takerProfit stopLoss"""
+TRIGGER_KEYS = """triggerOrderId type side triggerPrice price volume triggerType ctime expireTime
+    orderAction"""
+CHANNELS: dict[str, tuple[type, st.SearchStrategy[Any]]] = {
+    "ACCOUNT_UPDATE": (
+        AccountUpdate,
+        objects(
+            "uid t",
+            d=mostly(
+                objects(
+                    "et",
+                    a=mostly(st.lists(mostly(objects("c an la pn")), max_size=3)),
+                    p=mostly(objects(POSITION_KEYS)),
+                )
+            ),
+        ),
+    ),
+    "ADL_PRICE": (
+        AdlPrice,
+        objects("uid", l=mostly(st.lists(mostly(objects(TICK_KEYS)), max_size=3))),
+    ),
+    "SYSTEM": (SystemClose, objects("uid", et=st.just("close"))),
+    "order": (
+        Order,
+        objects("", order=mostly(objects(ORDER_KEYS, otoOrder=mostly(objects(ATTACHED_KEYS))))),
+    ),
+    "trigOrder": (Trigger, objects("", trigOrder=mostly(objects(TRIGGER_KEYS)))),
+    "unheard": (Unknown, objects("uid order d l")),
+}
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_arbitrary_json_in_the_shape_of(channel: str) -> None:
+    kind, body = CHANNELS[channel]
+
+    @given(body)
+    @settings(max_examples=60, deadline=None, database=None)
+    def check(body: Any) -> None:
+        event = agree(packed(written({**body, "channel": channel})))
+        assert type(event) in (kind, DecodeError, Unknown if channel == "SYSTEM" else kind)
+
+    check()
+
+
+REAL_TEXTS = [text_of(name) for name in NAMES] + [gzip.decompress(REAL)]
+
+
+def mutated(data: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    result = bytearray(data)
+    for place, removed, added in changes:
+        start = place % (len(result) + 1)
+        result[start : start + removed] = added
+    return bytes(result)
+
+
+pieces = st.one_of(
+    st.binary(max_size=4),
+    st.sampled_from([b"null", b"[]", b"{}", b'"', b"-", b"0", b"1e9", b".5", b"\\u0000"]),
+)
+changes = st.lists(
+    st.tuples(st.integers(0, 2000), st.integers(0, 8), pieces), min_size=1, max_size=3
+)
+
+
+@given(st.sampled_from(REAL_TEXTS), changes)
+@settings(max_examples=100, deadline=None)
+def test_mutated_json(text: bytes, changes: list[tuple[int, int, bytes]]) -> None:
+    agree(packed(mutated(text, changes)))
+
+
+@given(st.sampled_from([REAL, *map(packed, REAL_TEXTS)]), changes)
+@settings(max_examples=100, deadline=None)
+@example(REAL, [(0, 0, b"")])
+def test_mutated_frames(data: bytes, changes: list[tuple[int, int, bytes]]) -> None:
+    agree(mutated(data, changes))
+
+
+def test_every_single_value_replaced() -> None:
+    """Each place in each message, with each kind of value there."""
+    odd: list[Any] = [None, True, 0, -1, 1.5, 2**70, "", "x", "12", [], [1], [{}], {}, {"id": 1}]
+
+    def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        found = []
+        for key, item in inside:
+            found.append((*path, key))
+            if isinstance(item, (dict, list)):
+                found += places(item, (*path, key))
+        return found
+
+    for name in ("account_update_update", "adl_price_two", "order", "trig_order", "system_close"):
+        for path in places(load(name)):
+            for value in odd:
+                push = load(name)
+                place = push
+                for key in path[:-1]:
+                    place = place[key]
+                place[path[-1]] = value
+                try:
+                    assert repr(decode(pushed(push)))
+                except DecodeError:
+                    continue
+
+
+# --- many threads ---------------------------------------------------------------------------------
+
+
+def test_many_threads_at_once() -> None:
+    frames = {data: decode(data) for data in (REAL, *(packed(text_of(name)) for name in NAMES))}
+    wrong: list[object] = []
+
+    def run() -> None:
+        for _ in range(40):
+            for data, expected in frames.items():
+                event = decode(data)
+                if event != expected:
+                    wrong.append(event)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_sizes_up_to_the_limit() -> None:
+    head, tail = b'{"channel":"x","a":"', b'"}'
+    limit = 1024 * 1024
+    for size, accepted in ((limit, True), (limit + 1, False)):
+        text = head + b"x" * (size - len(head) - len(tail)) + tail
+        data = packed(text)
+        assert struct.unpack("<I", data[-4:]) == (size,)
+        try:
+            decode(data)
+        except DecodeError:
+            assert not accepted
+        else:
+            assert accepted

@@ -1,0 +1,835 @@
+"""The events: every attribute, and what they promise as values."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastpos import (
+    AccountUpdate,
+    AdlPrice,
+    AdlTick,
+    AttachedOrder,
+    Balance,
+    Disconnect,
+    Event,
+    Order,
+    Position,
+    Ready,
+    SystemClose,
+    Trigger,
+    Unknown,
+    decode,
+)
+from fastpos.book import Book
+
+from .pushes import NAMES, REAL, load, packed, pushed, text_of
+
+TICK = """id adl_level liquidation_price margin margin_rate best_bid best_ask last_price
+    mark_price"""
+ATTRIBUTES: dict[type, str] = {
+    Position: """change changed complete uid time_ms id contract_id contract_name contract_alias
+        margin_mode leverage volume open_price liquidation_price isolated_margin realized_pnl side
+        margin_rate open_margin closable_volume adl_level margin best_bid best_ask last_price
+        mark_price""",
+    AccountUpdate: "uid time_ms event_type balances position",
+    Balance: "coin available frozen isolated_margin",
+    AdlPrice: "uid ticks",
+    AdlTick: TICK,
+    Order: """order_id contract_id contract_name symbol side type price price_precision volume
+        filled_volume avg_price take_profit stop_loss action""",
+    AttachedOrder: "active trigger_price price trigger_order_id",
+    Trigger: """trigger_order_id type side trigger_price price volume trigger_type created_ms
+        expires_ms action""",
+    SystemClose: "uid",
+    Unknown: "",
+    Ready: "first gap_s attempts",
+    Disconnect: "reason close_code error retry_in_s",
+}
+PARTS = (Balance, AdlTick, AttachedOrder)  # of events
+EVENTS = [kind for kind in ATTRIBUTES if kind not in PARTS]
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+def names(kind: type) -> list[str]:
+    return [name for name in dir(kind) if not name.startswith("_")]
+
+
+def values(record: object) -> dict[str, Any]:
+    """All that a record says, without what is always there."""
+    said = {name: getattr(record, name) for name in names(type(record))}
+    return {name: said[name] for name in said if name not in ("raw", "received_ns")}
+
+
+def said(record: object) -> dict[str, Any]:
+    return {name: value for name, value in values(record).items() if value is not None}
+
+
+def decoded(name: str, number: Any = float) -> Any:
+    return decode(packed(text_of(name)), number)
+
+
+def order_with(**body: Any) -> Any:
+    return decode(pushed({"channel": "order", "order": body}))
+
+
+def position_with(**body: Any) -> Position:
+    update = decode(pushed({"channel": "ACCOUNT_UPDATE", "d": {"et": "UPDATE", "p": body}}))
+    assert isinstance(update, AccountUpdate)
+    assert update.position is not None
+    return update.position
+
+
+def merged() -> Position:
+    """A position as a stream hands it out."""
+    book = Book(float)
+    for name in ("account_update_create", "account_update_update"):
+        update = decoded(name)
+        book.apply_account(update)
+    assert update.position is not None
+    position: Position = update.position
+    return position
+
+
+SAMPLES: dict[str, Callable[[], Any]] = {
+    **{name: partial(decoded, name) for name in NAMES},
+    **{f"{name}, exact": partial(decoded, name, Decimal) for name in NAMES},
+    "the real frame": lambda: decode(REAL),
+    "the real frame, exact": lambda: decode(REAL, Decimal),
+    "a position": lambda: decoded("account_update_create").position,
+    "a merged position": merged,
+    "a balance": lambda: decoded("account_update_create").balances["BTC"],
+    "a tick": lambda: decoded("adl_price_two").ticks[1],
+    "an attached order": lambda: decoded("order").stop_loss,
+    "an unknown channel": lambda: decode(pushed({"channel": "fundingFee", "n": [1, {"a": None}]})),
+    "a position made": lambda: Position(id=7, side="BUY", volume=3),
+    "an update made": lambda: AccountUpdate(
+        balances={"BTC": Balance(coin="BTC", available=1.5)}, position=Position(id=7)
+    ),
+    "an order made": lambda: Order(order_id="12", take_profit=AttachedOrder(price=2.0)),
+    "a ready": lambda: Ready(first=False, gap_s=1.5, attempts=3),
+    "a disconnect": lambda: Disconnect(reason="gone", close_code=1001, retry_in_s=0.5),
+}
+
+
+@pytest.fixture(params=SAMPLES.values(), ids=list(SAMPLES))
+def make(request: pytest.FixtureRequest) -> Callable[[], Any]:
+    made: Callable[[], Any] = request.param
+    return made
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES, ids=lambda kind: kind.__name__)
+def test_each_class_has_its_attributes(kind: type) -> None:
+    expected = {*ATTRIBUTES[kind].split(), "raw"}
+    if kind not in PARTS:
+        expected.add("received_ns")
+    assert set(names(kind)) == expected
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES, ids=lambda kind: kind.__name__)
+def test_each_attribute_is_documented(kind: type) -> None:
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
+def test_every_event_has_raw_and_received_ns(kind: Any) -> None:
+    event = kind()
+    assert isinstance(event, Event)
+    assert event.raw == {}
+    assert isinstance(event.received_ns, int)
+
+
+USDT = {"coin": "USDT", "available": 122624.12345678, "frozen": 100.12345678}
+TWO_COINS = {
+    "USDT": {**USDT, "isolated_margin": 50.12345678},
+    "BTC": {**USDT, "coin": "BTC", "isolated_margin": 50.12345678},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "time_ms", "event_type"),
+    [
+        ("account_update_create", 1564745798938, "CREATE"),
+        ("account_update_update", 1564745799938, "UPDATE"),
+        ("account_update_delete", 1564745800938, "DELETE"),
+        ("account_update_default", 1564745801938, "DEFAULT"),
+    ],
+)
+def test_account_update(name: str, time_ms: int, event_type: str) -> None:
+    update = decoded(name)
+    assert type(update) is AccountUpdate
+    assert (update.uid, update.time_ms, update.event_type) == (1001, time_ms, event_type)
+    assert {coin: values(balance) for coin, balance in update.balances.items()} == TWO_COINS
+    assert list(update.balances) == ["USDT", "BTC"]
+    assert update.raw == load(name)
+    position = update.position
+    assert (position is None) == (event_type == "DEFAULT")
+    if position is not None:
+        assert type(position) is Position
+        assert (position.uid, position.time_ms, position.change) == (1001, time_ms, event_type)
+        assert position.received_ns == update.received_ns
+        assert position.raw == load(name)
+
+
+POSITION = {
+    "contract_id": 127,
+    "contract_name": "S-BTC-USDT",
+    "contract_alias": "BTCUSDT-EXUSD",
+    "margin_mode": "CROSS",
+    "leverage": 20,
+    "volume": 12.0,
+    "open_price": 98533.6,
+    "liquidation_price": 68000.3,
+    "isolated_margin": 98.22008325596366,
+    "realized_pnl": 2.0,
+    "side": "BUY",
+    "margin_rate": 0.0847015132701974,
+    "open_margin": 0.0847015132701974,
+    "closable_volume": 2.0,
+}
+
+
+def test_a_new_position() -> None:
+    assert said(decoded("account_update_create").position) == {
+        **POSITION,
+        "change": "CREATE",
+        "changed": frozenset(POSITION),
+        "complete": True,
+        "uid": 1001,
+        "time_ms": 1564745798938,
+        "id": 90762,
+    }
+
+
+def test_a_changed_position_as_the_wire_gave_it() -> None:
+    assert said(decoded("account_update_update").position) == {
+        "change": "UPDATE",
+        "changed": frozenset({"volume", "margin_rate"}),
+        "complete": False,
+        "uid": 1001,
+        "time_ms": 1564745799938,
+        "id": 90762,
+        "volume": 7.0,
+        "margin_rate": 0.09,
+    }
+
+
+def test_a_closed_position_as_the_wire_gave_it() -> None:
+    assert said(decoded("account_update_delete").position) == {
+        "change": "DELETE",
+        "changed": frozenset(),
+        "complete": False,
+        "uid": 1001,
+        "time_ms": 1564745800938,
+        "id": 90762,
+    }
+
+
+def test_risk_ticks() -> None:
+    event = decoded("adl_price_two")
+    assert type(event) is AdlPrice
+    assert event.uid == 1001
+    assert [values(tick) for tick in event.ticks] == [
+        {
+            "id": id_,
+            "adl_level": 1,
+            "liquidation_price": 68000.3,
+            "margin": 98.22008325596366,
+            "margin_rate": 0.0847015132701974,
+            "best_bid": 79000.0,
+            "best_ask": 78000.0,
+            "last_price": 78500.0,
+            "mark_price": 78000.0,
+        }
+        for id_ in (7001, 7002)
+    ]
+    assert [tick.raw for tick in event.ticks] == load("adl_price_two")["l"]
+
+
+def test_order() -> None:
+    order = decoded("order")
+    assert type(order) is Order
+    attached = {"active": False, "price": 0.0, "trigger_order_id": None}
+    assert values(order.take_profit) == {**attached, "trigger_price": 61001.0}
+    assert values(order.stop_loss) == {**attached, "trigger_price": 61004.0}
+    assert values(order) == {
+        "order_id": "2094043912705377045",
+        "contract_id": 127,
+        "contract_name": "E-BTC-USDT",
+        "symbol": "BTC-USDT",
+        "side": "xxx",
+        "type": 1,
+        "price": 61001.0,
+        "price_precision": 3,
+        "volume": 100.0,
+        "filled_volume": 0.0,
+        "avg_price": 0.0,
+        "take_profit": order.take_profit,
+        "stop_loss": order.stop_loss,
+        "action": "NEW",
+    }
+
+
+def test_trigger() -> None:
+    trigger = decoded("trig_order")
+    assert type(trigger) is Trigger
+    assert values(trigger) == {
+        "trigger_order_id": "1322738336974712854",
+        "type": 1,
+        "side": "buy",
+        "trigger_price": 61001.0,
+        "price": 61003.0,
+        "volume": 10.0,
+        "trigger_type": 3,
+        "created_ms": 1709550135000,
+        "expires_ms": 1710759735000,
+        "action": "NEW",
+    }
+
+
+def test_system_close() -> None:
+    event = decoded("system_close")
+    assert type(event) is SystemClose
+    assert event.uid == 1001
+
+
+@pytest.mark.parametrize("number", [float, Decimal])
+def test_the_real_frame(number: Any) -> None:
+    """Against the standard library's reading of the same JSON."""
+    wire = json.loads(gzip.decompress(REAL), parse_float=number)
+    event = decode(REAL, number)
+    assert isinstance(event, AdlPrice)
+    assert event.uid == wire["uid"]
+    assert event.raw == wire
+    keys = dict(
+        zip(TICK.split(), ("id", "al", "rp", "ha", "mr", "bo", "so", "lt", "tp"), strict=True)
+    )
+    assert event.ticks
+    assert [values(tick) for tick in event.ticks] == [
+        {name: tick.get(key) for name, key in keys.items()} for tick in wire["l"]
+    ]
+    for tick in event.ticks:
+        assert type(tick.mark_price) is number
+        assert type(tick.id) is int
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", [float, Decimal])
+def test_raw_is_the_whole_message(name: str, number: Any) -> None:
+    event = decoded(name, number)
+    assert event.raw == json.loads(text_of(name), parse_float=number)
+
+
+def test_received_ns_is_the_time_of_reading() -> None:
+    before = time.time_ns()
+    event = decoded("order")
+    assert before <= event.received_ns <= time.time_ns()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_are_of_one_type(name: str) -> None:
+    event = decoded(name, Decimal)
+    parts = [event, *getattr(event, "ticks", ()), *getattr(event, "balances", {}).values()]
+    parts += [part for part in (getattr(event, "position", None),) if part]
+    for part in parts:
+        assert not [key for key, value in values(part).items() if type(value) is float]
+
+
+# --- what deployments do differently --------------------------------------------------------------
+
+
+EMPTY = {
+    "account": {"channel": "ACCOUNT_UPDATE", "d": {"p": {"unheard": 1}, "a": [{"c": "X"}]}},
+    "ticks": {"channel": "ADL_PRICE", "l": [{}]},
+    "no ticks": {"channel": "ADL_PRICE"},
+    "order": {"channel": "order", "order": {}},
+    "attached": {"channel": "order", "order": {"otoOrder": {}}},
+    "trigger": {"channel": "trigOrder", "trigOrder": {}},
+    "system": {"channel": "SYSTEM", "et": "close"},
+}
+
+
+@pytest.mark.parametrize("push", EMPTY.values(), ids=list(EMPTY))
+def test_what_is_missing_is_none(push: Any) -> None:
+    event: Any = decode(pushed(push))
+    present = said(event)
+    for name in ("balances", "ticks", "position"):
+        present.pop(name, None)
+    assert present == {}
+    for tick in getattr(event, "ticks", ()):
+        assert said(tick) == {}
+    if isinstance(event, AccountUpdate):
+        assert said(event.position) == {"changed": frozenset(), "complete": False}
+        assert said(event.balances["X"]) == {"coin": "X"}
+
+
+def nulled(value: Any, keep: tuple[str, ...] = ("channel", "et", "c")) -> Any:
+    """The same object with null for every single value in it."""
+    if isinstance(value, dict):
+        return {key: value[key] if key in keep else nulled(value[key]) for key in value}
+    if isinstance(value, list):
+        return [nulled(item) for item in value]
+    return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_null_is_none(name: str) -> None:
+    event: Any = decode(pushed(nulled(load(name))))
+    assert type(event) is type(decoded(name))
+    change = load(name).get("d", {}).get("et")
+    present = said(event)
+    position = present.pop("position", None)
+    if position is not None:
+        assert {k: v for k, v in said(position).items() if k != "complete"} == {
+            "change": change,
+            "changed": frozenset(),
+        }
+    for coin, balance in present.pop("balances", {}).items():
+        assert said(balance) == {"coin": coin}
+    for tick in present.pop("ticks", ()):
+        assert said(tick) == {}
+    for attached in (present.pop("take_profit", None), present.pop("stop_loss", None)):
+        assert attached is None or said(attached) == {}
+    assert present in ({}, {"event_type": change})
+
+
+@pytest.mark.parametrize(
+    "push",
+    [
+        {"channel": "ADL_PRICE", "l": None},
+        {"channel": "ACCOUNT_UPDATE", "d": {"et": "DEFAULT", "a": None, "p": None}},
+        {"channel": "ACCOUNT_UPDATE", "d": {"et": "DEFAULT", "p": {}}},
+        {"channel": "order", "order": {"otoOrder": None}},
+    ],
+)
+def test_parts_that_are_null_are_not_there(push: Any) -> None:
+    event: Any = decode(pushed(push))
+    if isinstance(event, AccountUpdate):
+        assert event.position is None
+        assert event.balances == {}
+    elif isinstance(event, AdlPrice):
+        assert event.ticks == ()
+    else:
+        assert event.take_profit is None
+        assert event.stop_loss is None
+
+
+def flipped(value: Any) -> Any:
+    """The same object with a string for each number and flag, and the reverse."""
+    if isinstance(value, dict):
+        return {key: flipped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [flipped(item) for item in value]
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value) if value is not None else None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", [float, Decimal])
+def test_the_other_json_type_says_the_same(name: str, number: Any) -> None:
+    other = flipped(load(name))
+    assert other != load(name)
+    event = decode(pushed(other), number)
+    assert event == decoded(name, number)
+    assert repr(event) == repr(decoded(name, number))
+
+
+@pytest.mark.parametrize("value", [90762, "90762", 90762.0])
+def test_an_id_in_any_form_is_an_int(value: Any) -> None:
+    id_ = position_with(id=value).id
+    assert id_ == 90762
+    assert type(id_) is int
+
+
+@pytest.mark.parametrize(
+    "value", [True, [], {}, "many", "", " ", "1e5x", "1_000", "nan", "Infinity", "-inf"]
+)
+@pytest.mark.parametrize("number", [float, Decimal])
+def test_what_is_no_number_is_passed_on(value: Any, number: Any) -> None:
+    push = {"channel": "order", "order": {"price": value, "contractId": value}}
+    order: Any = decode(pushed(push), number)
+    for passed in (order.contract_id, order.price):
+        assert passed == value
+        assert type(passed) is type(value)
+
+
+@pytest.mark.parametrize("value", ["sNaN", "-sNaN", "sNaN123", "NaN123"])
+def test_decimals_own_words_are_no_numbers(value: str) -> None:
+    order: Any = decode(pushed({"channel": "order", "order": {"price": value}}), Decimal)
+    assert order.price == value
+    assert value in repr(order)
+
+
+def test_a_decimal_string_beyond_a_double_is_exact() -> None:
+    order: Any = decode(pushed({"channel": "order", "order": {"price": "1E+400"}}), Decimal)
+    assert order.price == Decimal("1E+400")
+
+
+@pytest.mark.parametrize("value", ["0", "9", "", "buy", 7, 1.5, True, [1], {"a": 1}])
+def test_undocumented_codes_are_passed_on(value: Any) -> None:
+    assert order_with(orderAction=value).action == value
+    assert position_with(id=1, pt=value).margin_mode == value
+    assert order_with(contractSide=value, type=value).side in (value, str(value))
+    assert order_with(otoOrder={"stopLossStatus": value}).stop_loss.active == (
+        False if value == "0" else value
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "action"), [("1", "NEW"), ("2", "CANCEL"), ("3", "CHANGE"), (1, "NEW"), (3, "CHANGE")]
+)
+def test_actions(code: Any, action: str) -> None:
+    assert order_with(orderAction=code).action == action
+
+
+@pytest.mark.parametrize(
+    ("code", "mode"), [(1, "CROSS"), (2, "ISOLATED"), ("1", "CROSS"), ("2", "ISOLATED")]
+)
+def test_margin_modes(code: Any, mode: str) -> None:
+    assert position_with(id=1, pt=code).margin_mode == mode
+
+
+@pytest.mark.parametrize("value", [True, "true", "True", "TRUE", 1, "1"])
+def test_flags(value: Any) -> None:
+    assert order_with(otoOrder={"takerProfitStatus": value}).take_profit.active is True
+
+
+def test_only_one_of_two_attached_orders() -> None:
+    order = order_with(otoOrder={"stopLossPrice": 5, "stopLossTriggerId": 77})
+    assert order.take_profit is None
+    assert said(order.stop_loss) == {"price": 5.0, "trigger_order_id": "77"}
+
+
+def test_undocumented_fields_are_in_raw() -> None:
+    order = order_with(orderId="1", feeCoin="BTC")
+    assert order.raw["order"]["feeCoin"] == "BTC"
+    assert order == order_with(orderId="1")
+
+
+HUGE = 12345678901234567890123456789  # 29 digits: over 64 bits
+IDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "position": ('"channel":"ACCOUNT_UPDATE","d":{"p":{"id":%s}}', lambda e: e.position.id),
+    "position's contract": (
+        '"channel":"ACCOUNT_UPDATE","d":{"p":{"id":1,"cid":%s}}',
+        lambda e: e.position.contract_id,
+    ),
+    "user of an update": ('"channel":"ACCOUNT_UPDATE","uid":%s,"d":{}', lambda e: e.uid),
+    "user of a position": (
+        '"channel":"ACCOUNT_UPDATE","uid":%s,"d":{"p":{"id":1}}',
+        lambda e: e.position.uid,
+    ),
+    "tick": ('"channel":"ADL_PRICE","l":[{"id":5},{"id":%s}]', lambda e: e.ticks[1].id),
+    "user of ticks": ('"channel":"ADL_PRICE","uid":%s', lambda e: e.uid),
+    "order": ('"channel":"order","order":{"orderId":%s}', lambda e: int(e.order_id)),
+    "order's contract": (
+        '"channel":"order","order":{"contractId":%s}',
+        lambda e: e.contract_id,
+    ),
+    "take profit": (
+        '"channel":"order","order":{"otoOrder":{"takerProfitTriggerId":%s}}',
+        lambda e: int(e.take_profit.trigger_order_id),
+    ),
+    "stop loss": (
+        '"channel":"order","order":{"otoOrder":{"stopLossTriggerId":%s}}',
+        lambda e: int(e.stop_loss.trigger_order_id),
+    ),
+    "trigger": (
+        '"channel":"trigOrder","trigOrder":{"triggerOrderId":%s}',
+        lambda e: int(e.trigger_order_id),
+    ),
+    "user of a close": ('"channel":"SYSTEM","et":"close","uid":%s', lambda e: e.uid),
+}
+
+
+@pytest.mark.parametrize("where", IDS)
+@pytest.mark.parametrize("number", [float, Decimal])
+def test_ids_are_exact(where: str, number: Any) -> None:
+    wire, get = IDS[where]
+    for id_ in (2**53 + 1, 2**63 - 1, 2**64 - 1, -HUGE, HUGE, 2**64 + 1):
+        for form in ("%d", '"%d"'):
+            event = decode(packed("{" + wire % (form % id_) + "}"), number)
+            assert get(event) == id_, form
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def test_immutable(make: Callable[[], Any]) -> None:
+    record = make()
+    for name in names(type(record)):
+        with pytest.raises(AttributeError):
+            setattr(record, name, None)
+        with pytest.raises(AttributeError):
+            delattr(record, name)
+    with pytest.raises(AttributeError):
+        record.note = "mine"
+    assert record == make()
+
+
+def test_what_was_handed_out_is_the_readers_own() -> None:
+    update = decoded("account_update_create")
+    update.balances.clear()
+    assert list(update.balances) == ["USDT", "BTC"]
+
+
+def test_equal_to_its_like(make: Callable[[], Any]) -> None:
+    one, other = make(), make()
+    assert one is not other
+    assert one == other
+    assert (one != other) is False
+    assert hash(one) == hash(other)
+    assert len({one, other}) == 1
+    assert one != values(one)
+    assert one is not None
+    assert one != Position(id=-1)
+    assert one != Ready()
+
+
+@pytest.mark.parametrize("path", [("price",), ("orderId",), ("otoOrder", "stopLossPrice")])
+def test_unequal_in_one_attribute(path: tuple[str, ...]) -> None:
+    push = load("order")
+    place = push["order"]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = 4711
+    assert decode(pushed(push)) != decoded("order")
+
+
+def test_unequal_pushes_on_unknown_channels() -> None:
+    one = decode(pushed({"channel": "fundingFee", "rate": 1}))
+    assert one == decode(pushed({"channel": "fundingFee", "rate": 1}))
+    assert one != decode(pushed({"channel": "fundingFee", "rate": 2}))
+    assert one != decode(pushed({"channel": "notice"}))
+
+
+def test_parts_are_no_events_and_classes_do_not_mix() -> None:
+    assert AdlTick(id=7) != Position(id=7)
+    assert Balance() != AttachedOrder()
+    assert Order(type=1) != Trigger(type=1)
+
+
+def test_hash_of_an_undocumented_id() -> None:
+    for id_ in ([1], {"a": 1}, None, True, 1.5):
+        position = position_with(id=id_, pv=1)
+        assert hash(position) == hash(position_with(id=id_, pv=1))
+
+
+def test_position_hash_goes_by_id() -> None:
+    assert len({Position(id=number) for number in range(100)}) == 100
+    assert len({hash(Position(id=number)) for number in range(100)}) > 90
+
+
+def test_repr_is_one_line_with_what_is_known(make: Callable[[], Any]) -> None:
+    record = make()
+    shown = repr(record)
+    assert shown.startswith(f"{type(record).__name__}(")
+    assert shown.endswith(")")
+    assert "\n" not in shown
+    assert "=None" not in shown
+    for name, value in said(record).items():
+        if value not in (False, 0, ()) and name != "error":
+            assert f"{name}={value!r}" in shown
+
+
+def test_repr_of_an_unknown_push_says_what_it_was() -> None:
+    assert "fundingFee" in repr(decode(pushed({"channel": "fundingFee", "rate": 1})))
+
+
+def test_repr_can_be_evaluated() -> None:
+    for name in ("order", "trig_order", "system_close", "account_update_create", "adl_price_two"):
+        event = decoded(name)
+        scope = {kind.__name__: kind for kind in ATTRIBUTES}
+        assert eval(repr(event), scope) == event
+
+
+@pytest.mark.parametrize("protocols", [(0, 1), PROTOCOLS[2:]], ids=["old", "usual"])
+def test_pickle(make: Callable[[], Any], protocols: Iterable[int]) -> None:
+    record = make()
+    for protocol in protocols:
+        again = pickle.loads(pickle.dumps(record, protocol))
+        assert type(again) is type(record)
+        assert again == record
+        assert values(again) == values(record)
+        assert again.raw == record.raw
+        if isinstance(record, Event):
+            assert again.received_ns == record.received_ns
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])
+def test_copies(make: Callable[[], Any], copied: Callable[[Any], Any]) -> None:
+    record = make()
+    again = copied(record)
+    assert type(again) is type(record)
+    assert again == record
+    assert values(again) == values(record)
+    assert again.raw == record.raw
+
+
+# --- made with keywords ---------------------------------------------------------------------------
+
+
+MADE: dict[str, Any] = {
+    "change": "UPDATE",
+    "changed": frozenset({"volume"}),
+    "complete": True,
+    "contract_name": "E-BTC-USDT",
+    "contract_alias": "BTC",
+    "contract_side": "BUY",
+    "margin_mode": "ISOLATED",
+    "side": "SELL",
+    "event_type": "CREATE",
+    "balances": {"BTC": Balance(coin="BTC")},
+    "position": Position(id=3),
+    "coin": "BTC",
+    "ticks": (AdlTick(id=3),),
+    "order_id": "2094043912705377045",
+    "trigger_order_id": "1322738336974712854",
+    "symbol": "BTC-USDT",
+    "take_profit": AttachedOrder(active=True),
+    "stop_loss": AttachedOrder(price=5.0),
+    "action": "CHANGE",
+    "active": True,
+    "first": True,
+    "reason": "gone",
+    "error": ValueError("x"),
+    "raw": {"channel": "x"},
+}
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES, ids=lambda kind: kind.__name__)
+def test_every_attribute_can_be_given(kind: Any) -> None:
+    given = {name: MADE.get(name, 17) for name in names(kind)}
+    record = kind(**given)
+    assert {name: getattr(record, name) for name in given} == given
+    for name, value in given.items():  # and alone
+        assert getattr(kind(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES, ids=lambda kind: kind.__name__)
+def test_made_from_nothing(kind: Any) -> None:
+    record = kind()
+    assert record.raw == {}
+    assert repr(record).startswith(f"{kind.__name__}(")
+    defaults = {
+        "complete": False,
+        "changed": frozenset(),
+        "balances": {},
+        "ticks": (),
+        "first": False,
+        "attempts": 0,
+        "reason": "",
+    }
+    assert values(record) == {
+        name: defaults.get(name) for name in names(kind) if name not in ("raw", "received_ns")
+    }
+
+
+def test_made_is_equal_to_received() -> None:
+    assert decoded("trig_order") == Trigger(
+        trigger_order_id="1322738336974712854",
+        type=1,
+        side="buy",
+        trigger_price=61001,
+        price=61003.0,
+        volume=10,
+        trigger_type=3,
+        created_ms=1709550135000,
+        expires_ms=1710759735000,
+        action="NEW",
+    )
+    assert decoded("system_close") == SystemClose(uid=1001)
+
+
+def test_a_decimal_given_stays_one() -> None:
+    price = Order(price=Decimal("1.10")).price
+    assert type(price) is Decimal
+    assert str(price) == "1.10"
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES, ids=lambda kind: kind.__name__)
+def test_wrong_names_are_refused(kind: Any) -> None:
+    with pytest.raises(TypeError, match="prize"):
+        kind(prize=1)
+    with pytest.raises(TypeError, match="_raw"):
+        kind(_raw={})
+    with pytest.raises(TypeError):
+        kind(1)
+
+
+SNIPPET = """\
+from fastpos import AccountUpdate, Order, Position, PositionStream
+
+order = Order(order_id="1", price=2.5, take_profit=None)
+reveal_type(order.order_id)
+reveal_type(order.stop_loss)
+order.price = 3.0  # refused
+Order(prize=1)  # refused
+Order("1")  # refused
+Position(id="x")  # refused
+if order.price is not None:
+    cost: float = order.price * 2
+
+
+def on_account(update: AccountUpdate) -> None:
+    reveal_type(update.balances)
+
+
+def on_order(order: Order) -> None: ...
+
+
+stream = PositionStream(api_key="k", broker=1, on_account=on_account)
+stream.on_order = on_order
+stream.on_order = None
+stream.on_order = on_account  # refused
+PositionStream(api_key="k", broker=1, on_order=on_account)  # refused
+
+
+@stream.on_order
+def added(order: Order) -> int:
+    return 1
+
+
+reveal_type(added)
+"""
+
+
+def test_a_type_checker_knows_them(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    pytest.importorskip("mypy")
+    script = tmp_path / "snippet.py"
+    script.write_text(SNIPPET)
+    cache = pytestconfig.cache
+    folder = cache.mkdir("mypy") if cache is not None else tmp_path / "cache"
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file="]
+    command += ["--cache-dir", str(folder), str(script)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert result.returncode in (0, 1), result.stderr
+    lines = result.stdout.splitlines()
+    refused = {int(line.split(":")[1]) for line in lines if ": error: " in line}
+    expected = {n for n, line in enumerate(SNIPPET.splitlines(), 1) if "# refused" in line}
+    assert refused - expected == set(), result.stdout
+    assert expected - refused == set(), result.stdout
+    revealed = [line.split('"')[1] for line in lines if "Revealed type" in line]
+    assert revealed[0] == "str | None"
+    assert "AttachedOrder | None" in revealed[1]
+    assert "dict[" in revealed[2]
+    assert "fastpos.events.Order" in revealed[3]
+    assert revealed[3].endswith("-> int")
