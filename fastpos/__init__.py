@@ -14,6 +14,7 @@ from .errors import (
     FastposError,
     ProtocolError,
     ReconnectExhausted,
+    SnapshotError,
     SubscriptionError,
 )
 from .events import (
@@ -33,6 +34,7 @@ from .events import (
 )
 from .inflate import inflater
 from .reconnect import ReconnectPolicy
+from .snapshot import Snapshot
 from .stats import Stats
 from .stream import PositionStream
 
@@ -56,6 +58,8 @@ __all__ = [
     "Ready",
     "ReconnectExhausted",
     "ReconnectPolicy",
+    "Snapshot",
+    "SnapshotError",
     "Stats",
     "SubscriptionError",
     "SystemClose",

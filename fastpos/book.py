@@ -1,37 +1,28 @@
-"""The position book: what is known of each position and balance, merged.
+"""The book: the account's state, with a journal for when a snapshot is on its way.
 
-An UPDATE and a tick carry only part of a position, so the book keeps the wire's values and merges
-what comes over them. What it hands out is never changed afterwards: a merge makes a new dict.
-
-Threads: the reader applies, anybody reads. `_lock` guards the two dicts and the entries in them.
+Threads: the reader applies and merges, anybody reads, dumps and loads. `_lock` guards `_state` and
+what is in it. The journal is the reader's own.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
-from .events import AccountUpdate, AdlPrice, Balance, Position, position_of
-from .fields import NumberType, as_integer, as_text
+from .events import AccountUpdate, AdlPrice, Balance, Event, Order, Position, Trigger
+from .fields import NumberType, as_integer
+from .snapshot import Snapshot
+from .state import PositionEntry, State, _Entry
 
 __all__ = ["Book"]
 
-
-class _Entry:
-    """One position. `wire` may have been handed out, so it is replaced and not changed."""
-
-    __slots__ = ("complete", "latest", "wire")
-
-    def __init__(
-        self, wire: dict[str, Any], complete: bool, latest: AccountUpdate | AdlPrice
-    ) -> None:
-        self.wire = wire
-        self.complete = complete
-        self.latest = latest  # the push that was last merged
+# How many pushes are kept for a snapshot that is on its way.
+JOURNAL_LIMIT = 10_000
 
 
 class Book:
-    """Positions by id and balances by coin.
+    """What is known of the account: positions, balances, open orders and triggers.
 
     Args:
         number: type of numbers in what is handed out.
@@ -39,73 +30,171 @@ class Book:
 
     def __init__(self, number: NumberType) -> None:
         self._number = number
-        self._lock = threading.Lock()
-        self._positions: dict[int, _Entry] = {}
-        self._balances: dict[str, dict[str, Any]] = {}
+        self._lock = threading.RLock()  # a signal handler may read while the reader merges
+        self._state = State(number)
+        self._journal: list[Event] | None = None
+
+    # --- reading ----------------------------------------------------------------------------
 
     @property
     def positions(self) -> dict[int, Position]:
         """All positions, merged; a new dict. They are no events: their `change` is None."""
         with self._lock:
-            entries = [(id, e.latest, e.wire, e.complete) for id, e in self._positions.items()]
-        return {
-            id: position_of(latest, wire, wire, complete, None)
-            for id, latest, wire, complete in entries
-        }
+            return self._state.show_positions()
 
     @property
     def balances(self) -> dict[str, Balance]:
         """All balances; a new dict."""
         with self._lock:
-            items = list(self._balances.items())
-        return {coin: Balance._view(wire, self._number) for coin, wire in items}
+            return self._state.show_balances()
+
+    @property
+    def orders(self) -> dict[str, Order]:
+        """The open orders that were heard of; a new dict."""
+        with self._lock:
+            return self._state.show_orders()
+
+    @property
+    def triggers(self) -> dict[str, Trigger]:
+        """The waiting triggers that were heard of; a new dict."""
+        with self._lock:
+            return self._state.show_triggers()
+
+    # --- the reader's -----------------------------------------------------------------------
 
     def apply_account(self, update: AccountUpdate) -> None:
         """Merge a push, and make its position the merged one."""
-        body = update._wire["d"]
         with self._lock:
-            for wire in body.get("a") or ():
-                coin = as_text(wire.get("c"))
-                if type(coin) is str:
-                    self._balances[coin] = _merged(self._balances.get(coin, {}), wire)
-            wire = body.get("p")
-            if wire:
-                update._position = self._merge(update, wire, body.get("et"))
-
-    def _merge(self, update: AccountUpdate, part: dict[str, Any], change: Any) -> Position:
-        id = as_integer(part.get("id"))
-        entry = self._positions.get(id) if type(id) is int else None
-        before = entry.wire if entry is not None else {}
-        wire = _merged(before, part)
-        complete = change == "CREATE" or (entry is not None and entry.complete)
-        if type(id) is not int:  # nothing to merge with later
-            pass
-        elif change == "DELETE":
-            self._positions.pop(id, None)
-        else:
-            self._positions[id] = _Entry(wire, complete, update)
-        return position_of(update, wire, before, complete, change)
+            position = self._state.apply_account(update)
+        if position is not None:
+            update._position = position
+        if self._journal is not None:
+            self._note(update)
 
     def apply_ticks(self, event: AdlPrice) -> None:
         """Merge a risk tick."""
         with self._lock:
-            for wire in event._wire.get("l") or ():
-                id = as_integer(wire.get("id"))
-                if type(id) is not int:
-                    continue
-                entry = self._positions.get(id)
-                if entry is None:
-                    self._positions[id] = _Entry({**wire}, False, event)
-                else:
-                    entry.wire = _merged(entry.wire, wire)
-                    entry.latest = event
+            self._state.apply_ticks(event)
+        if self._journal is not None:
+            self._note(event)
+
+    def apply_order(self, order: Order) -> None:
+        """Keep or drop an order."""
+        with self._lock:
+            self._state.apply_order(order)
+        if self._journal is not None:
+            self._note(order)
+
+    def apply_trigger(self, trigger: Trigger) -> None:
+        """Keep or drop a trigger."""
+        with self._lock:
+            self._state.apply_trigger(trigger)
+        if self._journal is not None:
+            self._note(trigger)
+
+    def mark_stale(self) -> None:
+        """Take note that pushes may have been missed."""
+        self._journal = None
+        with self._lock:
+            self._state.mark_stale()
+
+    def begin_journal(self) -> None:
+        """Keep the pushes from now on, until `merge`."""
+        self._journal = []
+
+    @property
+    def journal_is_whole(self) -> bool:
+        """Whether every push since `begin_journal` was kept."""
+        return self._journal is not None
+
+    def _note(self, event: Event) -> None:
+        if self._journal is not None:
+            if len(self._journal) < JOURNAL_LIMIT:
+                self._journal.append(event)
+            else:
+                self._journal = None
+
+    def merge(self, snapshot: Snapshot, received_ns: int) -> list[Position]:
+        """Take a snapshot that was asked for after `begin_journal`, and the journal over it.
+
+        Returns:
+            What has changed by it, as events.
+
+        Raises:
+            TypeError, ValueError: it is no snapshot. Nothing has changed then.
+        """
+        journal = self._journal
+        assert journal is not None
+        latest = _nothing(self._number, received_ns)
+        with self._lock:
+            state = State(self._number, base=self._state)
+            state.take(snapshot, latest)
+            for event in journal:
+                state.apply(event)
+            events = state.differences(latest)
+            state.base = None
+            for entry in state.positions.values():
+                entry.missed = 0
+                entry.stale = frozenset()
+                entry.announced = True
+            self._state = state
+        self._journal = None
+        return events
+
+    # --- saving and loading -----------------------------------------------------------------
+
+    def dump(self) -> str:
+        """Give all that is known as JSON, for `load`. Decimals are kept in full."""
+        with self._lock:
+            state = self._state
+            content = {
+                "version": 1,
+                "positions": [
+                    {"complete": entry.complete, "wire": entry.wire}
+                    for entry in state.positions.values()
+                ],
+                "balances": [entry.wire for entry in state.balances.values()],
+                "orders": [entry.wire for entry in state.orders.values()],
+                "triggers": [entry.wire for entry in state.triggers.values()],
+            }
+            return json.dumps(content, default=str)
+
+    def load(self, text: str) -> None:
+        """Take in what `dump` gave, as stale; what is known already is not touched.
+
+        Raises:
+            ValueError: it is not what `dump` gave. Nothing is taken in then.
+        """
+        latest = _nothing(self._number, 0)
+        try:
+            content = json.loads(text)
+            if content["version"] != 1:
+                raise ValueError(f"version {content['version']!r} is not known")
+            loaded = State(self._number)
+            for item in content["positions"]:
+                id = as_integer(item["wire"]["id"])
+                loaded.positions[id] = PositionEntry(
+                    dict(item["wire"]), latest, complete=bool(item["complete"]), announced=True
+                )
+            for name, key in _KEYS.items():
+                known: dict[str, _Entry] = getattr(loaded, name)
+                for wire in content[name]:
+                    known[str(wire[key])] = _Entry(dict(wire), latest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not what Book.dump() gave: {error}") from None
+        loaded.mark_stale()
+        with self._lock:
+            for name in ("positions", *_KEYS):
+                mine: dict[Any, Any] = getattr(self._state, name)
+                setattr(self._state, name, {**getattr(loaded, name), **mine})
 
 
-def _merged(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
-    """Both together; a null is no news."""
-    merged = {**known, **news}
-    if None in news.values():
-        for key, value in known.items():
-            if news.get(key) is None:
-                merged[key] = value
-    return merged
+# What balances, orders and triggers go by.
+_KEYS = {"balances": "c", "orders": "orderId", "triggers": "triggerOrderId"}
+
+
+def _nothing(number: NumberType, received_ns: int) -> AccountUpdate:
+    """A push that says nothing, for what did not come by one."""
+    event = AccountUpdate._view({}, number)
+    event._received_ns = received_ns
+    return event

@@ -56,7 +56,9 @@ class Handlers(Generic[E]):
         with self._lock:
             self.functions = () if function is None else (function,)
 
-    def failure(self, function: Callable[[E], object], event: E, error: Exception) -> CallbackError:
+    def failure(
+        self, function: Callable[[E], object], event: E, error: BaseException
+    ) -> CallbackError:
         """Make the report of `function` having raised `error`."""
         name = getattr(function, "__qualname__", None) or _shown(repr, function)
         said = _shown(str, error)

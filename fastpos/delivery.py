@@ -41,6 +41,8 @@ class Delivery:
         self._number = number
         self.muted = False
         """True once no function may be called any more; set by the thread that stops."""
+        self.background = True
+        """Whether this runs on a thread of ours, where a user's sys.exit() would end nothing."""
         self._routes: dict[type, Callable[[Any], None]] = {
             AccountUpdate: self._account_update,
             AdlPrice: self._adl_price,
@@ -87,7 +89,9 @@ class Delivery:
                 return
             try:
                 function(event)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                if isinstance(error, SystemExit) and not self.background:
+                    raise
                 self._counters.callback_errors += 1
                 self.report(handlers.failure(function, event, error))
 

@@ -13,6 +13,7 @@ __all__ = [
     "FastposError",
     "ProtocolError",
     "ReconnectExhausted",
+    "SnapshotError",
     "SubscriptionError",
 ]
 
@@ -114,6 +115,31 @@ class CallbackError(FastposError):
         super().__init__(message, event, callback)
         self.event = event
         self.callback = callback
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SnapshotError(FastposError):
+    """A snapshot of the account could not be had.
+
+    Attributes:
+        code: the exchange's own error code (like -1121), None where it gave none.
+        status: the HTTP status of its answer, None where there was no answer.
+        retry_after: seconds that it asked to wait, None where it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: int | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, code, status, retry_after)
+        self.code = code
+        self.status = status
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -23,6 +23,7 @@ __all__ = [
     "Order",
     "Position",
     "Ready",
+    "Synced",
     "SystemClose",
     "Trigger",
     "Unknown",
@@ -78,7 +79,7 @@ def _position(update: AccountUpdate) -> Position | None:
 
 
 def position_of(
-    push: AccountUpdate | AdlPrice,
+    push: Event,
     wire: dict[str, Any],
     before: dict[str, Any],
     complete: bool,
@@ -121,7 +122,15 @@ class Event(Record):
 class Position(Event):
     """A position as it stands after a push: everything that is known of it, merged."""
 
-    __slots__ = ("_before", "_change", "_complete")
+    __slots__ = (
+        "_before",
+        "_change",
+        "_complete",
+        "_missing",
+        "_source",
+        "_stale",
+        "_stale_fields",
+    )
     _identity: ClassVar[str | None] = "id"
 
     change: str | None = own("_change")
@@ -130,6 +139,14 @@ class Position(Event):
     """False while the position's CREATE has not been seen: only parts of it are known."""
     changed: frozenset[str] = derived(_changed)
     """Names of the attributes whose values this event changed."""
+    source: str = own("_source", default="STREAM")
+    """"STREAM" for what was pushed, "SNAPSHOT" for what a snapshot told."""
+    stale: bool = own("_stale", default=False)
+    """True from a gap until a snapshot: what is shown may be out of date."""
+    stale_fields: frozenset[str] = own("_stale_fields", default=frozenset())
+    """Names of the attributes for which that is so; pushes and ticks confirm some."""
+    missing_from_ticks: bool = own("_missing", default=False)
+    """True when three ticks in a row did not list the position: it may be closed."""
     uid: int | None = derived(lambda self: as_integer(self._raw.get("uid")))
     """The user's id."""
     time_ms: int | None = derived(lambda self: as_integer(self._raw.get("t")))
@@ -182,7 +199,7 @@ class Position(Event):
 class Balance(Record):
     """One coin's balance."""
 
-    __slots__ = ()
+    __slots__ = ("_stale",)
     _identity: ClassVar[str | None] = "coin"
 
     coin: str | None = text("c")
@@ -193,6 +210,8 @@ class Balance(Record):
     """Frozen (locked) balance."""
     isolated_margin: Number | None = number("pn")
     """Balance held as isolated margin."""
+    stale: bool = own("_stale", default=False)
+    """True from a gap until a snapshot or a push: it may be out of date."""
 
 
 class AccountUpdate(Event):
@@ -269,7 +288,7 @@ class AttachedOrder(Record):
 class Order(Event):
     """A normal order was placed, cancelled or changed (channel order)."""
 
-    __slots__ = ()
+    __slots__ = ("_stale",)
     _identity: ClassVar[str | None] = "order_id"
 
     order_id: str | None = text("orderId")
@@ -300,12 +319,22 @@ class Order(Event):
     """The attached stop loss, None where the order has none."""
     action: str | None = choice("orderAction", _ACTIONS)
     """"NEW", "CANCEL" or "CHANGE" (a partial or full fill among them)."""
+    stale: bool = own("_stale", default=False)
+    """In `stream.orders`, True from a gap until it is heard of again."""
+
+    @property
+    def remaining(self) -> Number | None:
+        """Volume not filled yet, None where that is not known."""
+        try:
+            return self.volume - self.filled_volume  # type: ignore[operator]
+        except TypeError:
+            return None
 
 
 class Trigger(Event):
     """A trigger (conditional) order was placed or cancelled (channel trigOrder)."""
 
-    __slots__ = ()
+    __slots__ = ("_stale",)
     _identity: ClassVar[str | None] = "trigger_order_id"
 
     trigger_order_id: str | None = text("triggerOrderId")
@@ -328,6 +357,8 @@ class Trigger(Event):
     """When it expires, milliseconds since the epoch."""
     action: str | None = choice("orderAction", _ACTIONS)
     """"NEW" or "CANCEL"."""
+    stale: bool = own("_stale", default=False)
+    """In `stream.triggers`, True from a gap until it is heard of again."""
 
 
 class SystemClose(Event):
@@ -360,6 +391,21 @@ class Ready(Event):
     the first time."""
     attempts: int = own("_attempts", default=0)
     """How many connections were tried to get here."""
+
+
+class Synced(Event):
+    """A snapshot was merged: what the stream shows is the account's state again."""
+
+    __slots__ = ("_created", "_deleted", "_gap_s", "_updated")
+
+    gap_s: float | None = own("_gap_s")
+    """Seconds in which pushes were missed. None the first time."""
+    created: int = own("_created", default=0)
+    """How many positions were found that were not known."""
+    updated: int = own("_updated", default=0)
+    """How many were found to be different."""
+    deleted: int = own("_deleted", default=0)
+    """How many were found to be closed."""
 
 
 class Disconnect(Event):

@@ -163,11 +163,12 @@ def derived(function: Callable[[Any], Any]) -> Any:
 
 def own(slot: str, default: Any = None, compared: bool = True) -> Any:
     """Not on the wire: set by this library, in the slot `slot`."""
-    field = Field(lambda self: getattr(self, slot))
+    field = Field(lambda self: getattr(self, slot, default))
     field.slot, field.default, field.compared = slot, default, compared
     return field
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class _Slots:
     """What records keep inside. Declared apart from `Record`, where a type checker would take
     them for arguments of the constructor."""
@@ -182,9 +183,12 @@ class _Slots:
     _before: dict[str, Any] | None  # a position's wire before the push
     _change: Any
     _complete: bool
+    _source: str
+    _stale: bool
+    _stale_fields: frozenset[str]
+    _missing: bool
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Record(_Slots):
     """Base of all events and their parts: immutable, compared by value, made with keywords.
 

@@ -28,7 +28,9 @@ def line(event: Any) -> str:
     describe = _DESCRIPTIONS.get(type(event), repr)
     kind = "error" if isinstance(event, FastposError) else type(event).__name__
     text = f"{type(event).__name__}: {event}" if kind == "error" else describe(event)
-    return f"{now}  {kind:<13}  {text}"
+    # What an exchange says must not move the cursor.
+    plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return f"{now}  {kind:<13}  {plain}"
 
 
 def _position(event: Position) -> str:

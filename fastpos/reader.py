@@ -14,11 +14,11 @@ import logging
 import ssl
 import threading
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any, NoReturn
 
 from .callbacks import Callbacks
-from .connection import CLOSE_TIMEOUT, Connection, ConnectionEnded
+from .connection import Connection, ConnectionEnded
 from .decoder import NoChannel, inflate_push
 from .delivery import Delivery
 from .errors import (
@@ -88,21 +88,24 @@ class Reader:
         self._refusals = 0  # of the subscription, in a row
         self._stable_until = 0.0  # when the present outage began
         self._ready_since: float | None = None  # on the present connection
+        self._counted = 0  # bytes of the present connection that are in the counters
 
-        self._stopping = threading.Event()
         self._state = threading.Condition()
+        self._stopping = False
         self._ended = True
         self._failure: FastposError | None = None  # what ended the last run
         self._phase = _OPENING
         self._wanted = True  # False between pause() and resume()
+        self._thread: threading.Thread | None = None  # that runs it
         self._connection: Connection | None = None
+        self._unanswered = 0  # times "unsub" was sent on it without an answer, which is allowed
         self._heard_until: float | None = None  # when the last subscription ended
         self._value = ""  # the credential that this connection uses
 
     # --- anybody's --------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Make ready for `run`; on the thread that starts it.
+    def begin(self, thread: threading.Thread) -> None:
+        """Make ready for `run` on `thread`.
 
         Raises:
             RuntimeError: a run is under way.
@@ -110,9 +113,9 @@ class Reader:
         with self._state:
             if not self._ended:
                 raise RuntimeError("the stream is running already")
-            self._ended = False
+            self._ended = self._stopping = False
             self._failure = None
-            self._stopping.clear()
+            self._thread = thread
 
     def wait_ready(self, timeout: float | None) -> bool:
         """Wait until the stream is subscribed; False when the time is up or it has ended.
@@ -136,47 +139,86 @@ class Reader:
         """What ended the last run, None if it was `stop`."""
         return self._failure
 
+    def never_began(self) -> None:
+        """Take `begin` back."""
+        with self._state:
+            self._ended = True
+            self._thread = None
+            self._state.notify_all()
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The thread of the last run."""
+        return self._thread
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is asked on the thread of a run that is under way."""
+        return not self._ended and self._thread is threading.current_thread()
+
     def stop(self) -> None:
         """Ask the run to end: unsubscribe, send a close frame, begin nothing new."""
         with self._state:
-            if self._ended or self._stopping.is_set():
+            if self._ended or self._stopping:
                 return
-            self._stopping.set()
+            self._stopping = True
             phase, self._phase = self._phase, _PAUSED
             connection, message = self._connection, self._message("unsub")
-        if connection is None:
-            return
-        if phase == _OPENING:
+            self._state.notify_all()
+
+        def farewell() -> None:
+            if connection is None:
+                return
+            if phase == _OPENING:
+                connection.abort("stopped")
+                return
+            if phase in (_SUBSCRIBING, _READY):
+                _try_send(connection, message)
+            connection.close()
+
+        if self._thread is threading.current_thread():
+            # This may be a signal handler that interrupted the sending of something.
+            self._heartbeat.dismiss(farewell)
+        else:
+            self._heartbeat.dismiss(None)
+            farewell()
+
+    def abort(self) -> None:
+        """End the connection at once, after `stop`; not on the reader thread."""
+        with self._state:
+            connection = self._connection
+        if connection is not None:
             connection.abort("stopped")
-            return
-        if phase in (_SUBSCRIBING, _READY):
-            _try_send(connection, message)
-        connection.close()
-        self._heartbeat.limit(CLOSE_TIMEOUT, ConnectionFailed("stopped; the server kept silent"))
 
     def pause(self) -> None:
         """Unsubscribe and keep the connection."""
         with self._state:
             self._wanted = False
-            if self._phase != _READY:
-                return
-            self._phase = _PAUSED
-            self._heard_until = monotonic()
-            connection, message = self._connection, self._message("unsub")
-        if connection is not None:
-            _try_send(connection, message)
+            if self._phase == _READY:
+                self._heard_until = monotonic()
+                self._unsubscribe()
 
     def resume(self) -> None:
         """Subscribe again."""
         with self._state:
             self._wanted = True
-            if self._phase != _PAUSED or self._stopping.is_set():
-                return
-            self._phase = _SUBSCRIBING
-            connection, message = self._connection, self._message("sub")
-        if connection is not None:
-            self._heartbeat.limit(self._settings.subscribe_timeout, self._no_answer(SUBSCRIBED))
-            _try_send(connection, message)
+            if self._phase == _PAUSED and not self._stopping and self._connection is not None:
+                self._subscribe(self._connection)
+
+    # Both are called under `_state`, so that what goes out is in the order of the phases; they
+    # do not wait.
+
+    def _subscribe(self, connection: Connection) -> None:
+        self._phase = _SUBSCRIBING
+        timeout = self._settings.subscribe_timeout
+        self._heartbeat.limit(connection, timeout, self._no_answer(SUBSCRIBED))
+        _try_send(connection, self._message("sub"))
+
+    def _unsubscribe(self) -> None:
+        self._phase = _PAUSED
+        if self._connection is not None:
+            self._unanswered += 1
+            _try_send(self._connection, self._message("unsub"))
 
     def _message(self, event: str) -> str:
         settings = self._settings
@@ -184,8 +226,8 @@ class Reader:
 
     # --- one connection after the other -----------------------------------------------------
 
-    def run(self) -> None:
-        """Run until `stop`.
+    def run(self, number: int) -> None:
+        """Run until `stop`, with a ping thread of the same number.
 
         Raises:
             FastposError: what ended the stream.
@@ -195,11 +237,17 @@ class Reader:
         self._stable_until = monotonic()
         self._heard_until = None
         try:
+            self._heartbeat.start(f"fastpos-ping-{number}")
             self._connect_and_reconnect()
         except FastposError as error:
             failure = error
             raise
+        except BaseException as error:  # Ctrl-C, sys.exit() in a callback, a mistake of ours
+            failure = FastposError(f"the stream was ended by {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            raise
         finally:
+            self._heartbeat.stop()
             with self._state:
                 self._ended = True
                 self._failure = failure
@@ -207,14 +255,15 @@ class Reader:
                 self._state.notify_all()
 
     def _connect_and_reconnect(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping:
             self._attempts += 1
             self._ready_since = None
+            self._counted = 0
             ended = self._serve()
             lasted = self._lasted()
             retry_in = None
             final: FastposError | None = None
-            if not self._stopping.is_set():
+            if not self._stopping:
                 final = self._final(ended)
                 if final is None:
                     retry_in = self._delay(ended, lasted)
@@ -222,7 +271,14 @@ class Reader:
             if final is not None:
                 raise final
             if retry_in is not None:
-                self._stopping.wait(retry_in)
+                self._pause_for(retry_in)
+
+    def _pause_for(self, seconds: float) -> None:
+        deadline = monotonic() + seconds
+        with self._state:
+            while not self._stopping and (remaining := deadline - monotonic()) > 0:
+                # In slices, as a Ctrl-C that comes just before a wait does not end it.
+                self._state.wait(min(remaining, 0.5))
 
     def _serve(self) -> ConnectionEnded:
         """Have one connection, from opening it to its end; say how it ended."""
@@ -230,17 +286,21 @@ class Reader:
         try:
             connection = self._new_connection()
             with self._state:
-                if self._stopping.is_set():
+                if self._stopping:
                     return ConnectionEnded("stopped")
                 self._phase = _OPENING
                 self._connection = connection
+                self._unanswered = 0
             connection.open()
             self._counters.connects += 1
-            self._heartbeat.watch(connection)
             with self._state:
-                if not self._stopping.is_set():
-                    self._phase = _GREETING
-            self._heartbeat.limit(self._settings.subscribe_timeout, self._no_answer(CONNECTED))
+                self._heartbeat.watch(connection)
+                if self._stopping:
+                    return ConnectionEnded("stopped")
+                self._phase = _GREETING
+                self._heartbeat.limit(
+                    connection, self._settings.subscribe_timeout, self._no_answer(CONNECTED)
+                )
             self._read(connection)
         except ConnectionEnded as ended:
             return ended
@@ -248,8 +308,20 @@ class Reader:
             if connection is not None:
                 connection.close()
             return ConnectionEnded(str(error), None, error)
+        except Exception as error:
+            # A mistake of ours, or a logging handler that raises, must not end the feed.
+            reason = f"unexpected {type(error).__name__}: {error}"
+            failure = FastposError(reason)
+            failure.__cause__ = error
+            return ConnectionEnded(reason, None, failure)
         except BaseException:  # Ctrl-C: leave in an orderly way
-            self.stop()
+            with self._state:
+                subscribed = self._phase in (_SUBSCRIBING, _READY)
+                self._stopping = True
+            if connection is not None:
+                if subscribed:
+                    _try_send(connection, self._message("unsub"))
+                connection.close()
             raise
         finally:
             self._heartbeat.unwatch()
@@ -259,6 +331,7 @@ class Reader:
                 self._connection = None
                 self._phase = _OPENING
             if connection is not None:
+                self._counters.bytes_received += connection.bytes_received - self._counted
                 connection.end()
 
     def _new_connection(self) -> Connection:
@@ -312,8 +385,6 @@ class Reader:
                 )
                 final.__cause__ = error
                 return final
-        elif self._ready_since is not None:
-            self._refusals = 0
         if policy is None:
             return error or ConnectionFailed(ended.reason)
         if policy.max_attempts is not None and self._attempts >= policy.max_attempts:
@@ -334,10 +405,14 @@ class Reader:
         return delay
 
     def _tell(self, ended: ConnectionEnded, retry_in: float | None) -> None:
-        reason = "stopped" if self._stopping.is_set() else ended.reason
+        reason = "stopped" if self._stopping else ended.reason
         count(self._counters.disconnects, reason)
         event = Disconnect(
-            reason=reason, close_code=ended.close_code, error=ended.error, retry_in_s=retry_in
+            reason=reason,
+            close_code=ended.close_code,
+            error=ended.error,
+            retry_in_s=retry_in,
+            received_ns=time_ns(),
         )
         plan = "no further attempt" if retry_in is None else f"next attempt in {retry_in:.1f} s"
         _log.info("%s: %s; %s", self._settings.address, reason, plan)
@@ -349,12 +424,12 @@ class Reader:
 
     def _read(self, connection: Connection) -> NoReturn:
         """Read until the connection ends, which is told by an exception."""
-        before = self._counters.bytes_received
         while True:
             for opcode, payload in connection.receive():
-                if not self._stopping.is_set():  # else only the peer's close frame matters
+                if not self._stopping:  # else only the peer's close frame matters
                     self._message_in(opcode, payload, connection)
-            self._counters.bytes_received = before + connection.bytes_received
+            self._counters.bytes_received += connection.bytes_received - self._counted
+            self._counted = connection.bytes_received
 
     def _message_in(self, opcode: int, payload: Any, connection: Connection) -> None:
         self._counters.messages += 1
@@ -390,6 +465,7 @@ class Reader:
         else:
             if kind is SystemClose:
                 self._heartbeat.limit(
+                    connection,
                     SYSTEM_CLOSE_GRACE,
                     ConnectionFailed("the exchange said that it closes, and did not"),
                 )
@@ -401,42 +477,49 @@ class Reader:
             SubscriptionError: it refuses the subscription.
         """
         reply = read_reply(text)
-        timeout = self._settings.subscribe_timeout
         with self._state:
-            phase, message = self._phase, None
-            if phase == _GREETING and reply == CONNECTED:
-                self._phase = _SUBSCRIBING if self._wanted else _PAUSED
+            phase = self._phase
+            if phase == _GREETING:
+                if reply != CONNECTED:
+                    raise SubscriptionError(
+                        f"greeted with {self._shown(reply)} instead of {CONNECTED}"
+                    )
+                self._heartbeat.unlimit()
                 if self._wanted:
-                    message = self._message("sub")
-            elif phase == _SUBSCRIBING and reply == SUBSCRIBED:
-                self._phase = _READY
-                self._state.notify_all()
-        if phase == _GREETING:
-            if reply != CONNECTED:
-                raise SubscriptionError(f"greeted with {self._shown(reply)} instead of {CONNECTED}")
-            self._heartbeat.unlimit()
-            if message is not None:
-                self._heartbeat.limit(timeout, self._no_answer(SUBSCRIBED))
-                _try_send(connection, message)
-        elif phase == _SUBSCRIBING:
+                    self._subscribe(connection)
+                else:
+                    self._phase = _PAUSED
+                return True
+            if phase != _SUBSCRIBING:  # the answer to "unsub" is not documented
+                return phase == _PAUSED or reply in (CONNECTED, SUBSCRIBED)
             if reply == SUBSCRIBED:
                 self._heartbeat.unlimit()
-                self._ready()
-            elif reply != CONNECTED:
+                self._phase = _READY
+                if not self._wanted:  # paused while the answer was on its way
+                    self._unsubscribe()
+                    return True
+                self._state.notify_all()
+            elif reply == CONNECTED:
+                return True
+            elif self._unanswered and "unsub" in reply.lower():
+                self._unanswered -= 1
+                return True
+            else:
                 shown = self._shown(reply)
                 raise SubscriptionError(f"the subscription was refused: {shown}", shown)
-        else:  # the answer to "unsub" is not documented
-            return phase == _PAUSED or reply in (CONNECTED, SUBSCRIBED)
+        self._ready(connection)
         return True
 
-    def _ready(self) -> None:
+    def _ready(self, connection: Connection) -> None:
         self._counters.subscriptions += 1
         now = monotonic()
         first = self._heard_until is None
         gap = None if self._heard_until is None else max(now - self._heard_until, 0.0)
-        event = Ready(first=first, gap_s=gap, attempts=self._attempts)
+        event = Ready(
+            first=first, gap_s=gap, attempts=self._attempts, received_ns=connection.received_ns
+        )
         self._ready_since = now
-        self._attempts = 0
+        self._attempts = self._refusals = 0
         _log.info("%s: subscribed", self._settings.address)
         self._delivery.call(self._callbacks.on_ready, event)
 

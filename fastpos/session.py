@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from .errors import ConnectionFailed
 
@@ -75,7 +76,8 @@ class Credential:
         """Take the credential out of a text that came from elsewhere."""
         for value in self._seen:
             escaped = json.dumps(value)[1:-1]
-            for spelling in (value, escaped, escaped.replace("/", "\\/")):
+            spellings = (value, escaped, escaped.replace("/", "\\/"), quote(value, safe=""))
+            for spelling in dict.fromkeys(spellings):
                 text = text.replace(spelling, "***")
                 # The text may have been cut in the middle of it.
                 for length in range(min(len(spelling), len(text)), SHORTEST - 1, -1):

@@ -2,8 +2,9 @@
 
 What goes on between the socket and the functions is in reader.py.
 
-Threads: a started stream has two, the reader and the ping thread (heartbeat.py). `_lock` guards
-`_thread`. No lock is held while a user's function runs.
+Threads: a started stream has two, the reader and the ping thread (heartbeat.py). What they share
+is in the objects made here, each of which says what guards it. No lock is held while a user's
+function runs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from .book import Book
 from .callbacks import Callbacks, CallbackSlot, Handlers
+from .connection import CLOSE_TIMEOUT
 from .delivery import Delivery
 from .errors import FastposError
 from .events import (
@@ -166,8 +168,6 @@ class PositionStream:
         self._reader = Reader(
             settings, self._callbacks, self._delivery, self._counters, self._heartbeat
         )
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None  # that reads, ours or run_forever()'s
 
     def __repr__(self) -> str:
         return f"<PositionStream {self._settings.address} broker={self._settings.broker}>"
@@ -183,13 +183,14 @@ class PositionStream:
             RuntimeError: it is running already.
         """
         self._begin(threading.current_thread())
-        self._run(next(_numbers))
+        self._delivery.background = False
+        self._reader.run(next(_numbers))
 
     def start(self) -> PositionStream:
         """Run in a thread of its own; return the stream.
 
         Raises:
-            RuntimeError: it is running already.
+            RuntimeError: it is running already, or no thread can be started.
         """
         number = next(_numbers)
         thread = threading.Thread(
@@ -199,7 +200,12 @@ class PositionStream:
             daemon=True,
         )
         self._begin(thread)
-        thread.start()
+        self._delivery.background = True
+        try:
+            thread.start()
+        except BaseException:
+            self._reader.never_began()
+            raise
         return self
 
     def wait_ready(self, timeout: float | None = None) -> bool:
@@ -223,11 +229,14 @@ class PositionStream:
         Args:
             timeout: seconds to wait for all this; a callback that takes longer is left to finish.
         """
+        deadline = monotonic() + timeout
         self._reader.stop()
-        with self._lock:
-            thread = self._thread
-        if thread is not threading.current_thread() and not self._wait_ended(timeout):
-            self._delivery.muted = True
+        if self._reader.is_current:
+            return
+        if not self._wait_ended(min(2 * CLOSE_TIMEOUT, timeout / 2)):
+            self._reader.abort()
+            if not self._wait_ended(max(deadline - monotonic(), 0.0)):
+                self._delivery.muted = True
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the stream has ended, at most `timeout` seconds.
@@ -237,7 +246,10 @@ class PositionStream:
 
         Raises:
             FastposError: what ended the stream.
+            RuntimeError: called in a callback.
         """
+        if self._reader.is_current:
+            raise RuntimeError("join() in a callback would wait for itself")
         if not self._wait_ended(timeout):
             return False
         if self._reader.failure is not None:
@@ -256,36 +268,26 @@ class PositionStream:
         self.stop()
 
     def _begin(self, thread: threading.Thread) -> None:
-        self._reader.begin()
+        self._reader.begin(thread)
         self._delivery.muted = False
-        with self._lock:
-            self._thread = thread
-
-    def _run(self, number: int) -> None:
-        self._heartbeat.start(f"fastpos-ping-{number}")
-        try:
-            self._reader.run()
-        finally:
-            self._heartbeat.stop()
 
     def _run_in_background(self, number: int) -> None:
         try:
-            self._run(number)
+            self._reader.run(number)
         except FastposError as error:
             # join() and wait_ready() raise it too, but nobody may be calling them.
             _log.error("%r has ended: %s", self, error)
+        except BaseException:
+            _log.critical("%r has ended by an exception that nobody caught", self, exc_info=True)
 
     def _wait_ended(self, timeout: float | None) -> bool:
         """Wait until the run has ended, and its thread if it is ours."""
         deadline = None if timeout is None else monotonic() + timeout
         if not self._reader.wait_ended(timeout):
             return False
-        with self._lock:
-            thread = self._thread
+        thread = self._reader.thread
         if thread is None or not thread.name.startswith("fastpos-reader-"):
-            return True
-        if thread is threading.current_thread():
-            return True
+            return True  # it is run_forever()'s caller's
         thread.join(None if deadline is None else max(deadline - monotonic(), 0.0))
         return not thread.is_alive()
 

@@ -37,8 +37,9 @@ class TlsTransport(Transport):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         self._ciphertext = memoryview(bytearray(CIPHERTEXT_SIZE))
-        # The reader's: there may be decrypted bytes to be had without reading the socket.
+        # The reader's: there may be something to be had without reading the socket.
         self._unread = False
+        self._ended: Exception | None = None  # what that is, when there are no more bytes
 
     def handshake(self, deadline: float) -> None:
         """Shake hands, until `deadline` (`time.monotonic`).
@@ -93,6 +94,8 @@ class TlsTransport(Transport):
 
     def _decrypt(self, view: memoryview) -> int:
         """Decrypt into `view` until it is full or there is no whole record left."""
+        if self._ended is not None:
+            raise self._ended
         total, size = 0, len(view)
         self._unread = True
         with self._lock:
@@ -105,8 +108,10 @@ class TlsTransport(Transport):
             except ssl.SSLWantReadError:
                 self._unread = False
             except ssl.SSLError as error:
-                if not total:  # otherwise it is told with the next call, after these bytes
-                    raise _end(error) from None
+                # OpenSSL tells it only once. With the next call, if there are bytes before it.
+                self._ended = _end(error)
+                if not total:
+                    raise self._ended from None
             # An answer that TLS itself owes (to a key update, say) is in the outgoing BIO now.
             if self._outgoing.pending:
                 self._pending += self._outgoing.read()

@@ -134,8 +134,7 @@ class Transport:
         """
         deadline = monotonic() + timeout
         with self._lock:
-            if self._closed:
-                raise ConnectionAbortedError("the connection is closed")
+            self._check_open()
             if self._finished:
                 data = b""
             self._finished |= last
@@ -151,8 +150,13 @@ class Transport:
             if remaining <= 0 or not self._wait(selectors.EVENT_WRITE, remaining):
                 raise TimeoutError("the peer does not read what is sent")
             with self._lock:
+                self._check_open()
                 self._flush()
                 left = len(self._pending)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionAbortedError("the connection is closed")
 
     def shutdown(self) -> None:
         """End the connection at once; a reader that waits is woken by it."""

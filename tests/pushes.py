@@ -37,3 +37,17 @@ def packed(text: bytes | str) -> bytes:
 def pushed(push: object) -> bytes:
     """A push that holds `push` as JSON."""
     return packed(json.dumps(push))
+
+
+# Attributes that a stream's book sets, and what they are on everything else.
+OF_A_BOOK = {
+    "source": "STREAM",
+    "stale": False,
+    "stale_fields": frozenset(),
+    "missing_from_ticks": False,
+}
+
+
+def is_of_a_book(name: str, value: object) -> bool:
+    """Whether this says nothing but that no book has set it."""
+    return name == "remaining" or (name in OF_A_BOOK and value == OF_A_BOOK[name])

@@ -35,7 +35,7 @@ from fastpos import (
 )
 from fastpos.book import Book
 
-from .pushes import NAMES, REAL, load, packed, pushed, text_of
+from .pushes import NAMES, OF_A_BOOK, REAL, is_of_a_book, load, packed, pushed, text_of
 
 TICK = """id adl_level liquidation_price margin margin_rate best_bid best_ask last_price
     mark_price"""
@@ -43,16 +43,16 @@ ATTRIBUTES: dict[type, str] = {
     Position: """change changed complete uid time_ms id contract_id contract_name contract_alias
         margin_mode leverage volume open_price liquidation_price isolated_margin realized_pnl side
         margin_rate open_margin closable_volume adl_level margin best_bid best_ask last_price
-        mark_price""",
+        mark_price source stale stale_fields missing_from_ticks""",
     AccountUpdate: "uid time_ms event_type balances position",
-    Balance: "coin available frozen isolated_margin",
+    Balance: "coin available frozen isolated_margin stale",
     AdlPrice: "uid ticks",
     AdlTick: TICK,
     Order: """order_id contract_id contract_name symbol side type price price_precision volume
-        filled_volume avg_price take_profit stop_loss action""",
+        filled_volume avg_price take_profit stop_loss action stale""",
     AttachedOrder: "active trigger_price price trigger_order_id",
     Trigger: """trigger_order_id type side trigger_price price volume trigger_type created_ms
-        expires_ms action""",
+        expires_ms action stale""",
     SystemClose: "uid",
     Unknown: "",
     Ready: "first gap_s attempts",
@@ -64,13 +64,17 @@ PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
 
 def names(kind: type) -> list[str]:
-    return [name for name in dir(kind) if not name.startswith("_")]
+    return [name for name in dir(kind) if not name.startswith("_") and name != "remaining"]
 
 
 def values(record: object) -> dict[str, Any]:
     """All that a record says, without what is always there."""
     said = {name: getattr(record, name) for name in names(type(record))}
-    return {name: said[name] for name in said if name not in ("raw", "received_ns")}
+    return {
+        name: said[name]
+        for name in said
+        if name not in ("raw", "received_ns") and not is_of_a_book(name, said[name])
+    }
 
 
 def said(record: object) -> dict[str, Any]:
@@ -739,7 +743,9 @@ def test_made_from_nothing(kind: Any) -> None:
         "reason": "",
     }
     assert values(record) == {
-        name: defaults.get(name) for name in names(kind) if name not in ("raw", "received_ns")
+        name: defaults.get(name)
+        for name in names(kind)
+        if name not in ("raw", "received_ns", *OF_A_BOOK)
     }
 
 

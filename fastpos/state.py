@@ -1,0 +1,347 @@
+"""What is known of an account, merged: positions, balances, open orders and triggers.
+
+An UPDATE and a tick carry only part of a position, so the wire's values are kept and what comes is
+merged over them. What was handed out never changes: a merge makes a new dict.
+
+No lock and no thread here; book.py has them.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from .events import (
+    AccountUpdate,
+    AdlPrice,
+    AdlTick,
+    Balance,
+    Event,
+    Order,
+    Position,
+    Trigger,
+    position_of,
+)
+from .fields import NumberType, Record, as_integer, as_number, as_text
+from .snapshot import Snapshot
+
+__all__ = ["PositionEntry", "State"]
+
+# A position that so many ticks in a row do not list is marked.
+MISSED_TICKS = 3
+# So many closed positions are remembered, for the ticks that still list them.
+REMEMBERED = 1000
+
+# What only ticks tell of a position.
+_TICK_KEYS = frozenset(field.key for field in AdlTick._fields.values() if field.key) - frozenset(
+    ("id", "rp", "mr")
+)
+_LASTING = tuple(
+    name
+    for name, field in Position._fields.items()
+    if field.key and field.key[0] != ":" and field.key not in _TICK_KEYS
+)
+_NAMES = {field.key: name for name, field in Position._fields.items() if field.key}
+
+
+class PositionEntry:
+    """One position. `wire` may have been handed out, so it is replaced and not changed."""
+
+    __slots__ = ("announced", "complete", "latest", "missed", "stale", "wire")
+
+    def __init__(
+        self, wire: dict[str, Any], latest: Event, *, complete: bool, announced: bool
+    ) -> None:
+        self.wire = wire
+        self.latest = latest  # the push that was last merged
+        self.complete = complete  # whether its CREATE was seen
+        self.announced = announced  # whether on_position was called with it
+        self.stale: frozenset[str] = frozenset()  # keys of what may be out of date
+        self.missed = 0  # ticks in a row that did not list it
+
+
+class _Entry:
+    """One balance, order or trigger."""
+
+    __slots__ = ("latest", "stale", "wire")
+
+    def __init__(self, wire: dict[str, Any], latest: Event) -> None:
+        self.wire = wire
+        self.latest = latest
+        self.stale = False
+
+
+class State:
+    """An account as the pushes (and perhaps a snapshot before them) tell it.
+
+    Args:
+        number: type of numbers in what is handed out.
+        base: looked in for positions that are not known here, while a journal is applied.
+    """
+
+    def __init__(self, number: NumberType, base: State | None = None) -> None:
+        self._number = number
+        self.base = base
+        self.positions: dict[int, PositionEntry] = {}
+        self.balances: dict[str, _Entry] = {}
+        self.orders: dict[str, _Entry] = {}
+        self.triggers: dict[str, _Entry] = {}
+        self._closed: dict[int, None] = {} if base is None else dict(base._closed)
+
+    # --- pushes -----------------------------------------------------------------------------
+
+    def apply(self, event: Event) -> None:
+        """Merge any push."""
+        kind = type(event)
+        if kind is AccountUpdate:
+            self.apply_account(event)  # type: ignore[arg-type]
+        elif kind is AdlPrice:
+            self.apply_ticks(event)  # type: ignore[arg-type]
+        elif kind is Order:
+            self.apply_order(event)  # type: ignore[arg-type]
+        elif kind is Trigger:
+            self.apply_trigger(event)  # type: ignore[arg-type]
+
+    def apply_account(self, update: AccountUpdate) -> Position | None:
+        """Merge a push; give its position, whole, or None where it has none."""
+        body = update._wire["d"]
+        for wire in body.get("a") or ():
+            coin = as_text(wire.get("c"))
+            if type(coin) is str:
+                known = self.balances.get(coin)
+                merged = {**wire} if known is None else _merged(known.wire, wire)
+                self.balances[coin] = _Entry(merged, update)
+        part = body.get("p")
+        return self._apply_position(update, part, body.get("et")) if part else None
+
+    def _apply_position(self, update: AccountUpdate, part: Any, change: Any) -> Position:
+        id = as_integer(part.get("id"))
+        if type(id) is not int:  # there is nothing to merge it with
+            return position_of(update, part, {}, change == "CREATE", change)
+        entry = self._entry(id)
+        before = {} if entry is None else entry.wire
+        wire = _merged(before, part)
+        complete = change == "CREATE" or (entry is not None and entry.complete)
+        if change == "DELETE":
+            self.positions.pop(id, None)
+            self._closed[id] = None
+            if len(self._closed) > REMEMBERED:
+                del self._closed[next(iter(self._closed))]
+        else:
+            self._closed.pop(id, None)
+            merged = PositionEntry(wire, update, complete=complete, announced=True)
+            if entry is not None and entry.stale and change != "CREATE":
+                merged.stale = entry.stale - part.keys()
+            self.positions[id] = merged
+        return position_of(update, wire, before, complete, change)
+
+    def apply_ticks(self, event: AdlPrice) -> None:
+        """Merge a risk tick."""
+        listed = set()
+        for wire in event._wire.get("l") or ():
+            id = as_integer(wire.get("id"))
+            if type(id) is not int or id in self._closed:  # it was made before the DELETE
+                continue
+            listed.add(id)
+            entry = self._entry(id)
+            if entry is None:
+                entry = PositionEntry({**wire}, event, complete=False, announced=False)
+            else:
+                entry.wire = _merged(entry.wire, wire)
+                entry.latest = event
+                entry.missed = 0
+                if entry.stale:
+                    entry.stale -= wire.keys()
+            self.positions[id] = entry
+        if len(listed) < len(self.positions):
+            for id, entry in self.positions.items():
+                if id not in listed:
+                    entry.missed += 1
+
+    def apply_order(self, order: Order) -> None:
+        """Keep an open order; one that is cancelled or filled is open no more."""
+        id = as_text(order._wire.get("orderId"))
+        if type(id) is not str:
+            return
+        known = self.orders.get(id)
+        wire = order._wire if known is None else _merged(known.wire, order._wire)
+        if order.action == "CANCEL" or _is_filled(wire, self._number):
+            self.orders.pop(id, None)
+        else:
+            self.orders[id] = _Entry(wire, order)
+
+    def apply_trigger(self, trigger: Trigger) -> None:
+        """Keep a waiting trigger order."""
+        id = as_text(trigger._wire.get("triggerOrderId"))
+        if type(id) is not str:
+            return
+        if trigger.action == "CANCEL":
+            self.triggers.pop(id, None)
+        else:
+            known = self.triggers.get(id)
+            wire = trigger._wire if known is None else _merged(known.wire, trigger._wire)
+            self.triggers[id] = _Entry(wire, trigger)
+
+    def _entry(self, id: int) -> PositionEntry | None:
+        entry = self.positions.get(id)
+        if entry is None and self.base is not None:
+            entry = self.base.positions.get(id)
+            if entry is not None:  # the base stays as it is
+                copy = PositionEntry(
+                    entry.wire, entry.latest, complete=entry.complete, announced=entry.announced
+                )
+                copy.stale = entry.stale
+                return copy
+        return entry
+
+    # --- gaps and snapshots -----------------------------------------------------------------
+
+    def mark_stale(self) -> None:
+        """Take note that pushes may have been missed."""
+        for entry in self.positions.values():
+            entry.stale = frozenset(entry.wire)
+            entry.missed = 0
+        for known in (self.balances, self.orders, self.triggers):
+            for other in known.values():
+                other.stale = True
+
+    def take(self, snapshot: Snapshot, latest: Event) -> None:
+        """Put a snapshot in, into an empty state that has a base.
+
+        What the snapshot does not tell of a position or a coin is taken from the base, but for
+        what ticks tell, which is soon out of date.
+
+        Raises:
+            TypeError, ValueError: it is no snapshot.
+        """
+        assert self.base is not None
+        for position in _checked(snapshot.positions, Position):
+            id = position.id
+            if type(id) is not int:
+                raise ValueError(f"a position in the snapshot has no id: {position!r}")
+            known = self.base.positions.get(id)
+            before = {} if known is None else known.wire
+            lasting = {key: value for key, value in before.items() if key not in _TICK_KEYS}
+            self.positions[id] = PositionEntry(
+                {**lasting, **self._wire_of(position)}, latest, complete=True, announced=True
+            )
+            self._closed.pop(id, None)
+        for balance in _checked(snapshot.balances, Balance):
+            if type(balance.coin) is not str:
+                raise ValueError(f"a balance in the snapshot has no coin: {balance!r}")
+            self.balances[balance.coin] = _Entry(self._wire_of(balance), latest)
+        if snapshot.orders is None:
+            self.orders = dict(self.base.orders)
+        else:
+            for order in _checked(snapshot.orders, Order):
+                self.orders[str(order.order_id)] = _Entry(self._wire_of(order), latest)
+        if snapshot.triggers is None:
+            self.triggers = dict(self.base.triggers)
+        else:
+            for trigger in _checked(snapshot.triggers, Trigger):
+                self.triggers[str(trigger.trigger_order_id)] = _Entry(
+                    self._wire_of(trigger), latest
+                )
+
+    def _wire_of(self, record: Record) -> dict[str, Any]:
+        return {
+            key: self._adapted(value)
+            for key, value in record._wire.items()
+            if key[0] != ":" and value is not None
+        }
+
+    def _adapted(self, value: Any) -> Any:
+        if type(value) is Decimal and self._number is float:
+            return float(value)
+        if type(value) is float and self._number is Decimal:
+            return Decimal(repr(value))  # the shortest decimal that is this float
+        return value
+
+    def differences(self, latest: Event) -> list[Position]:
+        """Give, as events, what a bot has to be told that knows the base."""
+        assert self.base is not None
+        events = []
+        for id, entry in self.positions.items():
+            old = self.base.positions.get(id)
+            if old is None or not old.announced:
+                events.append(_from_snapshot(latest, entry.wire, {}, "CREATE"))
+            elif _differ(old.wire, entry.wire, self._number):
+                events.append(_from_snapshot(latest, entry.wire, old.wire, "UPDATE"))
+        for id, old in self.base.positions.items():
+            if id not in self.positions and old.announced:
+                events.append(_from_snapshot(latest, old.wire, old.wire, "DELETE"))
+        return events
+
+    # --- what is handed out -----------------------------------------------------------------
+
+    def show_positions(self) -> dict[int, Position]:
+        """The positions by id."""
+        shown = {}
+        for id, entry in self.positions.items():
+            position = position_of(entry.latest, entry.wire, entry.wire, entry.complete, None)
+            if entry.stale:
+                position._stale = True
+                position._stale_fields = frozenset(
+                    _NAMES[key] for key in entry.stale if key in _NAMES
+                )
+            if entry.missed >= MISSED_TICKS:
+                position._missing = True
+            shown[id] = position
+        return shown
+
+    def show_balances(self) -> dict[str, Balance]:
+        """The balances by coin."""
+        return {coin: self._shown(Balance, entry) for coin, entry in self.balances.items()}
+
+    def show_orders(self) -> dict[str, Order]:
+        """The open orders by id."""
+        return {id: self._shown(Order, entry) for id, entry in self.orders.items()}
+
+    def show_triggers(self) -> dict[str, Trigger]:
+        """The waiting triggers by id."""
+        return {id: self._shown(Trigger, entry) for id, entry in self.triggers.items()}
+
+    def _shown(self, kind: Any, entry: _Entry) -> Any:
+        record = kind._view(entry.wire, self._number)
+        record._stale = entry.stale
+        if kind is not Balance:
+            record._raw = entry.latest._raw
+            record._received_ns = entry.latest._received_ns
+        return record
+
+
+def _merged(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
+    """Both together; a null is no news."""
+    merged = {**known, **news}
+    if None in news.values():
+        for key, value in known.items():
+            if news.get(key) is None:
+                merged[key] = value
+    return merged
+
+
+def _is_filled(wire: dict[str, Any], number: NumberType) -> bool:
+    filled = as_number(wire.get("dealVolume"), number)
+    volume = as_number(wire.get("volume"), number)
+    return type(filled) is number and type(volume) is number and filled >= volume > 0
+
+
+def _differ(old: dict[str, Any], new: dict[str, Any], number: NumberType) -> bool:
+    before, after = Position._view(old, number), Position._view(new, number)
+    return any(getattr(before, name) != getattr(after, name) for name in _LASTING)
+
+
+def _from_snapshot(
+    latest: Event, wire: dict[str, Any], before: dict[str, Any], change: str
+) -> Position:
+    position = position_of(latest, wire, before, True, change)
+    position._source = "SNAPSHOT"
+    return position
+
+
+def _checked(items: Any, kind: type[Any]) -> list[Any]:
+    found = list(items)
+    for item in found:
+        if not isinstance(item, kind):
+            raise TypeError(f"the snapshot holds {item!r} where a {kind.__name__} belongs")
+    return found

@@ -1,0 +1,943 @@
+"""Starting and stopping at bad moments, and what must never be shown."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+import fastpos
+from fastpos import FastposError, PositionStream
+from fastpos.simulator import Exchange
+from tests.certificates import Certificates
+from tests.conftest import QUICK
+from tests.recording import (
+    KEY,
+    SOON,
+    Recorder,
+    answer_until_close,
+    load,
+    order,
+    push_frame,
+    serve_subscription,
+    text_frame,
+)
+from tests.servers import (
+    ScriptedServer,
+    accept_upgrade,
+    close_frame,
+    frame,
+    frames,
+    read_frame,
+    read_request,
+)
+
+NewStream = Callable[..., PositionStream]
+
+pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What is done in this block takes no longer than so."""
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    assert took < seconds, f"took {took:.2f} s"
+
+
+def own_threads() -> list[threading.Thread]:
+    names = ("fastpos-reader-", "fastpos-ping-")
+    return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
+
+
+# --- stop -----------------------------------------------------------------------------------------
+
+PUSHES: dict[str, dict[str, Any]] = {
+    "on_position": load("account_update_create"),
+    "on_account": load("account_update_default"),
+    "on_order": load("order"),
+    "on_trigger": load("trig_order"),
+    "on_system_close": load("system_close"),
+    "on_adl_price": load("adl_price_two"),
+    "on_unknown": {"channel": "news"},
+    "on_error": {"no": "channel"},
+}
+
+
+@pytest.mark.parametrize("name", [*PUSHES, "on_ready", "on_disconnect"])
+@pytest.mark.parametrize("background", [True, False], ids=["start", "run_forever"])
+def test_stop_from_each_callback(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, name: str, background: bool
+) -> None:
+    stream = new_stream(exchange)
+    took: list[float] = []
+
+    def leave(_: object) -> None:
+        began = time.monotonic()
+        stream.stop()
+        stream.stop()
+        took.append(time.monotonic() - began)
+
+    def push(_: object) -> None:
+        if name in PUSHES:
+            exchange.push(PUSHES[name])
+            exchange.push(order(7))
+        elif name == "on_disconnect":
+            exchange.drop()
+
+    getattr(stream, name)(leave)
+    stream.on_ready(push)
+    if background:
+        stream.start()
+        assert stream.join(SOON)
+    else:
+        stream.run_forever()
+    assert max(took) < 0.5
+    if name != "on_disconnect":
+        assert recorder.on_disconnect[-1].reason == "stopped"
+    # Nothing that came after the push in question.
+    assert all(o.order_id != "7" for o in recorder.on_order)
+    assert exchange.wait_for_clients(0)
+    if name != "on_disconnect":
+        assert exchange.connections[0].close_code == 1000
+        assert exchange.wait_for("unsub")
+
+
+def test_no_callback_after_stop(new_stream: NewStream, recorder: Recorder) -> None:
+    """Even though the server goes on and on."""
+    numbers = itertools.count()
+
+    def serve(peer: socket.socket) -> None:
+        serve_subscription(peer)
+        while True:  # ends when the client has
+            peer.sendall(b"".join(push_frame(order(next(numbers))) for _ in range(10)))
+
+    with ScriptedServer(serve) as server:
+        stream = new_stream(server.url).start()
+        recorder.wait("on_order", 50)
+        with within(4.0):
+            stream.stop(timeout=3.5)
+        calls = len(recorder.calls)
+        assert stream.join(2.0), "the reader is still there"
+        server.wait_finished(1)
+        assert len(recorder.calls) == calls
+        assert recorder.calls[-1][0] == "on_disconnect"
+        assert own_threads() == []
+
+
+def test_stop_of_a_server_that_goes_on_at_leisure(
+    new_stream: NewStream, recorder: Recorder
+) -> None:
+    """Ten pushes a second and no answer to the close frame."""
+    over = threading.Event()
+
+    def serve(peer: socket.socket) -> None:
+        serve_subscription(peer)
+        number = 0
+        while not over.wait(0.1):
+            peer.sendall(push_frame(order(number)))
+            number += 1
+
+    with ScriptedServer(serve) as server:
+        stream = new_stream(server.url).start()
+        recorder.wait("on_order")
+        try:
+            with within(3.0):
+                stream.stop()
+            assert own_threads() == []
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("fault", ["stall", "never_read"])
+def test_stop_of_a_silent_server(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, fault: str
+) -> None:
+    stream = new_stream(exchange).start()
+    assert stream.wait_ready(SOON)
+    getattr(exchange, fault)()
+    with within(3.0):
+        stream.stop()
+    assert own_threads() == []
+    assert recorder.on_disconnect[-1].reason == "stopped"
+
+
+def test_stop_from_many_threads_at_once(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    for run in range(1, 6):
+        stream = new_stream(exchange).start()
+        assert stream.wait_ready(SOON)
+        barrier = threading.Barrier(4)
+
+        def leave(stream: PositionStream = stream, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait(SOON)
+            stream.stop()
+
+        threads = [threading.Thread(target=leave) for _ in range(4)]
+        with within(3.0):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(SOON)
+        assert own_threads() == []
+        assert len(recorder.on_disconnect) == run
+
+
+def test_stop_from_a_thread_and_from_a_callback_at_once(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    stream = new_stream(exchange)
+    inside = threading.Event()
+
+    @stream.on_order
+    def leave(_: object) -> None:
+        inside.set()
+        stream.stop()
+
+    stream.start()
+    assert stream.wait_ready(SOON)
+    exchange.push(order(1))
+    assert inside.wait(SOON)
+    with within(3.0):
+        stream.stop()
+    assert own_threads() == []
+
+
+def test_stop_before_start(exchange: Exchange, new_stream: NewStream) -> None:
+    stream = new_stream(exchange)
+    with within(0.5):
+        stream.stop()
+        stream.stop()
+    assert stream.join(0) is True
+    assert stream.wait_ready(0) is False
+    assert exchange.connections == []
+    with stream:
+        assert stream.wait_ready(SOON)
+    with within(0.5):
+        stream.stop()
+
+
+def test_stop_right_after_start(exchange: Exchange, new_stream: NewStream) -> None:
+    """At whatever moment of connecting it comes."""
+    for number in range(40):
+        stream = new_stream(exchange).start()
+        threading.Event().wait(number * 0.0005)
+        with within(2.0):
+            stream.stop()
+        assert own_threads() == []
+    assert exchange.wait_for_clients(0)
+    assert exchange.violations == []
+
+
+def test_stop_while_the_server_does_not_upgrade(new_stream: NewStream, recorder: Recorder) -> None:
+    with ScriptedServer(lambda peer: read_request(peer) and peer.recv(1)) as server:
+        stream = new_stream(server.url).start()
+        server.wait_accepted(1)
+        with within(1.5):
+            stream.stop()
+        assert own_threads() == []
+    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
+
+
+@pytest.mark.parametrize("phase", ["greeting", "subscribing"])
+def test_stop_while_a_reply_is_awaited(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, phase: str
+) -> None:
+    if phase == "greeting":
+        exchange.silent_connect()
+    else:
+        exchange.ignore_subscription()
+    stream = new_stream(exchange).start()
+    assert exchange.wait_for("connect")
+    with within(1.5):
+        stream.stop()
+    assert own_threads() == []
+    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
+    assert exchange.violations == []
+
+
+def test_stop_during_a_tls_stall(new_stream: NewStream) -> None:
+    def serve(peer: socket.socket) -> None:
+        while peer.recv(4096):
+            pass
+
+    with ScriptedServer(serve) as server:
+        stream = new_stream(server.url.replace("ws:", "wss:")).start()
+        server.wait_accepted(1)
+        with within(2.0):
+            stream.stop()
+        assert own_threads() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how full a backlog can be differs")
+def test_stop_while_tcp_connects(new_stream: NewStream) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        try:
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(("127.0.0.1", port))
+            stream = new_stream(f"ws://127.0.0.1:{port}/").start()
+            assert stream.join(0.1) is False
+            with within(1.5):
+                stream.stop()
+            assert own_threads() == []
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+def test_stop_during_back_off(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    exchange.refuse_upgrade(429, headers={"Retry-After": "3600"})
+    stream = new_stream(exchange).start()
+    (event,) = recorder.wait("on_disconnect")
+    assert event.retry_in_s == 3600
+    with within(1.0):
+        stream.stop()
+    assert own_threads() == []
+    assert len(recorder.on_disconnect) == 1
+    assert stream.join(0) is True
+
+
+@pytest.mark.parametrize("where", ["name lookup", "credential"])
+def test_stop_while_something_else_blocks(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """It returns in time; the thread ends when it can."""
+    entered, release = threading.Event(), threading.Event()
+
+    def block(*_: object, **__: object) -> Any:
+        entered.set()
+        release.wait(SOON)
+        return exchange.token
+
+    if where == "credential":
+        stream = new_stream(exchange, token=block)
+    else:
+        real = socket.getaddrinfo
+
+        def lookup(*args: Any, **options: Any) -> Any:
+            block()
+            return real(*args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", lookup)
+        stream = new_stream(exchange)
+    stream.start()
+    assert entered.wait(SOON)
+    with within(1.0):
+        stream.stop(timeout=0.3)
+    release.set()
+    assert stream.join(SOON)
+    assert own_threads() == []
+    assert recorder.calls == []
+    assert exchange.connections == []
+
+
+def test_callback_that_outlasts_stop(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    release = threading.Event()
+    stream = new_stream(exchange)
+    stream.on_order(lambda _: release.wait(SOON))
+    stream.start()
+    assert stream.wait_ready(SOON)
+    for number in range(5):
+        exchange.push(order(number))
+    exchange.push_bytes(b"garbage")
+    recorder.wait("on_order")
+    with within(1.0):
+        stream.stop(timeout=0.3)
+    calls = list(recorder.calls)
+    with pytest.raises(RuntimeError, match="running"):
+        stream.start()
+    release.set()
+    assert stream.join(SOON)
+    assert own_threads() == []
+    assert recorder.calls == calls
+    stream.start()  # and all is as before
+    assert stream.wait_ready(SOON)
+    exchange.push(order(9))
+    recorder.wait("on_order", 2)
+
+
+def test_other_functions_of_the_same_event_after_stop_timed_out(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    release = threading.Event()
+    later: list[object] = []
+    stream = new_stream(exchange)
+    stream.on_order(lambda _: release.wait(SOON))
+    stream.on_order(later.append)
+    with stream:
+        assert stream.wait_ready(SOON)
+        exchange.push(order(1))
+        recorder.wait("on_order")
+        stream.stop(timeout=0.1)
+        release.set()
+        assert stream.join(SOON)
+    assert later == []
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+def test_threads(exchange: Exchange, new_stream: NewStream) -> None:
+    before = set(threading.enumerate())
+    stream = new_stream(exchange)
+    assert own_threads() == []
+    stream.start()
+    assert stream.wait_ready(SOON)
+    threads = own_threads()
+    names = sorted(thread.name.rpartition("-")[0] for thread in threads)
+    assert names == ["fastpos-ping", "fastpos-reader"]
+    assert len({thread.name.rpartition("-")[2] for thread in threads}) == 1
+    assert all(thread.daemon for thread in threads)
+    stream.stop()
+    assert own_threads() == []
+    others = {t for t in threading.enumerate() if not t.name.startswith("fastpos-exchange")}
+    assert others <= before
+
+
+def test_run_forever_has_but_the_ping_thread(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = new_stream(exchange)
+    during: list[threading.Thread] = []
+    after: list[threading.Thread] = []
+    stop = stream._heartbeat.stop
+
+    def stop_late() -> None:
+        threading.Event().wait(0.1)  # as when the machine is busy
+        stop()
+
+    monkeypatch.setattr(stream._heartbeat, "stop", stop_late)
+
+    def watch() -> None:
+        recorder.wait("on_ready")
+        during.extend(own_threads())
+        stream.stop()
+        after.extend(own_threads())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    stream.run_forever()
+    watcher.join(SOON)
+    assert [thread.name.rpartition("-")[0] for thread in during] == ["fastpos-ping"]
+    assert during[0].daemon
+    assert after == []
+
+
+@pytest.mark.parametrize("which", ["reader", "ping"])
+def test_thread_that_cannot_be_started(
+    exchange: Exchange,
+    new_stream: NewStream,
+    monkeypatch: pytest.MonkeyPatch,
+    which: str,
+) -> None:
+    """The process is out of threads: that is told, and nothing is stuck for ever."""
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith(f"fastpos-{which}-"):
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    stream = new_stream(exchange)
+    run = stream.start if which == "reader" else stream.run_forever
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            run()
+    with within(1.0):
+        stream.stop()
+    with stream:
+        assert stream.wait_ready(SOON)
+
+
+def test_many_starts_and_stops_leave_nothing(exchange: Exchange, new_stream: NewStream) -> None:
+    stream = new_stream(exchange)
+    gc.collect()
+    gc.disable()  # nothing is to be closed by the collector
+    try:
+        for _ in range(30):
+            stream.start()
+            assert stream.wait_ready(SOON)
+            stream.stop()
+            assert own_threads() == []
+    finally:
+        gc.enable()
+    assert exchange.wait_for("unsub", count=30)
+    assert exchange.violations == []
+
+
+# --- whole processes ------------------------------------------------------------------------------
+
+PREAMBLE = """
+import atexit, faulthandler, signal, sys, threading, time
+from fastpos import PositionStream
+
+url, key = sys.argv[1:]
+stream = PositionStream(url, api_key=key, broker=1003, proxy="", ping_interval=0.1,
+                        on_error=lambda error: None)
+stream.on_ready(lambda event: print("ready", flush=True))
+stream.on_disconnect(lambda event: print("disconnect", flush=True))
+
+def own():
+    return [t.name for t in threading.enumerate() if t.name.startswith("fastpos")]
+"""
+
+
+@contextmanager
+def script(
+    server: Exchange | ScriptedServer, project: Path, body: str
+) -> Iterator[subprocess.Popen[str]]:
+    key = server.api_key if isinstance(server, Exchange) else KEY
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body), server.url, key],
+        cwd=project,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=10)
+    return out, err
+
+
+FOREVER = """
+    try:
+        stream.run_forever()
+    except KeyboardInterrupt:
+        print("raised again", own(), flush=True)
+        stream.stop()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
+@pytest.mark.parametrize("phase", ["subscribed", "busy", "back-off"])
+def test_ctrl_c_in_run_forever(exchange: Exchange, project: Path, phase: str) -> None:
+    if phase == "back-off":
+        exchange.refuse_upgrade(503, headers={"Retry-After": "60"})
+    with script(exchange, project, FOREVER) as process:
+        if phase == "back-off":
+            assert process.stdout is not None
+            assert process.stdout.readline() == "disconnect\n"
+        else:
+            assert exchange.wait_for_subscribers(1, 10)
+            assert exchange.wait_for("ping")
+        if phase == "busy":
+            exchange.open_position()
+            exchange.start_ticking(0.001)
+        process.send_signal(signal.SIGINT)
+        out, err = finish(process)
+    assert out.endswith("raised again []\n")
+    assert err == ""
+    assert process.returncode == 0
+    assert exchange.wait_for_clients(0)
+    if phase != "back-off":
+        (connection,) = exchange.connections
+        assert connection.close_code == 1000
+        assert exchange.wait_for("unsub")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
+def test_ctrl_c_during_the_handshake(project: Path) -> None:
+    with (
+        ScriptedServer(lambda peer: read_request(peer) and peer.recv(1)) as server,
+        script(server, project, FOREVER) as process,
+    ):
+        server.wait_accepted(1)
+        process.send_signal(signal.SIGINT)
+        out, err = finish(process)
+    assert out.endswith("raised again []\n")
+    assert err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM for one process there")
+@pytest.mark.parametrize("moment", ["waiting", "sending"])
+def test_stop_in_a_signal_handler(exchange: Exchange, project: Path, moment: str) -> None:
+    """It runs in the middle of whatever the main thread does, even with a lock held."""
+    body = """
+        signal.signal(signal.SIGTERM, lambda *_: stream.stop())
+        faulthandler.dump_traceback_later(5, exit=True)
+    """
+    if moment == "sending":
+        body += """
+        from fastpos.transport import Transport
+        flush = Transport._flush
+
+        def interrupted(self):
+            if threading.current_thread() is threading.main_thread() and armed.is_set():
+                armed.clear()
+                signal.raise_signal(signal.SIGTERM)
+            flush(self)
+
+        Transport._flush = interrupted
+        armed = threading.Event()
+        stream.on_order(lambda _: armed.set())
+        """
+    body += """
+        stream.run_forever()
+        print("returned", own(), flush=True)
+    """
+    with script(exchange, project, body) as process:
+        assert exchange.wait_for_subscribers(1, 10)
+        if moment == "sending":
+            exchange.push(order(1))
+            exchange.ws_ping(b"answer this")
+        else:
+            process.send_signal(signal.SIGTERM)
+        out, err = finish(process)
+    assert err == ""
+    assert out.endswith("returned []\n")
+    assert process.returncode == 0
+    assert exchange.connections[0].close_code == 1000
+
+
+@pytest.mark.parametrize("phase", ["subscribed", "busy", "connecting", "callback"])
+def test_interpreter_exit_without_stop(exchange: Exchange, project: Path, phase: str) -> None:
+    body = """
+        stream.start()
+    """
+    if phase == "callback":
+        body += """
+        stream.on_order(lambda order: (print("in it", flush=True), time.sleep(60)))
+        """
+    if phase != "connecting":
+        body += """
+        assert stream.wait_ready(10)
+        """
+    if phase in ("busy", "callback"):
+        body += """
+        sys.stdin.close()
+        deadline = time.monotonic() + 0.3
+        while time.monotonic() < deadline:
+            pass
+        """
+    with script(exchange, project, body) as process:
+        if phase in ("busy", "callback"):
+            assert exchange.wait_for_subscribers(1, 10)
+            exchange.push(order(1))
+            exchange.open_position()
+            exchange.start_ticking(0.001)
+        _, err = finish(process)
+    assert err == ""
+    assert process.returncode == 0
+
+
+def test_stop_in_atexit(exchange: Exchange, project: Path) -> None:
+    body = """
+        def leave():
+            began = time.monotonic()
+            stream.stop()
+            print("stopped", time.monotonic() - began < 2, own(), flush=True)
+
+        atexit.register(leave)
+        stream.start()
+        assert stream.wait_ready(10)
+    """
+    with script(exchange, project, body) as process:
+        out, err = finish(process)
+    assert out.endswith("stopped True []\n")
+    assert err == ""
+    assert process.returncode == 0
+    assert exchange.wait_for("close")
+    assert exchange.connections[0].close_code == 1000
+
+
+def test_main_thread_that_fails_is_not_held_up(exchange: Exchange, project: Path) -> None:
+    body = """
+        with stream:
+            assert stream.wait_ready(10)
+            raise SystemExit(3)
+    """
+    with script(exchange, project, body) as process:
+        _, err = finish(process)
+    assert err == ""
+    assert process.returncode == 3
+    assert exchange.connections[0].close_code == 1000
+
+
+# --- credentials ----------------------------------------------------------------------------------
+
+# As long as a JWT is, with characters that travel in another form in URLs and in JSON.
+SECRET = "eyJhbGciOiJIUzI1NiJ9." + "Zm9v+YmFy/cXV4" * 20 + ".c2lnbmF0dXJl=="
+
+
+def shown(recorder: Recorder, stream: PositionStream, error: BaseException | None) -> str:
+    """All that a user or a log could get to see."""
+    parts = [repr(stream), str(stream), repr(stream.stats), repr(vars(stream))]
+    for _, event in recorder.calls:
+        parts += [repr(event), str(event)]
+    errors = [e for _, e in recorder.calls if isinstance(e, BaseException)]
+    errors += [e.error for _, e in recorder.calls if isinstance(e, fastpos.Disconnect) and e.error]
+    for each in [*errors, *([error] if error is not None else [])]:
+        parts += [repr(each), str(each), repr(vars(each)), repr(each.args)]
+        parts += traceback.format_exception(each)
+    return "\n".join(parts)
+
+
+def pieces(secret: str) -> set[str]:
+    """Parts of it that are long enough to matter."""
+    return {secret[start : start + 12] for start in range(0, len(secret) - 12, 4)}
+
+
+def http(status: str, headers: str = "", body: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n{body}".encode()
+
+
+def refusing(answer: bytes) -> Callable[[socket.socket], object]:
+    def serve(peer: socket.socket) -> None:
+        read_request(peer)
+        peer.sendall(answer)
+
+    return serve
+
+
+def greeting(text: str) -> Callable[[socket.socket], object]:
+    def serve(peer: socket.socket) -> None:
+        accept_upgrade(peer, text_frame(text))
+        list(frames(peer))
+
+    return serve
+
+
+def answering(text: str) -> Callable[[socket.socket], object]:
+    def serve(peer: socket.socket) -> None:
+        accept_upgrade(peer, text_frame("connect success"))
+        read_frame(peer)
+        peer.sendall(text_frame(text))
+        list(frames(peer))
+
+    return serve
+
+
+def sending(data: bytes) -> Callable[[socket.socket], object]:
+    def serve(peer: socket.socket) -> None:
+        serve_subscription(peer)
+        peer.sendall(data)
+        peer.sendall(close_frame(1000))
+        list(frames(peer))
+
+    return serve
+
+
+ECHOES: dict[str, Callable[[str], Callable[[socket.socket], object]]] = {
+    "body of a 401": lambda s: refusing(http("401 Unauthorized", body=f"bad key {s}")),
+    "body of a 500": lambda s: refusing(http("500 Oops", body=f"bad key {s}")),
+    "reason of a 403": lambda s: refusing(http(f"403 bad key {s}")),
+    "reason of a 502": lambda s: refusing(http(f"502 bad key {s}")),
+    "header": lambda s: refusing(http("400 Bad", f"X-Said: {s}\r\nSet-Cookie: k={s}\r\n")),
+    "redirect": lambda s: refusing(http("302 Found", f"Location: https://x.test/?key={s}\r\n")),
+    "redirect, quoted": lambda s: refusing(
+        http("302 Found", f"Location: https://x.test/?key={quote(s, safe='')}\r\n")
+    ),
+    "retry-after": lambda s: refusing(http("429 Slow", f"Retry-After: {s}\r\n")),
+    "no HTTP": lambda s: refusing(f"who is {s}?\r\n\r\n".encode()),
+    "header line": lambda s: refusing(f"HTTP/1.1 200 OK\r\n{s}\r\n\r\n".encode()),
+    "protocol header": lambda s: refusing(
+        http("101 Switching Protocols", f"Upgrade: {s}\r\nSec-WebSocket-Protocol: {s}\r\n")
+    ),
+    "greeting": lambda s: greeting(f"who is {s}?"),
+    "greeting, late in it": lambda s: greeting("x" * 190 + s),
+    "refusal": lambda s: answering(f"bad key {s}"),
+    "refusal, late in it": lambda s: answering("x" * 190 + s),
+    "refusal in JSON": lambda s: answering(f'{{"event":"sub","error":"bad key","was":"{s}"}}'),
+    "text while ready": lambda s: sending(text_frame(f"bad request by {s}")),
+    "JSON while ready": lambda s: sending(text_frame(f'{{"event":"sub","token":"{s}"}}')),
+    "push of a wrong shape": lambda s: sending(push_frame({"channel": "order", "order": s})),
+    "binary while ready": lambda s: sending(frame(0x2, f'{{"channel": "{s}"}}'.encode())),
+    "close reason": lambda s: sending(close_frame(1008, f"bad key {s}".encode()[:123])),
+}
+
+
+@pytest.mark.parametrize("with_on_error", [True, False], ids=["on_error", "logged"])
+@pytest.mark.parametrize("name", ECHOES)
+def test_credential_that_a_server_repeats_is_never_shown(
+    new_stream: NewStream,
+    recorder: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    with_on_error: bool,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    options: dict[str, Any] = {} if with_on_error else {"on_error": None}
+    ended: FastposError | None = None
+    with ScriptedServer(ECHOES[name](SECRET)) as server:
+        stream = new_stream(server.url, token=SECRET, reconnect=QUICK, **options)
+        stream.start()
+        recorder.wait("on_disconnect", 1)
+        stream.stop()
+        try:
+            stream.join(SOON)
+        except FastposError as error:
+            ended = error
+    text = shown(recorder, stream, ended) + caplog.text
+    text += "".join(repr(record.__dict__) for record in caplog.records)
+    leaked = {piece for piece in pieces(SECRET) if piece in text or quote(piece, safe="") in text}
+    assert not leaked, f"{len(leaked)} pieces, such as {min(leaked)}"
+
+
+@pytest.mark.parametrize("kind", ["token", "api_key"])
+def test_credential_is_not_shown_on_a_good_day(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = getattr(exchange, kind)
+    stream = new_stream(exchange, **{kind: secret})
+    with stream:
+        assert stream.wait_ready(SOON)
+        exchange.drop()
+        recorder.wait("on_ready", 2)
+        exchange.drop(clean=True)
+        recorder.wait("on_ready", 3)
+        exchange.push_bytes(b"garbage")
+        recorder.wait("on_error", 2)
+    text = shown(recorder, stream, None) + caplog.text
+    assert secret not in text
+    internals = [stream._settings, stream._settings.credential, stream._reader, stream._heartbeat]
+    assert secret not in repr(internals)
+    assert any(record.name == "fastpos" for record in caplog.records)
+
+
+def test_credential_in_what_the_callable_raised(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    calls = itertools.count()
+
+    def token() -> str:
+        if next(calls) == 1:
+            raise ValueError(f"the token {exchange.token} has expired")
+        return exchange.token
+
+    with new_stream(exchange, token=token, on_error=None) as stream:
+        recorder.wait("on_ready")
+        exchange.drop()
+        recorder.wait("on_ready", 2)
+    assert exchange.token not in caplog.text
+    reasons = [event.reason for event in recorder.on_disconnect]
+    assert any("has expired" in reason for reason in reasons)
+    assert exchange.token not in repr(reasons)
+    assert exchange.token not in repr(stream.stats)
+
+
+def test_proxy_password_is_not_shown(
+    new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = http("407 Proxy Authentication Required", "Proxy-Authenticate: Basic\r\n")
+    with ScriptedServer(refusing(answer)) as server:
+        proxy = f"http://trader:pa55-w0rd-of-proxy@127.0.0.1:{server.port}"
+        stream = new_stream("ws://127.0.0.1:9/", proxy=proxy).start()
+        recorder.wait("on_disconnect")
+        stream.stop()
+    assert "pa55-w0rd" not in shown(recorder, stream, None) + caplog.text
+
+
+# --- the credential in clear ----------------------------------------------------------------------
+
+
+def test_warned_once_that_the_credential_travels_in_clear(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = socket.getaddrinfo
+
+    def lookup(host: str, *args: Any, **options: Any) -> Any:
+        assert host == "exchange.test"
+        return real("127.0.0.1", *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    url = exchange.url.replace("127.0.0.1", "exchange.test")
+    with new_stream(url, api_key=exchange.api_key) as stream:
+        for run in range(1, 4):
+            recorder.wait("on_ready", run)
+            exchange.drop()
+        recorder.wait("on_ready", 4)
+        assert stream.wait_ready(SOON)
+    warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
+    (warning,) = warnings
+    assert warning.name == "fastpos"
+    assert "wss://" in warning.getMessage()
+    assert "exchange.test" in warning.getMessage()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_warning_about_this_machine(
+    exchange: Exchange, new_stream: NewStream, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    url = exchange.url.replace("127.0.0.1", host)
+    with new_stream(url, api_key=exchange.api_key) as stream:
+        assert stream.wait_ready(SOON)
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def test_no_warning_over_tls(
+    new_stream: NewStream,
+    recorder: Recorder,
+    certificates: Certificates,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _, *args, **options: real("127.0.0.1", *args, **options)
+    )
+
+    def serve(peer: socket.socket) -> None:
+        serve_subscription(peer)
+        answer_until_close(peer)
+
+    context = certificates.client_context()
+    context.check_hostname = False
+    with ScriptedServer(serve, certificates.good.context()) as server:
+        url = f"wss://exchange.test:{server.port}/"
+        with new_stream(url, ssl_context=context):
+            recorder.wait("on_ready")
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
