@@ -18,6 +18,7 @@ from .events import (
     Order,
     Position,
     Ready,
+    Synced,
     SystemClose,
     Trigger,
     Unknown,
@@ -94,6 +95,7 @@ class Callbacks:
         self.on_account: Handlers[AccountUpdate] = Handlers("on_account")
         self.on_adl_price: Handlers[AdlPrice] = Handlers("on_adl_price")
         self.on_ready: Handlers[Ready] = Handlers("on_ready")
+        self.on_synced: Handlers[Synced] = Handlers("on_synced")
         self.on_disconnect: Handlers[Disconnect] = Handlers("on_disconnect")
         self.on_error: Handlers[FastposError] = Handlers("on_error")
         self.on_unknown: Handlers[Unknown] = Handlers("on_unknown")

@@ -46,8 +46,8 @@ class Delivery:
         self._routes: dict[type, Callable[[Any], None]] = {
             AccountUpdate: self._account_update,
             AdlPrice: self._adl_price,
-            Order: lambda event: self.call(callbacks.on_order, event),
-            Trigger: lambda event: self.call(callbacks.on_trigger, event),
+            Order: self._order,
+            Trigger: self._trigger,
             SystemClose: lambda event: self.call(callbacks.on_system_close, event),
             Unknown: self._unknown,
         }
@@ -77,6 +77,14 @@ class Delivery:
     def _adl_price(self, event: AdlPrice) -> None:
         self._book.apply_ticks(event)
         self.call(self._callbacks.on_adl_price, event)
+
+    def _order(self, event: Order) -> None:
+        self._book.apply_order(event)
+        self.call(self._callbacks.on_order, event)
+
+    def _trigger(self, event: Trigger) -> None:
+        self._book.apply_trigger(event)
+        self.call(self._callbacks.on_trigger, event)
 
     def _unknown(self, event: Unknown) -> None:
         count(self._counters.unknown_channels, event.raw["channel"])

@@ -68,9 +68,16 @@ def as_integer(value: Any) -> Any:
         digits = value[1:] if value[:1] == "-" else value
         if digits.isascii() and digits.isdigit() and len(digits) < 100:
             return int(value)
-    elif kind in (float, Decimal) and isfinite(value) and value == int(value):
+    elif kind is float and value.is_integer():
+        return int(value)
+    elif kind is Decimal and _is_whole(value):
         return int(value)
     return value
+
+
+def _is_whole(value: Decimal) -> bool:
+    # An int of an exponent with many digits would take for ever.
+    return value.is_finite() and value.adjusted() < 100 and value == value.to_integral_value()
 
 
 def as_text(value: Any) -> Any:

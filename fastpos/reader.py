@@ -38,6 +38,7 @@ from .proxies import proxy_from_environment
 from .session import CONNECTED, SUBSCRIBED, read_reply
 from .settings import Settings
 from .stats import Counters, count
+from .sync import POLL_INTERVAL, Synchronizer
 
 __all__ = ["Reader"]
 
@@ -65,6 +66,7 @@ class Reader:
         delivery: takes the pushes.
         counters: what is counted.
         heartbeat: is told of connections and pongs.
+        synchronizer: is told of gaps, and given time while it wants some.
     """
 
     def __init__(
@@ -74,12 +76,14 @@ class Reader:
         delivery: Delivery,
         counters: Counters,
         heartbeat: Heartbeat,
+        synchronizer: Synchronizer,
     ) -> None:
         self._settings = settings
         self._callbacks = callbacks
         self._delivery = delivery
         self._counters = counters
         self._heartbeat = heartbeat
+        self._sync = synchronizer
         self._ssl_context = settings.ssl_context
         self._warned = False
 
@@ -328,6 +332,8 @@ class Reader:
             with self._state:
                 if self._phase == _READY and connection is not None:
                     self._heard_until = connection.last_heard
+                if self._ready_since is not None:
+                    self._sync.end()
                 self._connection = None
                 self._phase = _OPENING
             if connection is not None:
@@ -425,11 +431,15 @@ class Reader:
     def _read(self, connection: Connection) -> NoReturn:
         """Read until the connection ends, which is told by an exception."""
         while True:
-            for opcode, payload in connection.receive():
+            for opcode, payload in connection.receive(
+                POLL_INTERVAL if self._sync.pending else None
+            ):
                 if not self._stopping:  # else only the peer's close frame matters
                     self._message_in(opcode, payload, connection)
             self._counters.bytes_received += connection.bytes_received - self._counted
             self._counted = connection.bytes_received
+            if self._sync.pending and not self._stopping:
+                self._sync.poll()
 
     def _message_in(self, opcode: int, payload: Any, connection: Connection) -> None:
         self._counters.messages += 1
@@ -521,6 +531,7 @@ class Reader:
         self._ready_since = now
         self._attempts = self._refusals = 0
         _log.info("%s: subscribed", self._settings.address)
+        self._sync.begin(gap)
         self._delivery.call(self._callbacks.on_ready, event)
 
     def _shown(self, reply: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from .opening import Address, parse_proxy, parse_url
 from .reconnect import ReconnectPolicy
 from .session import Credential, CredentialSource
+from .sync import SnapshotSource
 
 __all__ = ["DEFAULT_URL", "Settings"]
 
@@ -44,6 +45,8 @@ class Settings:
         ssl_context: ssl.SSLContext | None,
         proxy: str | None,
         max_message_size: int,
+        snapshot: SnapshotSource | None,
+        snapshot_timeout: float,
     ) -> None:
         self.url = url
         self.address = parse_url(url)
@@ -65,6 +68,10 @@ class Settings:
         self.ssl_context = ssl_context
         self.proxy: Address | None = None if proxy is None or proxy == "" else parse_proxy(proxy)
         self.proxy_from_environment = proxy is None
+        if snapshot is not None and not callable(snapshot):
+            raise TypeError(f"snapshot must be callable or None, not {type(snapshot).__name__}")
+        self.snapshot = snapshot
+        self.snapshot_timeout = _seconds("snapshot_timeout", snapshot_timeout)
         self.max_message_size = _integer("max_message_size", max_message_size)
         if not 1 <= max_message_size <= sys.maxsize:
             raise ValueError(

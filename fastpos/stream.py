@@ -32,6 +32,7 @@ from .events import (
     Order,
     Position,
     Ready,
+    Synced,
     SystemClose,
     Trigger,
     Unknown,
@@ -42,6 +43,7 @@ from .reconnect import ReconnectPolicy
 from .session import CredentialSource
 from .settings import DEFAULT_URL, Settings
 from .stats import Counters, Stats
+from .sync import SnapshotSource, Synchronizer
 
 __all__ = ["PositionStream"]
 
@@ -69,6 +71,7 @@ class PositionStream:
         on_account: called with an `AccountUpdate` that holds balances.
         on_adl_price: called with an `AdlPrice`, once a second while a position is held.
         on_ready: called with a `Ready` when the stream is subscribed, first and again.
+        on_synced: called with a `Synced` when a snapshot was merged.
         on_disconnect: called with a `Disconnect` when a connection ended or could not be made.
         on_error: called with each `FastposError` that does not end the stream. Without one they
             are logged.
@@ -85,6 +88,9 @@ class PositionStream:
             names there). None takes it from the environment (``https_proxy``, ``no_proxy``, …),
             "" uses none.
         max_message_size: the largest message taken, bytes, compressed or not.
+        snapshot: a callable that gives a `Snapshot` of the account, called on a thread of its own
+            after every subscription; `fastpos.rest.AccountSnapshot` is one. None: there is none.
+        snapshot_timeout: seconds after which a call of it counts as failed.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
@@ -97,6 +103,7 @@ class PositionStream:
     on_account: CallbackSlot[AccountUpdate] = CallbackSlot()
     on_adl_price: CallbackSlot[AdlPrice] = CallbackSlot()
     on_ready: CallbackSlot[Ready] = CallbackSlot()
+    on_synced: CallbackSlot[Synced] = CallbackSlot()
     on_disconnect: CallbackSlot[Disconnect] = CallbackSlot()
     on_error: CallbackSlot[FastposError] = CallbackSlot()
     on_unknown: CallbackSlot[Unknown] = CallbackSlot()
@@ -115,6 +122,7 @@ class PositionStream:
         on_account: Callable[[AccountUpdate], object] | None = None,
         on_adl_price: Callable[[AdlPrice], object] | None = None,
         on_ready: Callable[[Ready], object] | None = None,
+        on_synced: Callable[[Synced], object] | None = None,
         on_disconnect: Callable[[Disconnect], object] | None = None,
         on_error: Callable[[FastposError], object] | None = None,
         on_unknown: Callable[[Unknown], object] | None = None,
@@ -128,6 +136,8 @@ class PositionStream:
         ssl_context: ssl.SSLContext | None = None,
         proxy: str | None = None,
         max_message_size: int = 1024 * 1024,
+        snapshot: SnapshotSource | None = None,
+        snapshot_timeout: float = 10.0,
     ) -> None:
         self._settings = settings = Settings(
             url=url,
@@ -144,6 +154,8 @@ class PositionStream:
             ssl_context=ssl_context,
             proxy=proxy,
             max_message_size=max_message_size,
+            snapshot=snapshot,
+            snapshot_timeout=snapshot_timeout,
         )
         self._callbacks = Callbacks()
         given: list[tuple[Handlers[Any], Callable[[Any], object] | None]] = [
@@ -154,6 +166,7 @@ class PositionStream:
             (self.on_account, on_account),
             (self.on_adl_price, on_adl_price),
             (self.on_ready, on_ready),
+            (self.on_synced, on_synced),
             (self.on_disconnect, on_disconnect),
             (self.on_error, on_error),
             (self.on_unknown, on_unknown),
@@ -165,8 +178,16 @@ class PositionStream:
         self._counters = Counters()
         self._heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout)
         self._delivery = Delivery(self._callbacks, self._book, self._counters, settings.number)
+        self._sync = Synchronizer(
+            snapshot,
+            settings.snapshot_timeout,
+            reconnect or ReconnectPolicy(),
+            self._book,
+            self._callbacks,
+            self._delivery,
+        )
         self._reader = Reader(
-            settings, self._callbacks, self._delivery, self._counters, self._heartbeat
+            settings, self._callbacks, self._delivery, self._counters, self._heartbeat, self._sync
         )
 
     def __repr__(self) -> str:
@@ -312,6 +333,27 @@ class PositionStream:
     def balances(self) -> dict[str, Balance]:
         """The balances by coin: a dict of the caller's own."""
         return self._book.balances
+
+    @property
+    def orders(self) -> dict[str, Order]:
+        """The open orders that were heard of, by id: a dict of the caller's own."""
+        return self._book.orders
+
+    @property
+    def triggers(self) -> dict[str, Trigger]:
+        """The waiting trigger orders that were heard of, by id: a dict of the caller's own."""
+        return self._book.triggers
+
+    @property
+    def book(self) -> Book:
+        """All that is known, with `dump()` and `load()` to keep it over a restart."""
+        return self._book
+
+    @property
+    def synced(self) -> bool:
+        """Whether positions and balances are the account's: a snapshot was merged, and no gap
+        came since. Without a snapshot source it is always False."""
+        return self._sync.synced
 
     @property
     def stats(self) -> Stats:

@@ -67,7 +67,7 @@ def said(record: Any) -> dict[str, Any]:
 
 def known(position: Position) -> dict[str, Any]:
     """What is known of the position itself."""
-    about_the_push = ("change", "changed", "complete", "uid", "time_ms")
+    about_the_push = ("change", "changed", "complete", "uid", "time_ms", "missing_from_ticks")
     return {
         name: value
         for name, value in said(position).items()

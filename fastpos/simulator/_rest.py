@@ -21,6 +21,7 @@ _IDLE_TIMEOUT = 60.0  # seconds that a client may keep a connection open and say
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _IDLE_TIMEOUT
+    disable_nagle_algorithm = True  # headers and body are two writes
 
     def do_GET(self) -> None:
         answer = cast(_HTTPServer, self.server).respond("GET", self.path, self.headers.get)

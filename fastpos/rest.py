@@ -1,0 +1,674 @@
+"""A snapshot source: the account as the exchange's REST interface tells it.
+
+Needs the extra `rest`: ``pip install "fastpos[rest]"``.
+
+HTTP is httpx's. Its time-outs are each for one read or write, so a server that trickles could
+hold a call up for ever; the sockets under it are therefore this library's own, opened as the
+stream opens its (see opening.py), with one deadline for everything.
+
+Threads: any may call or close an `AccountSnapshot`. `_lock` is held for the length of a call and
+guards all that calls change; the network's own lock guards what `close` needs in order to end a
+call that is under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import ssl
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Context, Decimal
+from email.utils import parsedate_to_datetime
+from time import monotonic, time, time_ns
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import FastposError, SnapshotError
+from .events import Balance, Position
+from .fields import as_integer, as_number, as_text
+from .opening import (
+    Address,
+    _connect_tcp,
+    _Guarded,
+    _start_tls,
+    _tunnel,
+    parse_proxy,
+)
+from .proxies import proxy_from_environment
+from .reader import _is_loopback
+from .settings import _seconds
+from .snapshot import Snapshot
+from .transport import Transport
+
+try:
+    import httpcore
+    import httpx
+except ImportError:
+    raise ImportError('fastpos.rest needs the package httpx: pip install "fastpos[rest]"') from None
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["AccountSnapshot"]
+
+_log = logging.getLogger("fastpos")
+
+_TIME = "/fapi/v1/time"
+_ACCOUNT = "/fapi/v1/account"
+
+# The largest answer taken, bytes, as it comes and unpacked.
+MAX_ANSWER = 4 * 1024 * 1024
+# How much of what the exchange says is put into a message, characters.
+SHOWN = 200
+# The longest pause that an exchange may ask for, seconds.
+MAX_RETRY_AFTER = 24 * 3600.0
+
+# "Slow down", and "you did not": an exchange that says so is left alone for as long as it says.
+_SLOW_DOWN = (429, 418)
+# The exchange's code for a timestamp that is too far from its own clock.
+_BAD_TIMESTAMP = -1021
+
+# The largest power of ten taken in a number: more than a double has, and not so much that a few
+# bytes make an int of a million digits.
+MAX_EXPONENT = 400
+# For sums of the exchange's numbers, to the last digit.
+_exact = Context(prec=1000, traps=[])
+
+# What a signature looks like, wherever it turns up.
+_SIGNATURE = re.compile(r"[0-9a-fA-F]{64}")
+
+
+class AccountSnapshot:
+    """Asks the exchange for all positions and balances of the account; call it to do so.
+
+    Each call sends a signed ``GET /fapi/v1/account`` and gives a `Snapshot`. Before the first,
+    and when the exchange says that a timestamp is off (code -1021), the exchange's clock is asked
+    for with ``GET /fapi/v1/time``: the host's may be wrong, and may be set while this runs.
+
+    In what a call gives, every number is the `decimal.Decimal` that the exchange wrote, `raw` is
+    the JSON object it came in, and an attribute that the exchange left out is None.
+
+        stream = PositionStream(..., snapshot=AccountSnapshot(base_url, api_key, api_secret))
+
+    Args:
+        base_url: where the REST interface is, like ``https://futuresopenapi.exchange1.com``.
+        api_key: the API key.
+        api_secret: the API secret; it only signs, and never travels.
+        timeout: seconds for a whole call. Only the look-up of the host's name is not bound by it,
+            for the system does not let itself be interrupted in that.
+        ssl_context: TLS settings instead of the default ones, which verify the server.
+        proxy: as for a stream: a URL, None for the environment's, "" for none.
+
+    Raises:
+        TypeError, ValueError: an argument is unusable; the message names it.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        api_secret: str,
+        timeout: float = 10.0,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+    ) -> None:
+        target = _target(base_url)
+        _check_text("api_key", api_key)
+        # It travels in an HTTP header: visible ASCII, one line (RFC 9110, section 5.5).
+        if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+            raise ValueError("api_key must be visible ASCII without white space")
+        _check_text("api_secret", api_secret)
+        if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+            raise TypeError("ssl_context must be an ssl.SSLContext or None")
+        self._base = base_url.rstrip("/")
+        self._key = api_key
+        self._secret = api_secret
+        self._timeout = _seconds("timeout", timeout)
+        self._network = _Network(target, ssl_context, proxy)
+        self._lock = threading.Lock()
+        self._client: httpx.Client | None = None
+        self._warned = target.scheme == "https" or _is_loopback(target)
+        self._offset_ms: float | None = None  # the exchange's clock less our monotonic one
+        self._pause_ends = float("-inf")  # `monotonic` until which the exchange is left alone
+        self._paused_by: tuple[int | None, int | None] = (None, None)  # with this code and status
+
+    def __call__(self) -> Snapshot:
+        """Ask the exchange.
+
+        Positions of volume 0 are left out: they are closed, or were never opened.
+
+        Raises:
+            SnapshotError: it did not work out. When the exchange asked for a pause (HTTP 429 or
+                418 with ``Retry-After``), calls fail at once until that is over, and ask nothing.
+        """
+        deadline = monotonic() + self._timeout
+        if not self._lock.acquire(timeout=self._timeout):
+            raise self._failure(f"another call has not ended in {self._timeout:g} s")
+        try:
+            left = self._pause_ends - monotonic()
+            if left > 0:
+                code, status = self._paused_by
+                text = f"the exchange asked for a pause, {left:.3g} s are left"
+                raise self._failure(text, code, status, left)
+            if not self._warned:
+                self._warned = True
+                _log.warning("%s: the API key travels in clear; use https://", self._base)
+            self._network.deadline = deadline
+            account = self._account()
+            received_ns = time_ns()
+        finally:
+            self._lock.release()
+        try:
+            return _snapshot(account, received_ns)
+        except _WrongShape as error:
+            failure = self._failure(f"{_ACCOUNT}: {error}", status=200)
+        raise failure
+
+    def close(self) -> None:
+        """Close the connection, and end a call that is under way; it raises `SnapshotError`.
+
+        A later call opens a new one.
+        """
+        self._network.stop()
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+            self._network.restart()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"AccountSnapshot({self._base!r})"
+
+    # --- what the exchange is asked -----------------------------------------------------------
+
+    def _account(self) -> dict[str, Any]:
+        try:
+            return self._ask(_ACCOUNT, signed=True)
+        except SnapshotError as error:
+            if error.code != _BAD_TIMESTAMP:
+                raise
+        self._offset_ms = None
+        return self._ask(_ACCOUNT, signed=True)
+
+    def _timestamp(self) -> int:
+        """Give the exchange's time, milliseconds since the epoch."""
+        if self._offset_ms is None:
+            told = as_integer(self._ask(_TIME).get("serverTime"))
+            if type(told) is not int:
+                raise self._failure(f"{_TIME}: no serverTime in milliseconds", status=200)
+            # It was so many o'clock somewhere between sending and receiving.
+            self._offset_ms = told - self._network.middle() * 1000
+        return int(monotonic() * 1000 + self._offset_ms)
+
+    def _ask(self, path: str, signed: bool = False) -> dict[str, Any]:
+        """Give the JSON object that the exchange answers a GET of `path` with."""
+        status, headers, body = self._exchange(self._request(path, signed))
+        if 300 <= status < 400:
+            where = self._shown(headers.get("location", "nowhere"))
+            raise self._failure(
+                f"{path}: redirects to {where}, which is not followed: "
+                "the API key is for this host only",
+                status=status,
+            )
+        answer, wrong = _object(headers.get("content-encoding", ""), body)
+        code = as_integer(answer.get("code"))
+        code = code if type(code) is int else None
+        # Some say {"code": 0} when all is well.
+        if status == 200 and answer and (not code or "account" in answer):
+            return answer
+        retry_after = _retry_after(headers)
+        if status in _SLOW_DOWN and retry_after is not None:
+            self._pause_ends = monotonic() + retry_after
+            self._paused_by = (code, status)
+        text = f"{path}: HTTP {status}"
+        if code is not None:
+            text += f", code {code}: {self._shown(answer.get('msg') or '')}"
+        elif status == 200:
+            text += f", {wrong}"
+        raise self._failure(text, code, status, retry_after)
+
+    def _request(self, path: str, signed: bool) -> httpx.Request:
+        # Tools that print a traceback may print the local variables of its functions too. So the
+        # credentials are in the headers of a request, which its repr() does not show, and in
+        # variables only here, from where on nothing fails.
+        stamp = self._timestamp() if signed else 0
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if signed:
+            headers["X-CH-APIKEY"] = self._key
+            headers["X-CH-TS"] = str(stamp)
+            headers["X-CH-SIGN"] = _signature(self._secret, stamp, "GET", path)
+        return httpx.Request("GET", self._base + path, headers=headers)
+
+    def _exchange(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
+        """Give status, headers and body of the answer."""
+        path = request.url.path
+        try:
+            with closing(self._opened().send(request, stream=True)) as response:
+                body = bytearray()
+                for piece in response.iter_raw():
+                    body += piece
+                    if len(body) > MAX_ANSWER:
+                        raise _TooLarge
+                return response.status_code, response.headers, bytes(body)
+        # All that there is: what the HTTP libraries raise can hold the request, headers and all.
+        except Exception as error:
+            if self._network.stopped:
+                failure = self._failure(f"{path}: close() was called")
+            elif isinstance(error, _TimedOut):
+                failure = self._failure(f"{path}: no whole answer in {self._timeout:g} s")
+            elif isinstance(error, FastposError):  # from opening the connection: it says where
+                failure = SnapshotError(self._hidden(str(error)))
+            else:
+                failure = self._failure(
+                    f"{path}: {self._shown(str(error) or type(error).__name__)}"
+                )
+        # Not above, where it would keep the other as its context.
+        raise failure
+
+    def _opened(self) -> httpx.Client:
+        if self._client is None:
+            self._client = httpx.Client(
+                transport=_HttpTransport(self._network),
+                timeout=None,
+                follow_redirects=False,
+                trust_env=False,
+            )
+        return self._client
+
+    # --- what is told of failures -------------------------------------------------------------
+
+    def _failure(
+        self,
+        text: str,
+        code: int | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> SnapshotError:
+        return SnapshotError(f"{self._base}: {text}", code, status, retry_after)
+
+    def _shown(self, said: object) -> str:
+        """A text that came from elsewhere, fit for a message."""
+        return repr(self._hidden(str(said))[:SHOWN])
+
+    def _hidden(self, text: str) -> str:
+        """`text` without credentials."""
+        for secret in (self._secret, self._key):
+            text = text.replace(secret, "***")
+        return _SIGNATURE.sub("***", text)
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def _target(base_url: object) -> Address:
+    if not isinstance(base_url, str):
+        raise TypeError(f"base_url must be a str, not {type(base_url).__name__}")
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:  # whose message may hold a password
+        url = None
+    if url is None or url.scheme not in ("http", "https") or not url.host or "%" in url.host:
+        raise ValueError("base_url must be like https://host or https://host:port")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise ValueError("base_url has a port that is no port number")
+    if url.userinfo:
+        raise ValueError("base_url must not hold a user or password")
+    if url.path != "/" or url.query or url.fragment or base_url.rstrip("/")[-1:] in "?#":
+        raise ValueError("base_url must end with the host or port: the paths are the library's")
+    default = 443 if url.scheme == "https" else 80
+    return Address(url.scheme, url.raw_host.decode("ascii"), url.port or default)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+    if not value.isprintable():  # among others what can't be written in UTF-8
+        raise ValueError(f"{name} must be one line of printable characters")
+
+
+# --- HTTP ---------------------------------------------------------------------------------------
+
+
+def _signature(secret: str, timestamp_ms: int, method: str, path: str, body: str = "") -> str:
+    """Sign a request: HMAC-SHA256 over time, method, path with query and body, in hex."""
+    signed = f"{timestamp_ms}{method}{path}{body}"
+    return hmac.new(secret.encode(), signed.encode(), hashlib.sha256).hexdigest()
+
+
+def _object(encoding: str, body: bytes) -> tuple[dict[str, Any], str]:
+    """Give the JSON object in an answer's body; an empty one and the reason where there is none."""
+    if encoding.lower() in ("gzip", "x-gzip"):  # not asked for, but then pushes come so too
+        try:
+            body = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, MAX_ANSWER + 1)
+        except zlib.error:
+            return {}, "the answer is not the gzip that it says it is"
+        if len(body) > MAX_ANSWER:
+            return {}, str(_TooLarge())
+    try:
+        answer = json.loads(body, parse_float=_decimal, parse_constant=_no_constant)
+    except (ValueError, ArithmeticError, RecursionError):
+        return {}, "the answer is not JSON"
+    if not isinstance(answer, dict):
+        return {}, "the answer is not a JSON object"
+    return answer, "the answer is an empty object"
+
+
+def _decimal(text: str) -> Decimal:
+    value = Decimal(text)
+    if abs(value.adjusted()) > MAX_EXPONENT:
+        raise ValueError("a number out of all proportion")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Give the seconds that ``Retry-After`` asks for (RFC 9110, section 10.2.3), None if unclear.
+
+    A date is compared with the answer's own ``Date``, for the host's clock may be wrong.
+    """
+    asked = headers.get("retry-after", "").strip()
+    if asked.isascii() and asked.isdigit():
+        seconds = float(asked)
+    else:
+        try:
+            until = parsedate_to_datetime(asked).timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+        try:
+            seconds = until - parsedate_to_datetime(headers.get("date", "")).timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            seconds = until - time()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+class _TimedOut(Exception):
+    """The deadline has passed."""
+
+
+class _TooLarge(Exception):
+    """The answer is larger than any account's."""
+
+    def __str__(self) -> str:
+        return f"the answer is larger than {MAX_ANSWER // 1024 // 1024} MiB"
+
+
+class _HttpTransport(httpx.BaseTransport):
+    """httpx's way to httpcore, which takes the sockets from `network`."""
+
+    def __init__(self, network: _Network) -> None:
+        self._pool = httpcore.ConnectionPool(
+            # httpcore would change the context that it is given, and it may be the user's: this
+            # one is for nothing else (see `_Stream.start_tls`).
+            ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            max_connections=1,
+            keepalive_expiry=5.0,
+            network_backend=network,
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        answer = self._pool.handle_request(
+            httpcore.Request(
+                request.method,
+                httpcore.URL(
+                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                ),
+                headers=request.headers.raw,
+            )
+        )
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer))
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    """An answer's body, as httpx wants it."""
+
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+class _Network(httpcore.NetworkBackend):
+    """Opens connections to one host, each and all of what is done on them until `deadline`.
+
+    `_lock` guards `_transport` and `stopped`.
+    """
+
+    def __init__(self, target: Address, context: ssl.SSLContext | None, proxy: str | None) -> None:
+        self._target = target
+        self._context = context
+        self._proxy = parse_proxy(proxy) if proxy else None
+        self._proxy_from_environment = proxy is None
+        self._lock = threading.Lock()
+        self._transport: Transport | None = None  # the last that was made
+        self.stopped = False
+        """True from `stop` to `restart`: nothing new is opened."""
+        self.deadline = 0.0
+        """When to give up, `time.monotonic()`."""
+        self.sent = 0.0
+        """When something was last sent, `time.monotonic()`."""
+        self.answered: float | None = None
+        """When something was first received after that."""
+
+    def middle(self) -> float:
+        """Give the time between sending and receiving, `time.monotonic()`."""
+        return (self.sent + (self.answered or self.sent)) / 2
+
+    def remaining(self) -> float:
+        """Give the seconds until the deadline; raises `_TimedOut` when there are none."""
+        remaining = self.deadline - monotonic()
+        if remaining <= 0:
+            raise _TimedOut
+        return remaining
+
+    def stop(self) -> None:
+        """End the connection, whatever is under way on it."""
+        with self._lock:
+            self.stopped = True
+            if self._transport is not None:
+                self._transport.shutdown()
+
+    def restart(self) -> None:
+        """Allow connections again."""
+        with self._lock:
+            self.stopped = False
+            self._transport = None
+
+    def _adopt(self, transport: Transport) -> None:
+        with self._lock:
+            if self.stopped:
+                raise ConnectionAbortedError("stopped")
+            self._transport = transport
+
+    def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.NetworkStream:
+        """Connect to the host, through the proxy if there is one (httpcore's interface)."""
+        target, proxy = self._target, self._proxy
+        if self._proxy_from_environment:
+            scheme = "wss" if target.scheme == "https" else "ws"  # the names that it goes by there
+            proxy = proxy_from_environment(target._replace(scheme=scheme))
+        transport = _connect_tcp(proxy or target, self.deadline, self._adopt)
+        if proxy is not None:
+            try:
+                _tunnel(_Guarded(transport, self.deadline, f"proxy {proxy}"), proxy, target)
+            except BaseException:
+                transport.close()
+                raise
+        return _Stream(self, transport)
+
+    def encrypted(self, transport: Transport) -> Transport:
+        """Start TLS; `transport` is of no use any more."""
+        if self._context is None:  # reading the authorities takes a while: do it once
+            self._context = ssl.create_default_context()
+        try:
+            return _start_tls(transport, self._context, self._target, self.deadline, self._adopt)
+        except BaseException:
+            transport.close()
+            raise
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection as httpcore wants it. The time-outs that it gives do not matter."""
+
+    def __init__(self, network: _Network, transport: Transport) -> None:
+        self._network = network
+        self._transport = transport
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        buffer = bytearray(max_bytes)
+        count = 0
+        while not count:
+            if not self._transport.wait(self._network.remaining()):
+                raise _TimedOut
+            try:
+                count = self._transport.read_into(memoryview(buffer))
+            except EOFError:
+                return b""
+        if self._network.answered is None:
+            self._network.answered = monotonic()
+        return bytes(buffer[:count])
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if buffer:
+            self._network.sent, self._network.answered = monotonic(), None
+            try:
+                self._transport.send(buffer, self._network.remaining())
+            except TimeoutError:
+                raise _TimedOut from None
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def start_tls(self, *_: Any, **__: Any) -> httpcore.NetworkStream:
+        return _Stream(self._network, self._network.encrypted(self._transport))
+
+    def get_extra_info(self, info: str) -> Any:
+        # Bytes on an idle connection: the server has ended it.
+        return self._transport.unread() if info == "is_readable" else None
+
+
+# --- from the answer to a snapshot --------------------------------------------------------------
+
+# attribute -> key in the answer
+_NUMBERS = {
+    "volume": "volume",
+    "open_price": "openPrice",
+    "liquidation_price": "reducePrice",
+    "isolated_margin": "holdAmount",
+    "realized_pnl": "realizedAmount",
+    "margin_rate": "marginRate",
+    "open_margin": "openAmount",
+}
+_AMOUNTS = {
+    "available": "accountNormal",
+    "frozen": "accountLock",
+    "isolated_margin": "partPositionNormal",
+}
+
+
+class _WrongShape(Exception):
+    """The answer is not what the protocol says."""
+
+
+def _snapshot(answer: dict[str, Any], received_ns: int) -> Snapshot:
+    """Make a snapshot of the answer to ``GET /fapi/v1/account``; raises `_WrongShape`.
+
+    What is not understood as a whole is refused: a position that went unseen would count as
+    closed. Single values that are missing or odd are not minded.
+    """
+    positions: list[Position] = []
+    balances: list[Balance] = []
+    for coin in _objects(answer, "account", needed=True):
+        balances.append(_balance(coin))
+        for contract in _objects(coin, "positionVos"):
+            for raw in _objects(contract, "positions"):
+                position = _position(contract, raw, received_ns)
+                # A closed one, or what is kept of a contract that was never traded. `status`
+                # would say so too, but its values are not documented.
+                if position.volume != 0:
+                    positions.append(position)
+    return Snapshot(positions, balances)
+
+
+def _objects(holder: dict[str, Any], key: str, needed: bool = False) -> list[dict[str, Any]]:
+    """Give the list of objects under `key`; null, or none unless it is needed, is an empty one."""
+    found = holder.get(key)
+    if found is None and not needed:
+        return []
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise _WrongShape(f"{key!r} is not a list of objects")
+    return found
+
+
+def _balance(raw: dict[str, Any]) -> Balance:
+    coin = as_text(raw.get("marginCoin"))
+    if type(coin) is not str:
+        raise _WrongShape("a balance without marginCoin")
+    return Balance(**{"raw": raw, "coin": coin, **_numbers(raw, _AMOUNTS)})
+
+
+def _position(contract: dict[str, Any], raw: dict[str, Any], received_ns: int) -> Position:
+    id = as_integer(raw.get("id"))
+    if type(id) is not int:
+        raise _WrongShape("a position without id")
+    contract_id = raw.get("contractId")
+    values = {
+        "raw": raw,
+        "received_ns": received_ns,
+        "complete": True,
+        "id": id,
+        "contract_id": as_integer(
+            contract.get("contractId") if contract_id is None else contract_id
+        ),
+        "contract_name": as_text(contract.get("contractName")),
+        "contract_alias": as_text(contract.get("contractOtherName")),
+        "margin_mode": as_integer(raw.get("positionType")),
+        "leverage": as_integer(raw.get("leverageLevel")),
+        "side": raw.get("side"),
+        "closable_volume": _closable(raw),
+        **_numbers(raw, _NUMBERS),
+    }
+    return Position(**{name: value for name, value in values.items() if value is not None})
+
+
+def _numbers(raw: dict[str, Any], keys: dict[str, str]) -> dict[str, Any]:
+    found = {name: as_number(raw.get(key), Decimal) for name, key in keys.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _closable(raw: dict[str, Any]) -> Decimal | None:
+    """What is held without what closing orders wait for; `closeVolume` is closed already."""
+    held = as_number(raw.get("volume"), Decimal)
+    pending = as_number(raw.get("pendingCloseVolume"), Decimal)
+    if not isinstance(held, Decimal) or not isinstance(pending, Decimal):
+        return None
+    return _exact.subtract(held, pending)

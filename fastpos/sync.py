@@ -1,0 +1,174 @@
+"""Truth after a gap: asks the snapshot source, and has the book merge what it gives.
+
+The source is called on a thread of its own, one call at a time, so that pushes keep being read.
+Everything else happens on the reader thread, which calls `poll` again and again while `pending`.
+What the two threads share is a `_Call`: the calling thread fills it and sets `done` last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from time import monotonic, time_ns
+
+from .book import Book
+from .callbacks import Callbacks
+from .delivery import Delivery
+from .errors import FastposError, SnapshotError
+from .events import Synced
+from .reconnect import ReconnectPolicy
+from .snapshot import Snapshot
+
+__all__ = ["POLL_INTERVAL", "SnapshotSource", "Synchronizer"]
+
+SnapshotSource = Callable[[], Snapshot]
+
+# How often the reader looks for a snapshot while nothing else comes, seconds.
+POLL_INTERVAL = 0.02
+
+_log = logging.getLogger("fastpos")
+_numbers = itertools.count(1)
+
+
+class _Call:
+    """One call of the source."""
+
+    def __init__(self, source: SnapshotSource) -> None:
+        self._source = source
+        self.began = monotonic()
+        self.abandoned = False  # the reader's: what it gives is not wanted any more
+        self.snapshot: Snapshot | None = None
+        self.error: FastposError | None = None
+        self.done = False
+        threading.Thread(
+            target=self._run, name=f"fastpos-snapshot-{next(_numbers)}", daemon=True
+        ).start()
+
+    def _run(self) -> None:
+        try:
+            given = self._source()
+            if not isinstance(given, Snapshot):
+                raise TypeError(f"the source gave a {type(given).__name__}, not a Snapshot")
+            # They may be generators, and what those do belongs on this thread.
+            self.snapshot = Snapshot(
+                list(given.positions),
+                list(given.balances),
+                None if given.orders is None else list(given.orders),
+                None if given.triggers is None else list(given.triggers),
+            )
+        except FastposError as error:
+            self.error = error
+        except BaseException as error:  # it is a user's function
+            self.error = SnapshotError(f"the snapshot source raised {type(error).__name__}")
+            self.error.__cause__ = error
+        finally:
+            self.done = True
+
+
+class Synchronizer:
+    """Brings the book up to date after each gap. Belongs to the reader thread.
+
+    Args:
+        source: gives a snapshot; None: there is none, and `synced` stays False.
+        timeout: seconds after which a call of it counts as failed.
+        policy: when to call it again.
+        book: into which snapshots are merged.
+        callbacks: of which on_position and on_synced are called.
+        delivery: calls them.
+    """
+
+    def __init__(
+        self,
+        source: SnapshotSource | None,
+        timeout: float,
+        policy: ReconnectPolicy,
+        book: Book,
+        callbacks: Callbacks,
+        delivery: Delivery,
+    ) -> None:
+        self._source = source
+        self._timeout = timeout
+        self._policy = policy
+        self._book = book
+        self._callbacks = callbacks
+        self._delivery = delivery
+        self.synced = False
+        """Whether the book is what the account is; for anybody to look at."""
+        self.pending = False
+        """Whether `poll` wants to be called."""
+        self._call: _Call | None = None
+        self._gap_s: float | None = None
+        self._failures = 0
+        self._due = 0.0
+
+    def begin(self, gap_s: float | None) -> None:
+        """The stream is subscribed, after a gap of so many seconds (None: it is the first time)."""
+        if self._source is None:
+            return
+        self._gap_s = gap_s if self._gap_s is None else self._gap_s + (gap_s or 0.0)
+        self._book.begin_journal()
+        self._failures = 0
+        self._due = 0.0
+        self.pending = True
+
+    def end(self) -> None:
+        """Pushes come no more."""
+        self.pending = self.synced = False
+        if self._call is not None:
+            self._call.abandoned = True
+        self._book.mark_stale()
+
+    def poll(self) -> None:
+        """Do what there is to do, without waiting."""
+        call, now = self._call, monotonic()
+        if call is None:
+            if now >= self._due and self._source is not None:
+                self._call = _Call(self._source)
+            return
+        if not call.abandoned and not self._book.journal_is_whole:
+            _log.warning("more pushes came than the journal holds; asking for a new snapshot")
+            call.abandoned = True
+            self._book.begin_journal()
+        if not call.abandoned and not call.done and now - call.began > self._timeout:
+            call.abandoned = True
+            self._failed(SnapshotError(f"no snapshot within {self._timeout:g} s"))
+        if not call.done:
+            return  # two calls at once could pile up without end
+        self._call = None
+        if call.abandoned:
+            return
+        if call.snapshot is None:
+            self._failed(call.error or SnapshotError("no snapshot"))
+            return
+        try:
+            self._merge(call.snapshot)
+        except (TypeError, ValueError) as error:
+            self._failed(SnapshotError(f"unusable snapshot: {error}"))
+
+    def _failed(self, error: FastposError) -> None:
+        self._failures += 1
+        delay = self._policy.delay(self._failures)
+        if isinstance(error, SnapshotError) and error.retry_after is not None:
+            delay = max(delay, error.retry_after)
+        self._due = monotonic() + delay
+        self._delivery.report(error)
+
+    def _merge(self, snapshot: Snapshot) -> None:
+        events = self._book.merge(snapshot, time_ns())
+        self.pending = False
+        self.synced = True
+        changes = [event.change for event in events]
+        synced = Synced(
+            gap_s=self._gap_s,
+            created=changes.count("CREATE"),
+            updated=changes.count("UPDATE"),
+            deleted=changes.count("DELETE"),
+            received_ns=time_ns(),
+        )
+        self._gap_s = None
+        _log.info("synced: %s", synced)
+        for event in events:
+            self._delivery.call(self._callbacks.on_position, event)
+        self._delivery.call(self._callbacks.on_synced, synced)

@@ -1,0 +1,1017 @@
+"""The snapshot over REST: against the simulator, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import fastpos.rest
+from fastpos import Balance, Position, Snapshot, SnapshotError
+from fastpos.rest import AccountSnapshot
+from fastpos.simulator import Exchange
+from tests.certificates import Certificates
+from tests.recording import SOON, until
+from tests.servers import LOOPBACK, ScriptedServer, read_request
+
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
+
+KEY = "key-of-the-tests-0b7a55"
+SECRET = "secret-of-the-tests-3c9d"
+HOUR_MS = 3_600_000
+SHORT = 0.3
+"""Seconds: a time-out that a test waits for."""
+AT_ONCE = 2.0
+"""Seconds: over in this time is within `SHORT`, on a busy machine."""
+
+TIME = "/fapi/v1/time"
+ACCOUNT = "/fapi/v1/account"
+EMPTY = {"account": [{"marginCoin": "USDT", "positionVos": []}]}
+
+
+# --- what the tests share -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def new_source() -> Iterator[Callable[..., AccountSnapshot]]:
+    """Makes sources, of an `Exchange` or a URL, and closes them when the test ends."""
+    sources: list[AccountSnapshot] = []
+
+    def new(server: Exchange | ScriptedServer | str, **options: Any) -> AccountSnapshot:
+        key, secret = KEY, SECRET
+        if isinstance(server, Exchange):
+            url, key, secret = server.rest_url, server.api_key, server.api_secret
+        else:
+            url = server if isinstance(server, str) else base_url(server)
+        options = {"proxy": "", "timeout": SOON, **options}
+        sources.append(AccountSnapshot(url, key, secret, **options))
+        return sources[-1]
+
+    yield new
+    for source in sources:
+        source.close()
+
+
+@pytest.fixture
+def source(exchange: Exchange, new_source: Callable[..., AccountSnapshot]) -> AccountSnapshot:
+    return new_source(exchange)
+
+
+class Clock:
+    """The library's clock, which a test puts forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(fastpos.rest, "monotonic", clock)
+    return clock
+
+
+def base_url(server: ScriptedServer) -> str:
+    return server.url.replace("ws", "http", 1).rstrip("/")
+
+
+def answer(
+    body: Any = b"", status: str = "200 OK", headers: Mapping[str, str] | None = None
+) -> bytes:
+    """An HTTP answer; a `body` that is no bytes is sent as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = {"Content-Length": str(len(content)), **(headers or {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + content
+
+
+def time_answer() -> bytes:
+    return answer({"serverTime": time.time_ns() // 1_000_000})
+
+
+def answering(*answers: bytes) -> Callable[[socket.socket], None]:
+    """A handler that answers requests for the time rightly and others with these, in turn."""
+    left = list(answers)
+
+    def handler(peer: socket.socket) -> None:
+        while left:
+            line, _ = read_request(peer)
+            peer.sendall(time_answer() if TIME in line else left.pop(0))
+
+    return handler
+
+
+def failure(source: AccountSnapshot) -> SnapshotError:
+    with pytest.raises(SnapshotError) as caught:
+        source()
+    return caught.value
+
+
+def paths(exchange: Exchange) -> list[str]:
+    return [path for _, path, _ in exchange.rest_requests]
+
+
+# --- signatures -----------------------------------------------------------------------------------
+
+WORKED_OUT = [
+    # printf '1700000000000GET/fapi/v1/account' \
+    #   | openssl dgst -sha256 -hmac 'secret-of-the-tests-3c9d'
+    (
+        (SECRET, 1700000000000, "GET", "/fapi/v1/account", ""),
+        "92503d567377b3392d6d9cd495c8a4cd2c5dfcbb4573af410e24e4c6bce012c2",
+    ),
+    # printf '1700000000001GET/fapi/v1/account' | openssl dgst -sha256 -hmac 'k3y w1th späces/+='
+    (
+        ("k3y w1th späces/+=", 1700000000001, "GET", "/fapi/v1/account", ""),
+        "845df3e364adb0241a91537db8791b563109ac19927d08f7c7889e10f4d5feb8",
+    ),
+    # printf '1588591511721POST/fapi/v1/order?a=1{"symbol":"BTC-USDT","volume":1}' \
+    #   | openssl dgst -sha256 -hmac '902ae3cb34ecee2779aa4d3e1d226686'
+    (
+        (
+            "902ae3cb34ecee2779aa4d3e1d226686",
+            1588591511721,
+            "POST",
+            "/fapi/v1/order?a=1",
+            '{"symbol":"BTC-USDT","volume":1}',
+        ),
+        "40236ea79d9394a9bed89377d80b88b07257167bf7d0497fd396becda0cef573",
+    ),
+]
+
+
+def openssl_signature(secret: str, text: str) -> str:
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed")
+    command = [program, "dgst", "-sha256", "-hmac", secret]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
+    return done.stdout.decode().split()[-1]
+
+
+@pytest.mark.parametrize(("signed", "signature"), WORKED_OUT)
+def test_signatures_worked_out_by_hand(signed: Any, signature: str) -> None:
+    assert fastpos.rest._signature(*signed) == signature
+
+
+@pytest.mark.parametrize(("signed", "signature"), WORKED_OUT)
+def test_openssl_agrees(signed: Any, signature: str) -> None:
+    secret, *parts = signed
+    assert openssl_signature(secret, "".join(map(str, parts))) == signature
+
+
+def test_what_is_sent(new_source: Callable[..., AccountSnapshot]) -> None:
+    heard: list[tuple[str, dict[str, str]]] = []
+
+    def handler(peer: socket.socket) -> None:
+        for body in ({"serverTime": 1_700_000_000_000}, EMPTY):
+            heard.append(read_request(peer))
+            peer.sendall(answer(body))
+
+    with ScriptedServer(handler) as server:
+        new_source(server)()
+    (first, unsigned), (second, signed) = heard
+    assert first == f"GET {TIME} HTTP/1.1"
+    assert not any(name.startswith("x-ch") for name in unsigned)
+    assert second == f"GET {ACCOUNT} HTTP/1.1"
+    assert signed["x-ch-apikey"] == KEY
+    stamp = signed["x-ch-ts"]
+    assert 0 <= int(stamp) - 1_700_000_000_000 < SOON * 1000
+    assert signed["x-ch-sign"] == openssl_signature(SECRET, f"{stamp}GET{ACCOUNT}")
+
+
+@pytest.mark.parametrize("wrong", ["key", "secret"])
+def test_a_wrong_credential(exchange: Exchange, wrong: str) -> None:
+    key = "another-key" if wrong == "key" else exchange.api_key
+    secret = "another-secret" if wrong == "secret" else exchange.api_secret
+    with AccountSnapshot(exchange.rest_url, key, secret, proxy="") as source:
+        error = failure(source)
+    assert (error.code, error.status) == ((-2015, 401) if wrong == "key" else (-1022, 400))
+
+
+# --- the snapshot ---------------------------------------------------------------------------------
+
+DECIMALS = {
+    "volume",
+    "open_price",
+    "liquidation_price",
+    "isolated_margin",
+    "realized_pnl",
+    "margin_rate",
+    "open_margin",
+    "closable_volume",
+}
+KEYS = fastpos.simulator._account.POSITION_KEYS
+"""What a position's attributes are called on the wire."""
+
+
+def as_decimal(value: Any) -> Any:
+    return Decimal(str(value)) if isinstance(value, (int, float)) else value
+
+
+@pytest.mark.parametrize("style", ["documented", "swapped"])
+def test_it_is_the_truth(
+    tidy: None, new_source: Callable[..., AccountSnapshot], style: str
+) -> None:
+    with Exchange(style=style) as exchange:
+        exchange.set_balance(
+            available="122624.12345678901234567890", frozen="100.5", isolated_margin="50.25"
+        )
+        exchange.set_balance("EXUSD", available="0.00000000000000000001")
+        exchange.open_position(
+            volume=Decimal("12.5"),
+            open_price=Decimal("98533.123456789012345"),
+            liquidation_price=Decimal("85717.01833333999523920"),
+            isolated_margin=Decimal("98.220083255963661234"),
+            realized_pnl=Decimal("-0.00000000000000000001"),
+            margin_rate=Decimal("0.08470151327019741234"),
+            open_margin=Decimal("0.08470151327019745678"),
+            closable_volume=Decimal("2.50000000000000000001"),
+            leverage=3,
+        )
+        exchange.open_position("S-ETH-USDT", "SELL", margin_mode="ISOLATED")
+        exchange.open_position("E-BTC-EXUSD", volume=1, closable_volume=0)
+        before = time.time_ns()
+        snapshot = new_source(exchange)()
+        truth, balances = exchange.positions, exchange.balances
+    assert isinstance(snapshot, Snapshot)
+    assert (snapshot.orders, snapshot.triggers) == (None, None)
+    found = {position.id: position for position in snapshot.positions}
+    assert found.keys() == truth.keys()
+    for id, wire in truth.items():
+        position = found[id]
+        assert {"id", *KEYS.values()} == wire.keys()
+        expected = {name: as_decimal(wire[key]) for name, key in KEYS.items()}
+        expected["margin_mode"] = {1: "CROSS", 2: "ISOLATED"}[wire["pt"]]
+        shown = {name: getattr(position, name) for name in KEYS}
+        assert shown == expected
+        assert {name for name in KEYS if type(shown[name]) is Decimal} == DECIMALS
+        assert type(position.id) is type(position.contract_id) is type(position.leverage) is int
+        assert position.uid == exchange.uid
+        assert position.complete
+        assert position.change is None
+        assert before <= position.received_ns <= time.time_ns()
+        assert int(position.raw["brokerId"]) == exchange.broker
+    assert {balance.coin: balance for balance in snapshot.balances} == {
+        coin: Balance(
+            coin=coin,
+            available=Decimal(wire["an"]),
+            frozen=Decimal(wire["la"]),
+            isolated_margin=Decimal(wire["pn"]),
+        )
+        for coin, wire in balances.items()
+    }
+    assert all("sumMarginRate" in balance.raw for balance in snapshot.balances)
+
+
+def test_it_is_the_truth_of_now(exchange: Exchange, source: AccountSnapshot) -> None:
+    assert source().positions == []
+    id = exchange.open_position()
+    (position,) = source().positions
+    assert position.id == id
+    exchange.update_position(id, volume=5)
+    (position,) = source().positions
+    assert position.volume == 5
+    exchange.close_position(id)
+    assert source().positions == []
+
+
+def from_account(
+    exchange: Exchange, source: AccountSnapshot, account: Any, status: int = 200
+) -> Snapshot:
+    body = account if isinstance(account, bytes) else json.dumps(account).encode()
+    source()  # the clock is known
+    exchange.rest_fail(status, body=body)
+    return source()
+
+
+def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: AccountSnapshot) -> None:
+    bare = {"id": "7", "newField": {"a": 1}}
+    nulls = {"id": 8, "uid": None, "volume": 3, "side": None, "openPrice": None, "contractId": None}
+    odd = {"id": 9, "volume": "12", "leverageLevel": "20x", "openPrice": "NaN", "holdAmount": [1]}
+    answer = {
+        "code": 0,
+        "newField": [],
+        "account": [
+            {"marginCoin": "USDT", "accountNormal": None, "positionVos": None},
+            {
+                "marginCoin": "BTC",
+                "accountLock": "0.10",
+                "positionVos": [
+                    {"positions": None},
+                    {"contractId": "127", "contractName": None, "positions": [bare, nulls, odd]},
+                ],
+            },
+            {"marginCoin": "EXUSD"},
+        ],
+    }
+    snapshot = from_account(exchange, source, answer)
+    first, second, third = snapshot.positions
+    assert first == Position(id=7, contract_id=127, complete=True)
+    assert first.raw == bare
+    assert second == Position(id=8, contract_id=127, volume=Decimal(3), complete=True)
+    assert third.volume == 12
+    shown: list[Any] = [third.leverage, third.open_price, third.isolated_margin]
+    assert shown == ["20x", "NaN", [1]]
+    assert third.closable_volume is None
+    assert snapshot.balances == [
+        Balance(coin="USDT"),
+        Balance(coin="BTC", frozen=Decimal("0.1")),
+        Balance(coin="EXUSD"),
+    ]
+    assert str(snapshot.balances[1].frozen) == "0.10"
+
+
+def test_closed_positions_are_left_out(exchange: Exchange, source: AccountSnapshot) -> None:
+    positions = [
+        {"id": id, "volume": volume} for id, volume in enumerate([0, 1, "0.000", 0.0, "2"])
+    ]
+    answer = {"account": [{"marginCoin": "USDT", "positionVos": [{"positions": positions}]}]}
+    snapshot = from_account(exchange, source, answer)
+    assert [position.id for position in snapshot.positions] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "not JSON"),
+        (b"<html>", "not JSON"),
+        (b'{"account":[{"marginCoin":"USDT","accountNormal":NaN}]}', "not JSON"),
+        (b'{"account":[{"marginCoin":"USDT","accountNormal":1e99999999999999999999}]}', "not JSON"),
+        (b'{"account":[{"marginCoin":1e1000000}]}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        ([EMPTY], "not a JSON object"),
+        ({}, "empty object"),
+        ({"balance": []}, "'account' is not a list"),
+        ({"account": None}, "'account' is not a list"),
+        ({"account": {"marginCoin": "USDT"}}, "'account' is not a list"),
+        ({"account": [1]}, "'account' is not a list"),
+        ({"account": [{}]}, "a balance without marginCoin"),
+        ({"account": [{"marginCoin": "USDT", "positionVos": {}}]}, "'positionVos' is not a list"),
+        (
+            {"account": [{"marginCoin": "USDT", "positionVos": [{"positions": 1}]}]},
+            "'positions' is not a list",
+        ),
+        (
+            {"account": [{"marginCoin": "USDT", "positionVos": [{"positions": [{"volume": 1}]}]}]},
+            "a position without id",
+        ),
+    ],
+)
+def test_a_wrong_shape(exchange: Exchange, source: AccountSnapshot, body: Any, said: str) -> None:
+    with pytest.raises(SnapshotError, match=said) as caught:
+        from_account(exchange, source, body)
+    assert (caught.value.status, caught.value.code) == (200, None)
+    exchange.clear_faults()
+    assert source().balances
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "said"),
+    [
+        (400, {"code": -1121, "msg": "Invalid symbol."}, -1121, "Invalid symbol."),
+        (400, {"code": "-1121", "msg": None}, -1121, "HTTP 400"),
+        (200, {"code": -1121, "msg": "Invalid symbol."}, -1121, "Invalid symbol."),
+        (401, {"code": -2015}, -2015, "HTTP 401"),
+        (403, b"<html>Forbidden</html>", None, "HTTP 403"),
+        (404, b"", None, "HTTP 404"),
+        (429, {"code": -1003, "msg": "slow\ndown"}, -1003, r"slow\\ndown"),
+        (418, b"teapot", None, "HTTP 418"),
+        (500, [], None, "HTTP 500"),
+        (504, {"code": None, "msg": "unknown"}, None, "HTTP 504"),
+        (204, b"", None, "HTTP 204"),
+    ],
+)
+def test_errors_of_the_exchange(
+    exchange: Exchange, source: AccountSnapshot, status: int, body: Any, code: int, said: str
+) -> None:
+    with pytest.raises(SnapshotError, match=said) as caught:
+        from_account(exchange, source, body, status)
+    error = caught.value
+    assert (error.code, error.status, error.retry_after) == (code, status, None)
+    assert str(error).startswith(f"{exchange.rest_url}: {ACCOUNT}: HTTP {status}")
+    assert "\n" not in str(error)
+    exchange.clear_faults()
+    assert source().balances
+
+
+@pytest.mark.parametrize("told", [{}, {"serverTime": None}, {"serverTime": "soon"}, [1]])
+def test_a_time_that_is_none(exchange: Exchange, source: AccountSnapshot, told: Any) -> None:
+    exchange.rest_fail(200, body=json.dumps(told).encode())
+    error = failure(source)
+    assert error.status == 200
+    assert TIME in str(error)
+    assert paths(exchange) == [TIME]
+
+
+def test_long_texts_are_shortened(exchange: Exchange, source: AccountSnapshot) -> None:
+    with pytest.raises(SnapshotError) as caught:
+        from_account(exchange, source, {"code": -1, "msg": "x" * 10_000}, 400)
+    assert 200 < len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
+def test_redirects_are_refused(new_source: Callable[..., AccountSnapshot], status: str) -> None:
+    with ScriptedServer(answering(answer(EMPTY))) as other:
+        headers = {"Location": base_url(other) + ACCOUNT}
+        with ScriptedServer(answering(answer(b"", status, headers))) as server:
+            error = failure(new_source(server))
+        assert other.accepted == 0
+    assert error.status == int(status[:3])
+    assert f"redirects to '{base_url(other)}" in str(error)
+
+
+# --- pauses ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 418])
+def test_a_pause_is_kept(
+    exchange: Exchange, source: AccountSnapshot, clock: Clock, status: int
+) -> None:
+    source()
+    body = b'{"code":-1003,"msg":"too many requests"}'
+    exchange.rest_fail(status, {"Retry-After": "7"}, body, times=1)
+    error = failure(source)
+    assert (error.code, error.status, error.retry_after) == (-1003, status, 7.0)
+    asked = len(exchange.rest_requests)
+    for ahead in (0.0, 3.0, 6.5):
+        clock.ahead = ahead
+        error = failure(source)
+        assert (error.code, error.status) == (-1003, status)
+        assert error.retry_after is not None
+        assert 7 - ahead - AT_ONCE < error.retry_after <= 7 - ahead
+        assert "pause" in str(error)
+    assert len(exchange.rest_requests) == asked
+    clock.ahead = 7.0
+    assert source().balances
+
+
+def test_a_pause_of_the_time_endpoint(
+    exchange: Exchange, source: AccountSnapshot, clock: Clock
+) -> None:
+    exchange.rest_fail(429, {"Retry-After": "60"}, times=1)
+    assert failure(source).retry_after == 60
+    assert "pause" in str(failure(source))
+    assert paths(exchange) == [TIME]
+
+
+def test_without_retry_after_there_is_no_pause(exchange: Exchange, source: AccountSnapshot) -> None:
+    exchange.rest_fail(429, times=1)
+    assert failure(source).retry_after is None
+    assert source().balances
+
+
+def test_retry_after_of_other_statuses_is_told(exchange: Exchange, source: AccountSnapshot) -> None:
+    exchange.rest_fail(503, {"Retry-After": "9"}, times=1)
+    error = failure(source)
+    assert (error.status, error.retry_after) == (503, 9)
+    assert source().balances
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "0"}, 0.0),
+        ({"Retry-After": " 30 "}, 30.0),
+        ({"Retry-After": "9" * 400}, 24 * 3600.0),
+        ({"Retry-After": "-5"}, None),
+        ({"Retry-After": "1.5"}, None),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": ""}, None),
+        ({}, None),
+        # A date counts from the server's own.
+        (
+            {
+                "Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT",
+                "Date": "Fri, 31 Dec 1999 23:59:14 GMT",
+            },
+            45.0,
+        ),
+        (
+            {
+                "Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT",
+                "Date": "Sat, 01 Jan 2000 00:00:09 GMT",
+            },
+            0.0,
+        ),
+        ({"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, 0.0),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert fastpos.rest._retry_after(httpx.Headers(headers)) == seconds
+
+
+# --- the exchange's clock -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [-20, 3])
+def test_a_clock_that_is_hours_off(exchange: Exchange, source: AccountSnapshot, hours: int) -> None:
+    exchange.clock_offset_ms = hours * HOUR_MS
+    assert source().balances
+    assert source().balances
+    assert paths(exchange) == [TIME, ACCOUNT, ACCOUNT]
+
+
+def test_a_host_clock_that_is_set_changes_nothing(
+    exchange: Exchange, source: AccountSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert source().balances
+    monkeypatch.setattr(fastpos.rest, "time", lambda: 0.0)
+    monkeypatch.setattr(fastpos.rest, "time_ns", lambda: 0)
+    assert source().balances
+    assert paths(exchange) == [TIME, ACCOUNT, ACCOUNT]
+
+
+def test_a_refused_timestamp_is_put_right(exchange: Exchange, source: AccountSnapshot) -> None:
+    assert source().balances
+    exchange.clock_offset_ms = 2 * HOUR_MS
+    assert source().balances
+    assert paths(exchange) == [TIME, ACCOUNT, ACCOUNT, TIME, ACCOUNT]
+
+
+def test_a_timestamp_that_is_always_refused(new_source: Callable[..., AccountSnapshot]) -> None:
+    refusal = answer({"code": -1021, "msg": "outside of the window"}, "400 Bad Request")
+    with ScriptedServer(answering(refusal, refusal)) as server:
+        error = failure(new_source(server))
+        assert server.accepted == 1
+    assert (error.code, error.status) == (-1021, 400)
+
+
+def test_the_clock_is_taken_from_the_middle_of_the_round_trip(
+    new_source: Callable[..., AccountSnapshot], clock: Clock
+) -> None:
+    stamps: list[int] = []
+
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        clock.ahead += 2.0
+        told = answer({"serverTime": 1_000_000_000_000})
+        clock.ahead += 2.0
+        peer.sendall(told)
+        _, headers = read_request(peer)
+        stamps.append(int(headers["x-ch-ts"]))
+        peer.sendall(answer(EMPTY))
+
+    with ScriptedServer(handler) as server:
+        new_source(server, timeout=30)()
+    assert 0 <= stamps[0] - 1_000_000_002_000 < 1000 * AT_ONCE
+
+
+# --- time-outs and limits -------------------------------------------------------------------------
+
+
+@contextmanager
+def timed_out(what: str = "no whole answer in 0.3 s") -> Iterator[None]:
+    started = time.monotonic()
+    with pytest.raises(SnapshotError, match=what) as caught:
+        yield
+    assert SHORT * 0.9 < time.monotonic() - started < AT_ONCE
+    assert (caught.value.code, caught.value.status) == (None, None)
+
+
+def test_a_silent_server(exchange: Exchange, new_source: Callable[..., AccountSnapshot]) -> None:
+    source = new_source(exchange, timeout=SHORT)
+    source()
+    exchange.rest_delay(60)
+    with timed_out():
+        source()
+    exchange.clear_faults()
+    assert source().balances
+
+
+@pytest.mark.parametrize("part", ["status", "headers", "body", "interim"])
+def test_a_trickling_server(new_source: Callable[..., AccountSnapshot], part: str) -> None:
+    over = threading.Event()
+    endless = {
+        "status": (b"", b"HTTP/1.1 200 OK"),
+        "headers": (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+        "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+        "interim": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    }
+
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        peer.sendall(time_answer())
+        read_request(peer)
+        begin, more = endless[part]
+        peer.sendall(begin)
+        while not over.wait(0.02):
+            for byte in more:
+                peer.sendall(bytes([byte]))
+                if part == "status" and over.wait(0.05):
+                    break
+
+    with ScriptedServer(handler) as server:
+        try:
+            with timed_out():
+                new_source(server, timeout=SHORT)()
+        finally:
+            over.set()
+
+
+def test_the_time_out_is_for_both_requests(new_source: Callable[..., AccountSnapshot]) -> None:
+    over = threading.Event()
+
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        over.wait(SHORT * 0.6)
+        peer.sendall(time_answer())
+        read_request(peer)
+        over.wait(SHORT * 0.6)
+        peer.sendall(answer(EMPTY))
+
+    with ScriptedServer(handler) as server, timed_out():
+        new_source(server, timeout=SHORT)()
+
+
+def test_a_silent_tls_handshake(
+    new_source: Callable[..., AccountSnapshot], certificates: Certificates
+) -> None:
+    over = threading.Event()
+    with ScriptedServer(lambda _: over.wait(SOON)) as server:
+        source = new_source(
+            f"https://{LOOPBACK}:{server.port}",
+            timeout=SHORT,
+            ssl_context=certificates.client_context(),
+        )
+        with timed_out("the TLS handshake took too long"):
+            source()
+        over.set()
+
+
+def test_nobody_listens(new_source: Callable[..., AccountSnapshot]) -> None:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        error = failure(new_source(f"http://{LOOPBACK}:{taken.getsockname()[1]}"))
+    assert "cannot connect" in str(error)
+    assert str(error).startswith(f"http://{LOOPBACK}:")
+    assert (error.code, error.status, error.retry_after) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"", "disconnected"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "illegal"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", "closed connection"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 40_000, "too"),
+    ],
+)
+def test_a_broken_answer(
+    new_source: Callable[..., AccountSnapshot], said: bytes, expected: str
+) -> None:
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        with suppress(OSError):
+            peer.sendall(said)
+            peer.shutdown(socket.SHUT_WR)
+            peer.recv(1)
+
+    with ScriptedServer(handler) as server:
+        error = failure(new_source(server))
+    assert expected in str(error)
+    assert error.status is None
+
+
+def test_an_answer_that_is_too_large(new_source: Callable[..., AccountSnapshot]) -> None:
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        with suppress(OSError):
+            peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                peer.sendall(bytes(65536))
+
+    with ScriptedServer(handler) as server:
+        assert "larger than 4 MiB" in str(failure(new_source(server)))
+
+
+def test_an_answer_of_that_size(exchange: Exchange, source: AccountSnapshot) -> None:
+    body = json.dumps(EMPTY).encode()
+    assert from_account(exchange, source, body + b" " * (4 * 1024 * 1024 - len(body))).balances
+
+
+def test_gzip_that_was_not_asked_for(exchange: Exchange, source: AccountSnapshot) -> None:
+    source()
+    packed = gzip.compress(json.dumps(EMPTY).encode())
+    headers = {"Content-Encoding": "gzip"}
+    exchange.rest_fail(200, headers, packed)
+    assert source().balances == [Balance(coin="USDT")]
+    exchange.rest_fail(200, headers, packed[:-20])
+    assert failure(source).status == 200
+    exchange.rest_fail(200, headers, b"{}")
+    assert "gzip" in str(failure(source))
+    exchange.rest_fail(200, headers, gzip.compress(bytes(64 * 1024 * 1024), 1))
+    assert "larger than 4 MiB" in str(failure(source))
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_one_connection_serves_several_requests(
+    new_source: Callable[..., AccountSnapshot], certificates: Certificates, scheme: str
+) -> None:
+    context = certificates.good.context() if scheme == "https" else None
+    with ScriptedServer(answering(*[answer(EMPTY)] * 3), context) as server:
+        source = new_source(server, ssl_context=certificates.client_context())
+        for _ in range(3):
+            source()
+        assert server.accepted == 1
+
+
+def test_a_connection_that_the_server_ended(exchange: Exchange, source: AccountSnapshot) -> None:
+    exchange.rest_fail(400, {"Connection": "close"}, times=1)
+    failure(source)
+    assert source().balances
+    exchange.stop()
+    failure(source)
+    exchange.start()
+    assert source().balances
+
+
+def test_several_threads(exchange: Exchange, source: AccountSnapshot) -> None:
+    exchange.open_position()
+    with ThreadPoolExecutor(8) as pool:
+        snapshots = list(pool.map(lambda _: source(), range(12)))
+    assert all(snapshot == snapshots[0] for snapshot in snapshots)
+    assert paths(exchange) == [TIME] + [ACCOUNT] * 12
+
+
+def test_a_call_does_not_wait_longer_for_another(
+    exchange: Exchange, new_source: Callable[..., AccountSnapshot]
+) -> None:
+    source = new_source(exchange, timeout=SHORT)
+    exchange.rest_delay(60)
+    started = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        errors = list(pool.map(lambda _: failure(source), range(4)))
+    assert time.monotonic() - started < AT_ONCE
+    assert {str(error).partition(": ")[2] for error in errors} >= {
+        f"{TIME}: no whole answer in 0.3 s"
+    }
+
+
+def test_close_ends_a_call(exchange: Exchange, source: AccountSnapshot) -> None:
+    source()
+    exchange.rest_delay(60)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(failure, source)
+        until(lambda: len(exchange.rest_requests) == 3)
+        source.close()
+        assert "close()" in str(call.result(AT_ONCE))
+    exchange.clear_faults()
+    assert source().balances
+    source.close()
+    source.close()
+    assert paths(exchange) == [TIME, ACCOUNT, ACCOUNT, ACCOUNT]
+
+
+def test_https(new_source: Callable[..., AccountSnapshot], certificates: Certificates) -> None:
+    context = certificates.client_context()
+    with Exchange(ssl_context=certificates.good.context()) as exchange:
+        id = exchange.open_position()
+        assert exchange.rest_url.startswith("https://")
+        source = new_source(exchange, ssl_context=context)
+        for _ in range(2):
+            (position,) = source().positions
+            assert position.id == id
+        source.close()
+
+
+@pytest.mark.parametrize("identity", ["wrong_host", "expired", "untrusted", "good"])
+def test_a_certificate_that_is_not_accepted(
+    new_source: Callable[..., AccountSnapshot], certificates: Certificates, identity: str
+) -> None:
+    context = None if identity == "good" else certificates.client_context()
+    server_context: ssl.SSLContext = getattr(certificates, identity).context()
+    with Exchange(ssl_context=server_context) as exchange:
+        error = failure(new_source(exchange, ssl_context=context))
+        assert exchange.rest_requests == []
+    assert "certificate is not accepted" in str(error)
+
+
+@pytest.mark.parametrize("named", ["argument", "environment"])
+def test_a_proxy_and_the_warning_about_clear_text(
+    new_source: Callable[..., AccountSnapshot],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    named: str,
+) -> None:
+    asked: list[str] = []
+
+    def handler(peer: socket.socket) -> None:
+        line, headers = read_request(peer)
+        asked.append(line)
+        assert headers["proxy-authorization"] == "Basic dXNlcjpwYXNz"
+        peer.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+        serve(peer)
+
+    serve = answering(*[answer(EMPTY)] * 2)
+    for name in ("http_proxy", "HTTP_PROXY", "ws_proxy", "WS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with ScriptedServer(handler) as server:
+        proxy = f"http://user:pass@{LOOPBACK}:{server.port}"
+        if named == "environment":
+            monkeypatch.setenv("http_proxy", proxy)
+        source = new_source("http://exchange.example", proxy=proxy if named == "argument" else None)
+        assert source().balances
+        assert source().balances
+    assert asked == ["CONNECT exchange.example:80 HTTP/1.1"]
+    warnings = [record for record in caplog.records if record.name == "fastpos"]
+    assert [record.getMessage() for record in warnings] == [
+        "http://exchange.example: the API key travels in clear; use https://"
+    ]
+
+
+def test_an_unusable_proxy_in_the_environment(
+    new_source: Callable[..., AccountSnapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "ftp://user:pass@proxy")
+    error = failure(new_source("http://exchange.example", proxy=None))
+    assert "http_proxy" in str(error)
+    assert "pass" not in str(error)
+
+
+# --- credentials ----------------------------------------------------------------------------------
+
+
+def assert_tells_nothing(error: SnapshotError, *secrets: str, frames: bool = True) -> None:
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    shown = [str(error), repr(error), repr(vars(error))]
+    traceback = error.__traceback__
+    while traceback is not None and frames:
+        if traceback.tb_frame.f_code.co_filename != __file__:
+            shown += map(repr, traceback.tb_frame.f_locals.values())
+        traceback = traceback.tb_next
+    for secret in secrets:
+        assert secret not in "\n".join(shown)
+
+
+def test_no_credential_in_logs_and_exceptions(
+    new_source: Callable[..., AccountSnapshot], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    signatures: list[str] = []
+
+    def handler(peer: socket.socket) -> None:
+        for body in answers:
+            line, headers = read_request(peer)
+            signatures.append(headers.get("x-ch-sign", "none"))
+            if TIME in line:
+                peer.sendall(time_answer())
+            elif body is not None:
+                peer.sendall(body)
+
+    bad = answer(b"<html>", "502 Bad Gateway")
+    refused = answer({"code": -2015, "msg": "invalid"}, "401 Unauthorized")
+    redirect = answer(b"", "302 Found", {"Location": "https://elsewhere.example/x"})
+    for answers in (
+        [b"", answer(EMPTY)],
+        [b"", bad],
+        [b"", refused],
+        [b"", redirect],
+        [b"", b"no HTTP\r\n\r\n"],
+        [b"", answer({"account": 1})],
+        [b"", answer(b"", "429 Slow", {"Retry-After": "9"})],
+        [b"", None],
+    ):
+        with ScriptedServer(handler) as server:
+            source = new_source(server)
+            assert repr(source) == f"AccountSnapshot('{base_url(server)}')"
+            if answers[1] == answer(EMPTY):
+                source()
+                source.close()
+                continue
+            assert_tells_nothing(failure(source), KEY, SECRET, signatures[-1])
+            if b"429" in (answers[1] or b""):
+                assert_tells_nothing(failure(source), KEY, SECRET)
+            source.close()
+    sent = {signature for signature in signatures if signature != "none"}
+    assert len(sent) == 8
+    assert {record.name.partition(".")[0] for record in caplog.records} >= {"httpx", "httpcore"}
+    logged = "\n".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
+    for secret in (KEY, SECRET, *sent):
+        assert secret not in logged
+
+
+@pytest.mark.parametrize("where", ["msg", "location", "status"])
+def test_what_the_exchange_repeats_is_hidden(
+    new_source: Callable[..., AccountSnapshot], where: str
+) -> None:
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        peer.sendall(time_answer())
+        _, headers = read_request(peer)
+        text = f"{headers['x-ch-apikey']} {headers['x-ch-sign']} {SECRET} refused"
+        if where == "msg":
+            peer.sendall(answer({"code": -1, "msg": text}, "400 Bad"))
+        elif where == "location":
+            peer.sendall(answer(b"", "302 Found", {"Location": f"/{text}"}))
+        else:
+            peer.sendall(f"{text}\r\n\r\n".encode())
+
+    with ScriptedServer(handler) as server:
+        error = failure(new_source(server))
+    assert "*** *** *** refused" in str(error)
+    assert_tells_nothing(error, KEY, SECRET, frames=False)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "named"),
+    [
+        ({"base_url": 1}, TypeError, "base_url"),
+        ({"base_url": ""}, ValueError, "base_url"),
+        ({"base_url": "exchange.example"}, ValueError, "base_url"),
+        ({"base_url": "ftp://exchange.example"}, ValueError, "base_url"),
+        ({"base_url": "https://"}, ValueError, "base_url"),
+        ({"base_url": "https://exchange example"}, ValueError, "base_url"),
+        ({"base_url": "https://exchange.example:99999"}, ValueError, "base_url"),
+        ({"base_url": "https://user:pass@exchange.example"}, ValueError, "base_url"),
+        ({"base_url": "https://exchange.example/fapi"}, ValueError, "base_url"),
+        ({"base_url": "https://exchange.example?"}, ValueError, "base_url"),
+        ({"api_key": None}, TypeError, "api_key"),
+        ({"api_key": ""}, ValueError, "api_key"),
+        ({"api_key": f"{KEY}\r\n"}, ValueError, "api_key"),
+        ({"api_key": f"{KEY}é"}, ValueError, "api_key"),
+        ({"api_key": f"{KEY} "}, ValueError, "api_key"),
+        ({"api_secret": b"secret"}, TypeError, "api_secret"),
+        ({"api_secret": ""}, ValueError, "api_secret"),
+        ({"api_secret": f"{SECRET}\n"}, ValueError, "api_secret"),
+        ({"api_secret": f"{SECRET}\ud800"}, ValueError, "api_secret"),
+        ({"timeout": "10"}, TypeError, "timeout"),
+        ({"timeout": 0}, ValueError, "timeout"),
+        ({"timeout": float("nan")}, ValueError, "timeout"),
+        ({"ssl_context": True}, TypeError, "ssl_context"),
+        ({"proxy": "ftp://proxy"}, ValueError, "proxy"),
+    ],
+)
+def test_unusable_arguments(changes: dict[str, Any], kind: type[Exception], named: str) -> None:
+    arguments: dict[str, Any] = {
+        "base_url": "https://exchange.example",
+        "api_key": KEY,
+        "api_secret": SECRET,
+    }
+    with pytest.raises(kind, match=f"^{named} ") as caught:
+        AccountSnapshot(**arguments | changes)
+    for secret in (KEY, SECRET, "pass@"):
+        assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["{}", "{}/"])
+def test_a_slash_at_the_end_is_nothing(
+    exchange: Exchange, new_source: Callable[..., AccountSnapshot], written: str
+) -> None:
+    source = AccountSnapshot(
+        written.format(exchange.rest_url), exchange.api_key, exchange.api_secret, proxy=""
+    )
+    with source:
+        assert source().balances
+    assert repr(source) == f"AccountSnapshot('{exchange.rest_url}')"
+
+
+def run_python(program: str, project: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_without_httpx(project: Path) -> None:
+    program = """
+import sys
+import fastpos
+assert "httpx" not in sys.modules and "httpcore" not in sys.modules
+sys.modules["httpx"] = None
+try:
+    import fastpos.rest
+except ImportError as error:
+    print(error)
+"""
+    assert 'pip install "fastpos[rest]"' in run_python(program, project)
