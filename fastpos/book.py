@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import threading
+from copy import deepcopy
 from typing import Any
 
 from .events import AccountUpdate, AdlPrice, Balance, Event, Order, Position, Trigger
-from .fields import NumberType, as_integer
+from .fields import NumberType, as_integer, as_text
 from .snapshot import Snapshot
-from .state import PositionEntry, State, _Entry
+from .state import Entry, PositionEntry, State, no_push
 
 __all__ = ["Book"]
 
@@ -93,8 +94,7 @@ class Book:
             self._note(trigger)
 
     def mark_stale(self) -> None:
-        """Take note that pushes may have been missed."""
-        self._journal = None
+        """Take note that pushes may have been missed; for any thread."""
         with self._lock:
             self._state.mark_stale()
 
@@ -107,12 +107,20 @@ class Book:
         """Whether every push since `begin_journal` was kept."""
         return self._journal is not None
 
+    def end_journal(self) -> None:
+        """Keep no pushes any more."""
+        self._journal = None
+
     def _note(self, event: Event) -> None:
-        if self._journal is not None:
-            if len(self._journal) < JOURNAL_LIMIT:
-                self._journal.append(event)
-            else:
-                self._journal = None
+        assert self._journal is not None
+        if len(self._journal) < JOURNAL_LIMIT:
+            # A copy, as the event is about to be handed out with its dicts.
+            kept = type(event)._view(deepcopy(event._wire), self._number)
+            kept._raw = event._raw
+            kept._received_ns = event._received_ns
+            self._journal.append(kept)
+        else:
+            self._journal = None
 
     def merge(self, snapshot: Snapshot, received_ns: int) -> list[Position]:
         """Take a snapshot that was asked for after `begin_journal`, and the journal over it.
@@ -125,18 +133,20 @@ class Book:
         """
         journal = self._journal
         assert journal is not None
-        latest = _nothing(self._number, received_ns)
         with self._lock:
-            state = State(self._number, base=self._state)
-            state.take(snapshot, latest)
+            base = self._state
+            state = State(self._number, base=base)
+            state.take(snapshot, received_ns)
             for event in journal:
                 state.apply(event)
-            events = state.differences(latest)
-            state.base = None
-            for entry in state.positions.values():
+            for id, entry in state.positions.items():
+                known = base.positions.get(id)
+                entry.told = None if known is None else known.told  # not by the journal
                 entry.missed = 0
-                entry.stale = frozenset()
-                entry.announced = True
+            events = state.differences(received_ns)
+            for entry in state.positions.values():
+                entry.told = entry.wire
+            state.base = None
             self._state = state
         self._journal = None
         return events
@@ -162,24 +172,31 @@ class Book:
     def load(self, text: str) -> None:
         """Take in what `dump` gave, as stale; what is known already is not touched.
 
+        To be called before the stream is started.
+
         Raises:
             ValueError: it is not what `dump` gave. Nothing is taken in then.
         """
-        latest = _nothing(self._number, 0)
+        latest = no_push(self._number, 0)
         try:
-            content = json.loads(text)
+            content = json.loads(text, parse_float=self._number)
             if content["version"] != 1:
                 raise ValueError(f"version {content['version']!r} is not known")
             loaded = State(self._number)
             for item in content["positions"]:
-                id = as_integer(item["wire"]["id"])
-                loaded.positions[id] = PositionEntry(
-                    dict(item["wire"]), latest, complete=bool(item["complete"]), announced=True
-                )
+                wire = dict(item["wire"])
+                id = as_integer(wire["id"])
+                if type(id) is not int:
+                    raise ValueError(f"a position of id {id!r}")
+                loaded.positions[id] = PositionEntry(wire, latest, bool(item["complete"]), wire)
             for name, key in _KEYS.items():
-                known: dict[str, _Entry] = getattr(loaded, name)
-                for wire in content[name]:
-                    known[str(wire[key])] = _Entry(dict(wire), latest)
+                known: dict[str, Entry] = getattr(loaded, name)
+                for item in content[name]:
+                    wire = dict(item)
+                    id = as_text(wire[key])
+                    if type(id) is not str:
+                        raise ValueError(f"{name} with {key} {id!r}")
+                    known[id] = Entry(wire, latest)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not what Book.dump() gave: {error}") from None
         loaded.mark_stale()
@@ -191,10 +208,3 @@ class Book:
 
 # What balances, orders and triggers go by.
 _KEYS = {"balances": "c", "orders": "orderId", "triggers": "triggerOrderId"}
-
-
-def _nothing(number: NumberType, received_ns: int) -> AccountUpdate:
-    """A push that says nothing, for what did not come by one."""
-    event = AccountUpdate._view({}, number)
-    event._received_ns = received_ns
-    return event

@@ -38,6 +38,7 @@ class Delivery:
         self._callbacks = callbacks
         self._book = book
         self._counters = counters
+        self._events = counters.events
         self._number = number
         self.muted = False
         """True once no function may be called any more; set by the thread that stops."""
@@ -61,8 +62,7 @@ class Delivery:
         """
         event = event_from(text, received_ns, self._number)
         kind = type(event)
-        events = self._counters.events
-        events[kind] = events.get(kind, 0) + 1
+        self._events[kind] += 1
         self._routes[kind](event)
         return kind
 

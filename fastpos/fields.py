@@ -68,9 +68,7 @@ def as_integer(value: Any) -> Any:
         digits = value[1:] if value[:1] == "-" else value
         if digits.isascii() and digits.isdigit() and len(digits) < 100:
             return int(value)
-    elif kind is float and value.is_integer():
-        return int(value)
-    elif kind is Decimal and _is_whole(value):
+    elif (kind is float and value.is_integer()) or (kind is Decimal and _is_whole(value)):
         return int(value)
     return value
 

@@ -41,11 +41,12 @@ BINARY = 0x2
 CLOSE = 0x8
 PING = 0x9
 PONG = 0xA
-# Not on the wire: a binary message that was one gzip member, already inflated by the splitter.
+# Not on the wire: a list of what was in binary messages that came one after the other and were
+# one gzip member each, inflated by the splitter.
 INFLATED = 0x12
 
 Message = tuple[int, Any]
-"""An opcode, and the payload: str for TEXT, bytes for all else."""
+"""An opcode, and the payload: str for TEXT, a list of bytes for INFLATED, bytes for all else."""
 
 Splitter = Callable[[bytearray, int, int, int, list[bytes]], int]
 
@@ -127,14 +128,38 @@ class FrameParser:
                     self._buffer, self._start, self._end, self._max, pushes
                 )
                 if pushes:
-                    for push in pushes:
-                        yield INFLATED, push
+                    yield INFLATED, pushes
                     continue
+            elif not self._opcode:
+                yield from self._plain_frames()
             message = self._next_frame()
             if message is None:
                 return
             if message[0] >= 0:
                 yield message
+
+    def _plain_frames(self) -> Iterator[Message]:
+        """Give the run of small, unfragmented binary messages at the head of the buffer.
+
+        A short cut for what nearly all frames are; `_next_frame` would give the same.
+        """
+        buffer, start, end = self._buffer, self._start, self._end
+        limit = min(self._max, 0xFFFF)
+        with memoryview(buffer) as view:
+            while end - start >= 4 and buffer[start] == FIN | BINARY:
+                length = buffer[start + 1]
+                first = start + 2
+                if length == 126:
+                    length = buffer[start + 2] << 8 | buffer[start + 3]
+                    first = start + 4
+                elif length > 126:
+                    return
+                after = first + length
+                if after > end or length > limit:
+                    return
+                payload = bytes(view[first:after])
+                self._start = start = after
+                yield BINARY, payload
 
     # --- one frame --------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The reader: connects, subscribes, reads until the connection ends, waits, begins again.
 
-A message's way: `Connection.receive` gives it, `_message` inflates it, `_text` tells a push from
-a reply, and `Delivery.push` does the rest.
+A push's way: `Connection.receive` gives it, inflated already or to be inflated in `_message_in`,
+and `Delivery.push` does the rest. What turns out to be none is a pong or a reply (`_other`).
 
 Threads: `run` is one thread, the reader thread; the other public methods are anybody's. `_state`,
 a condition, guards what `__init__` lists below it. All else is the reader thread's own.
@@ -30,7 +30,7 @@ from .errors import (
     SubscriptionError,
 )
 from .events import Disconnect, Ready, SystemClose
-from .frames import BINARY, INFLATED
+from .frames import INFLATED, TEXT
 from .heartbeat import Heartbeat
 from .inflate import new_splitter
 from .opening import Address
@@ -434,51 +434,74 @@ class Reader:
             for opcode, payload in connection.receive(
                 POLL_INTERVAL if self._sync.pending else None
             ):
-                if not self._stopping:  # else only the peer's close frame matters
+                if opcode == INFLATED:
+                    self._pushes(payload, connection)
+                elif not self._stopping:  # else only the peer's close frame matters
                     self._message_in(opcode, payload, connection)
             self._counters.bytes_received += connection.bytes_received - self._counted
             self._counted = connection.bytes_received
             if self._sync.pending and not self._stopping:
                 self._sync.poll()
 
+    def _pushes(self, texts: list[bytes], connection: Connection) -> None:
+        """Take pushes that are inflated already."""
+        counters, deliver, received_ns = self._counters, self._delivery.push, connection.received_ns
+        counters.last_message_ns = received_ns
+        counters.messages += len(texts)
+        for text in texts:
+            if self._stopping:
+                return
+            try:
+                if deliver(text, received_ns) is SystemClose:
+                    self._system_close(connection)
+            except DecodeError as error:
+                self._other(text, error, connection)
+
     def _message_in(self, opcode: int, payload: Any, connection: Connection) -> None:
+        """Take a message as it came."""
         self._counters.messages += 1
         self._counters.last_message_ns = connection.received_ns
         try:
-            if opcode == INFLATED:
-                self._text(payload, connection)
-            elif opcode == BINARY and payload[:2] == GZIP_MAGIC:
-                size = self._settings.max_message_size
-                self._text(inflate_push(payload, size), connection)
-            elif opcode == BINARY and b'"channel"' in payload:
+            if opcode == TEXT:
+                text = payload.encode()
+            elif payload[:2] == GZIP_MAGIC:
+                text = inflate_push(payload, self._settings.max_message_size)
+            elif b'"channel"' in payload:
                 raise DecodeError("not a push: not gzip", payload)
             else:  # a reply or a pong as deployments may send them
-                self._text(payload.encode() if isinstance(payload, str) else payload, connection)
+                text = payload
         except DecodeError as error:
-            hide = self._settings.credential.hide
-            data = hide(error.data.decode("latin-1")).encode("latin-1")
-            self._delivery.report(DecodeError(str(error), data))
-
-    def _text(self, text: bytes, connection: Connection) -> None:
-        """Take a push, a pong or a reply."""
+            self._report(error)
+            return
         try:
-            kind = self._delivery.push(text, connection.received_ns)
-        except NoChannel as error:
+            if self._delivery.push(text, connection.received_ns) is SystemClose:
+                self._system_close(connection)
+        except DecodeError as error:
+            self._other(text, error, connection)
+
+    def _system_close(self, connection: Connection) -> None:
+        self._heartbeat.limit(
+            connection,
+            SYSTEM_CLOSE_GRACE,
+            ConnectionFailed("the exchange said that it closes, and did not"),
+        )
+
+    def _report(self, error: DecodeError) -> None:
+        hide = self._settings.credential.hide
+        data = hide(error.data.decode("latin-1")).encode("latin-1")
+        self._delivery.report(DecodeError(str(error), data))
+
+    def _other(self, text: bytes, error: DecodeError, connection: Connection) -> None:
+        """Take what is no push, as `error` says: a pong, a reply, or a mistake."""
+        if isinstance(error, NoChannel):
             if type(error.value) is dict and "pong" in error.value:
                 self._heartbeat.pong()
-            elif not self._reply(text, connection):
-                raise
-        except DecodeError as error:
-            # Bare text is no JSON, so a reply comes this way; a push of the wrong shape does not.
-            if error.data[:1] == b"{" or not self._reply(text, connection):
-                raise
-        else:
-            if kind is SystemClose:
-                self._heartbeat.limit(
-                    connection,
-                    SYSTEM_CLOSE_GRACE,
-                    ConnectionFailed("the exchange said that it closes, and did not"),
-                )
+                return
+        elif text[:1] == b"{":  # bare text is no JSON either, but a push of the wrong shape is none
+            self._report(error)
+            return
+        if not self._reply(text, connection):
+            self._report(error)
 
     def _reply(self, text: bytes, connection: Connection) -> bool:
         """Take what is neither push nor pong; False if it is no reply to anything.

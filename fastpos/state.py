@@ -8,6 +8,7 @@ No lock and no thread here; book.py has them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +16,7 @@ from .events import (
     AccountUpdate,
     AdlPrice,
     AdlTick,
+    AttachedOrder,
     Balance,
     Event,
     Order,
@@ -25,7 +27,7 @@ from .events import (
 from .fields import NumberType, Record, as_integer, as_number, as_text
 from .snapshot import Snapshot
 
-__all__ = ["PositionEntry", "State"]
+__all__ = ["Entry", "PositionEntry", "State", "no_push"]
 
 # A position that so many ticks in a row do not list is marked.
 MISSED_TICKS = 3
@@ -41,26 +43,28 @@ _LASTING = tuple(
     for name, field in Position._fields.items()
     if field.key and field.key[0] != ":" and field.key not in _TICK_KEYS
 )
+# An order's derived attributes, and how their keys begin on the wire.
+_ATTACHED = {":take_profit": "takerProfit", ":stop_loss": "stopLoss"}
 _NAMES = {field.key: name for name, field in Position._fields.items() if field.key}
 
 
 class PositionEntry:
     """One position. `wire` may have been handed out, so it is replaced and not changed."""
 
-    __slots__ = ("announced", "complete", "latest", "missed", "stale", "wire")
+    __slots__ = ("complete", "latest", "missed", "stale", "told", "wire")
 
     def __init__(
-        self, wire: dict[str, Any], latest: Event, *, complete: bool, announced: bool
+        self, wire: dict[str, Any], latest: Event, complete: bool, told: dict[str, Any] | None
     ) -> None:
         self.wire = wire
         self.latest = latest  # the push that was last merged
         self.complete = complete  # whether its CREATE was seen
-        self.announced = announced  # whether on_position was called with it
+        self.told = told  # what on_position was last called with, None if it never was
         self.stale: frozenset[str] = frozenset()  # keys of what may be out of date
         self.missed = 0  # ticks in a row that did not list it
 
 
-class _Entry:
+class Entry:
     """One balance, order or trigger."""
 
     __slots__ = ("latest", "stale", "wire")
@@ -83,9 +87,9 @@ class State:
         self._number = number
         self.base = base
         self.positions: dict[int, PositionEntry] = {}
-        self.balances: dict[str, _Entry] = {}
-        self.orders: dict[str, _Entry] = {}
-        self.triggers: dict[str, _Entry] = {}
+        self.balances: dict[str, Entry] = {}
+        self.orders: dict[str, Entry] = {}
+        self.triggers: dict[str, Entry] = {}
         self._closed: dict[int, None] = {} if base is None else dict(base._closed)
 
     # --- pushes -----------------------------------------------------------------------------
@@ -109,8 +113,13 @@ class State:
             coin = as_text(wire.get("c"))
             if type(coin) is str:
                 known = self.balances.get(coin)
-                merged = {**wire} if known is None else _merged(known.wire, wire)
-                self.balances[coin] = _Entry(merged, update)
+                if known is None and self.base is not None:
+                    known = self.base.balances.get(coin)
+                if known is None:
+                    self.balances[coin] = Entry({**wire}, update)
+                else:
+                    entry = self.balances[coin] = Entry(_merged(known.wire, wire), update)
+                    entry.stale = known.stale and not known.wire.keys() <= wire.keys()
         part = body.get("p")
         return self._apply_position(update, part, body.get("et")) if part else None
 
@@ -122,6 +131,11 @@ class State:
         before = {} if entry is None else entry.wire
         wire = _merged(before, part)
         complete = change == "CREATE" or (entry is not None and entry.complete)
+        position = position_of(update, wire, before, complete, change)
+        stale: frozenset[str] = frozenset()
+        if entry is not None and entry.stale and change != "CREATE":
+            stale = entry.stale - part.keys()
+            _show_stale(position, stale)
         if change == "DELETE":
             self.positions.pop(id, None)
             self._closed[id] = None
@@ -129,23 +143,24 @@ class State:
                 del self._closed[next(iter(self._closed))]
         else:
             self._closed.pop(id, None)
-            merged = PositionEntry(wire, update, complete=complete, announced=True)
-            if entry is not None and entry.stale and change != "CREATE":
-                merged.stale = entry.stale - part.keys()
-            self.positions[id] = merged
-        return position_of(update, wire, before, complete, change)
+            merged = self.positions[id] = PositionEntry(wire, update, complete, wire)
+            merged.stale = stale
+        return position
 
     def apply_ticks(self, event: AdlPrice) -> None:
         """Merge a risk tick."""
+        ticks = event._wire.get("l")
+        if ticks is None:
+            return
         listed = set()
-        for wire in event._wire.get("l") or ():
+        for wire in ticks:
             id = as_integer(wire.get("id"))
             if type(id) is not int or id in self._closed:  # it was made before the DELETE
                 continue
             listed.add(id)
             entry = self._entry(id)
             if entry is None:
-                entry = PositionEntry({**wire}, event, complete=False, announced=False)
+                entry = PositionEntry({**wire}, event, False, None)
             else:
                 entry.wire = _merged(entry.wire, wire)
                 entry.latest = event
@@ -164,11 +179,11 @@ class State:
         if type(id) is not str:
             return
         known = self.orders.get(id)
-        wire = order._wire if known is None else _merged(known.wire, order._wire)
+        wire = {**order._wire} if known is None else _merged(known.wire, order._wire)
         if order.action == "CANCEL" or _is_filled(wire, self._number):
             self.orders.pop(id, None)
         else:
-            self.orders[id] = _Entry(wire, order)
+            self.orders[id] = Entry(wire, order)
 
     def apply_trigger(self, trigger: Trigger) -> None:
         """Keep a waiting trigger order."""
@@ -179,17 +194,15 @@ class State:
             self.triggers.pop(id, None)
         else:
             known = self.triggers.get(id)
-            wire = trigger._wire if known is None else _merged(known.wire, trigger._wire)
-            self.triggers[id] = _Entry(wire, trigger)
+            wire = {**trigger._wire} if known is None else _merged(known.wire, trigger._wire)
+            self.triggers[id] = Entry(wire, trigger)
 
     def _entry(self, id: int) -> PositionEntry | None:
         entry = self.positions.get(id)
         if entry is None and self.base is not None:
             entry = self.base.positions.get(id)
             if entry is not None:  # the base stays as it is
-                copy = PositionEntry(
-                    entry.wire, entry.latest, complete=entry.complete, announced=entry.announced
-                )
+                copy = PositionEntry(entry.wire, entry.latest, entry.complete, entry.told)
                 copy.stale = entry.stale
                 return copy
         return entry
@@ -199,13 +212,13 @@ class State:
     def mark_stale(self) -> None:
         """Take note that pushes may have been missed."""
         for entry in self.positions.values():
-            entry.stale = frozenset(entry.wire)
+            entry.stale = frozenset(entry.wire.keys() & _NAMES)
             entry.missed = 0
         for known in (self.balances, self.orders, self.triggers):
             for other in known.values():
                 other.stale = True
 
-    def take(self, snapshot: Snapshot, latest: Event) -> None:
+    def take(self, snapshot: Snapshot, received_ns: int) -> None:
         """Put a snapshot in, into an empty state that has a base.
 
         What the snapshot does not tell of a position or a coin is taken from the base, but for
@@ -214,41 +227,57 @@ class State:
         Raises:
             TypeError, ValueError: it is no snapshot.
         """
-        assert self.base is not None
-        for position in _checked(snapshot.positions, Position):
-            id = position.id
-            if type(id) is not int:
-                raise ValueError(f"a position in the snapshot has no id: {position!r}")
-            known = self.base.positions.get(id)
+        base = self.base
+        assert base is not None
+        for position, id, latest in self._items(snapshot.positions, Position, int, received_ns):
+            known = base.positions.get(id)
             before = {} if known is None else known.wire
-            lasting = {key: value for key, value in before.items() if key not in _TICK_KEYS}
-            self.positions[id] = PositionEntry(
-                {**lasting, **self._wire_of(position)}, latest, complete=True, announced=True
-            )
+            wire = {key: value for key, value in before.items() if key not in _TICK_KEYS}
+            wire.update(self._wire_of(position))
+            self.positions[id] = PositionEntry(wire, latest, True, None)
             self._closed.pop(id, None)
-        for balance in _checked(snapshot.balances, Balance):
-            if type(balance.coin) is not str:
-                raise ValueError(f"a balance in the snapshot has no coin: {balance!r}")
-            self.balances[balance.coin] = _Entry(self._wire_of(balance), latest)
+        for balance, coin, latest in self._items(snapshot.balances, Balance, str, received_ns):
+            other = base.balances.get(coin)
+            before = {} if other is None else other.wire
+            self.balances[coin] = Entry({**before, **self._wire_of(balance)}, latest)
         if snapshot.orders is None:
-            self.orders = dict(self.base.orders)
+            self.orders = dict(base.orders)
         else:
-            for order in _checked(snapshot.orders, Order):
-                self.orders[str(order.order_id)] = _Entry(self._wire_of(order), latest)
+            for order, id, latest in self._items(snapshot.orders, Order, str, received_ns):
+                wire = self._wire_of(order)
+                if not _is_filled(wire, self._number):
+                    self.orders[id] = Entry(wire, latest)
         if snapshot.triggers is None:
-            self.triggers = dict(self.base.triggers)
+            self.triggers = dict(base.triggers)
         else:
-            for trigger in _checked(snapshot.triggers, Trigger):
-                self.triggers[str(trigger.trigger_order_id)] = _Entry(
-                    self._wire_of(trigger), latest
-                )
+            for trigger, id, latest in self._items(snapshot.triggers, Trigger, str, received_ns):
+                self.triggers[id] = Entry(self._wire_of(trigger), latest)
+
+    def _items(
+        self, records: Iterable[Any], kind: type[Any], id_kind: type, received_ns: int
+    ) -> Iterator[tuple[Any, Any, Event]]:
+        """Give each record with its id, and with what stands for the push that it came in."""
+        for record in records:
+            if not isinstance(record, kind):
+                raise TypeError(f"the snapshot holds {record!r} where a {kind.__name__} belongs")
+            id = getattr(record, kind._identity)
+            if type(id) is not id_kind:
+                raise ValueError(f"the snapshot holds a {kind.__name__} of no {kind._identity}")
+            yield record, id, no_push(self._number, received_ns, record.raw)
 
     def _wire_of(self, record: Record) -> dict[str, Any]:
-        return {
+        wire = {
             key: self._adapted(value)
             for key, value in record._wire.items()
             if key[0] != ":" and value is not None
         }
+        if type(record) is Order:  # made with keywords it holds these apart
+            for key, prefix in _ATTACHED.items():
+                attached = record._wire.get(key)
+                if type(attached) is AttachedOrder:
+                    parts = {prefix + k: v for k, v in self._wire_of(attached).items()}
+                    wire["otoOrder"] = {**wire.get("otoOrder", {}), **parts}
+        return wire
 
     def _adapted(self, value: Any) -> Any:
         if type(value) is Decimal and self._number is float:
@@ -257,19 +286,23 @@ class State:
             return Decimal(repr(value))  # the shortest decimal that is this float
         return value
 
-    def differences(self, latest: Event) -> list[Position]:
-        """Give, as events, what a bot has to be told that knows the base."""
+    def differences(self, received_ns: int) -> list[Position]:
+        """Give, as events, what a bot has to be told that was told what the base says."""
         assert self.base is not None
         events = []
-        for id, entry in self.positions.items():
-            old = self.base.positions.get(id)
-            if old is None or not old.announced:
-                events.append(_from_snapshot(latest, entry.wire, {}, "CREATE"))
-            elif _differ(old.wire, entry.wire, self._number):
-                events.append(_from_snapshot(latest, entry.wire, old.wire, "UPDATE"))
+        for entry in self.positions.values():
+            if entry.told is None:
+                events.append(position_of(entry.latest, entry.wire, {}, entry.complete, "CREATE"))
+            elif _differ(entry.told, entry.wire, self._number):
+                event = position_of(entry.latest, entry.wire, entry.told, entry.complete, "UPDATE")
+                events.append(event)
+        nothing = no_push(self._number, received_ns)
         for id, old in self.base.positions.items():
-            if id not in self.positions and old.announced:
-                events.append(_from_snapshot(latest, old.wire, old.wire, "DELETE"))
+            if id not in self.positions and old.told is not None:
+                events.append(position_of(nothing, old.wire, old.wire, old.complete, "DELETE"))
+        for event in events:
+            event._source = "SNAPSHOT"
+            event._received_ns = received_ns
         return events
 
     # --- what is handed out -----------------------------------------------------------------
@@ -280,10 +313,7 @@ class State:
         for id, entry in self.positions.items():
             position = position_of(entry.latest, entry.wire, entry.wire, entry.complete, None)
             if entry.stale:
-                position._stale = True
-                position._stale_fields = frozenset(
-                    _NAMES[key] for key in entry.stale if key in _NAMES
-                )
+                _show_stale(position, entry.stale)
             if entry.missed >= MISSED_TICKS:
                 position._missing = True
             shown[id] = position
@@ -301,7 +331,7 @@ class State:
         """The waiting triggers by id."""
         return {id: self._shown(Trigger, entry) for id, entry in self.triggers.items()}
 
-    def _shown(self, kind: Any, entry: _Entry) -> Any:
+    def _shown(self, kind: Any, entry: Entry) -> Any:
         record = kind._view(entry.wire, self._number)
         record._stale = entry.stale
         if kind is not Balance:
@@ -331,17 +361,18 @@ def _differ(old: dict[str, Any], new: dict[str, Any], number: NumberType) -> boo
     return any(getattr(before, name) != getattr(after, name) for name in _LASTING)
 
 
-def _from_snapshot(
-    latest: Event, wire: dict[str, Any], before: dict[str, Any], change: str
-) -> Position:
-    position = position_of(latest, wire, before, True, change)
-    position._source = "SNAPSHOT"
-    return position
+def _show_stale(position: Position, keys: frozenset[str]) -> None:
+    if keys:
+        position._stale = True
+        position._stale_fields = frozenset(_NAMES[key] for key in keys)
 
 
-def _checked(items: Any, kind: type[Any]) -> list[Any]:
-    found = list(items)
-    for item in found:
-        if not isinstance(item, kind):
-            raise TypeError(f"the snapshot holds {item!r} where a {kind.__name__} belongs")
-    return found
+def no_push(
+    number: NumberType, received_ns: int, raw: dict[str, Any] | None = None
+) -> AccountUpdate:
+    """Make a push that says nothing, for what did not come by one."""
+    event = AccountUpdate._view({}, number)
+    event._received_ns = received_ns
+    if raw is not None:
+        event._raw = raw
+    return event

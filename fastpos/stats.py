@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 __all__ = ["Counters", "Stats", "count"]
@@ -51,7 +52,7 @@ class Counters:
         self.disconnects: dict[str, int] = {}
         self.messages = 0
         self.bytes_received = 0
-        self.events: dict[type, int] = {}
+        self.events: defaultdict[type, int] = defaultdict(int)
         self.decode_errors = 0
         self.callback_errors = 0
         self.unknown_channels: dict[str, int] = {}

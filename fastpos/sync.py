@@ -3,6 +3,7 @@
 The source is called on a thread of its own, one call at a time, so that pushes keep being read.
 Everything else happens on the reader thread, which calls `poll` again and again while `pending`.
 What the two threads share is a `_Call`: the calling thread fills it and sets `done` last.
+`interrupt` is for any thread.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Callable
 from time import monotonic, time_ns
 
 from .book import Book
-from .callbacks import Callbacks
+from .callbacks import Callbacks, _shown
 from .delivery import Delivery
-from .errors import FastposError, SnapshotError
-from .events import Synced
+from .errors import SnapshotError
+from .events import Position, Synced
 from .reconnect import ReconnectPolicy
 from .snapshot import Snapshot
 
@@ -27,6 +28,8 @@ SnapshotSource = Callable[[], Snapshot]
 
 # How often the reader looks for a snapshot while nothing else comes, seconds.
 POLL_INTERVAL = 0.02
+# So many calls that took too long may still be running when the next one is made.
+MAX_OVERDUE = 3
 
 _log = logging.getLogger("fastpos")
 _numbers = itertools.count(1)
@@ -40,7 +43,7 @@ class _Call:
         self.began = monotonic()
         self.abandoned = False  # the reader's: what it gives is not wanted any more
         self.snapshot: Snapshot | None = None
-        self.error: FastposError | None = None
+        self.error: SnapshotError | None = None
         self.done = False
         threading.Thread(
             target=self._run, name=f"fastpos-snapshot-{next(_numbers)}", daemon=True
@@ -58,10 +61,11 @@ class _Call:
                 None if given.orders is None else list(given.orders),
                 None if given.triggers is None else list(given.triggers),
             )
-        except FastposError as error:
+        except SnapshotError as error:
             self.error = error
         except BaseException as error:  # it is a user's function
-            self.error = SnapshotError(f"the snapshot source raised {type(error).__name__}")
+            said = f"{type(error).__name__}: {_shown(str, error)}"
+            self.error = SnapshotError(f"the snapshot source raised {said}")
             self.error.__cause__ = error
         finally:
             self.done = True
@@ -99,66 +103,104 @@ class Synchronizer:
         self.pending = False
         """Whether `poll` wants to be called."""
         self._call: _Call | None = None
-        self._gap_s: float | None = None
+        self._overdue: list[_Call] = []
+        self._begun = False  # between `begin` and `end`
+        self._interrupted = False  # set by any thread, taken back by `begin`
+        self._gap_s: float | None = None  # None until the first snapshot was merged
         self._failures = 0
         self._due = 0.0
+        self._barred_until = 0.0  # the source asked to be left alone
 
     def begin(self, gap_s: float | None) -> None:
         """The stream is subscribed, after a gap of so many seconds (None: it is the first time)."""
+        if self._begun:  # it was paused: the connection has not ended
+            self.end()
+        self._begun = True
+        self._interrupted = False
         if self._source is None:
             return
-        self._gap_s = gap_s if self._gap_s is None else self._gap_s + (gap_s or 0.0)
+        if gap_s is None or self._gap_s is None:
+            self._gap_s = None
+        else:
+            self._gap_s += gap_s
         self._book.begin_journal()
         self._failures = 0
-        self._due = 0.0
+        self._due = self._barred_until
         self.pending = True
 
     def end(self) -> None:
         """Pushes come no more."""
-        self.pending = self.synced = False
+        self._begun = self.pending = self.synced = False
         if self._call is not None:
             self._call.abandoned = True
+        self._book.end_journal()
+        self._book.mark_stale()
+
+    def interrupt(self) -> None:
+        """Pushes are not wanted until the next `begin`; for any thread."""
+        self._interrupted = True
+        self.synced = False
         self._book.mark_stale()
 
     def poll(self) -> None:
         """Do what there is to do, without waiting."""
+        if self._interrupted:
+            self.end()
+            return
         call, now = self._call, monotonic()
         if call is None:
-            if now >= self._due and self._source is not None:
-                self._call = _Call(self._source)
+            if now >= self._due:
+                self._ask()
             return
         if not call.abandoned and not self._book.journal_is_whole:
             _log.warning("more pushes came than the journal holds; asking for a new snapshot")
             call.abandoned = True
-            self._book.begin_journal()
-        if not call.abandoned and not call.done and now - call.began > self._timeout:
-            call.abandoned = True
-            self._failed(SnapshotError(f"no snapshot within {self._timeout:g} s"))
-        if not call.done:
-            return  # two calls at once could pile up without end
-        self._call = None
-        if call.abandoned:
+        if call.done:
+            self._call = None
+            if not call.abandoned:
+                self._take(call)
+        elif now - call.began > self._timeout:
+            self._call = None
+            self._overdue.append(call)
+            if not call.abandoned:
+                self._failed(SnapshotError(f"no snapshot within {self._timeout:g} s"))
+
+    def _ask(self) -> None:
+        self._overdue = [call for call in self._overdue if not call.done]
+        if len(self._overdue) >= MAX_OVERDUE or self._source is None:
             return
+        if not self._book.journal_is_whole:
+            self._book.begin_journal()
+        try:
+            self._call = _Call(self._source)
+        except RuntimeError as error:
+            self._failed(SnapshotError(f"no thread for the snapshot: {error}"))
+
+    def _take(self, call: _Call) -> None:
         if call.snapshot is None:
             self._failed(call.error or SnapshotError("no snapshot"))
             return
         try:
-            self._merge(call.snapshot)
+            events = self._book.merge(call.snapshot, time_ns())
         except (TypeError, ValueError) as error:
             self._failed(SnapshotError(f"unusable snapshot: {error}"))
+        else:
+            self._tell(events)
 
-    def _failed(self, error: FastposError) -> None:
+    def _failed(self, error: SnapshotError) -> None:
         self._failures += 1
-        delay = self._policy.delay(self._failures)
-        if isinstance(error, SnapshotError) and error.retry_after is not None:
-            delay = max(delay, error.retry_after)
-        self._due = monotonic() + delay
+        now = monotonic()
+        self._due = now + self._policy.delay(self._failures)
+        if error.retry_after is not None:
+            self._barred_until = now + error.retry_after
+            self._due = max(self._due, self._barred_until)
         self._delivery.report(error)
 
-    def _merge(self, snapshot: Snapshot) -> None:
-        events = self._book.merge(snapshot, time_ns())
+    def _tell(self, events: list[Position]) -> None:
         self.pending = False
         self.synced = True
+        if self._interrupted:  # meanwhile, and perhaps before `synced` was set
+            self.end()
         changes = [event.change for event in events]
         synced = Synced(
             gap_s=self._gap_s,
@@ -167,8 +209,9 @@ class Synchronizer:
             deleted=changes.count("DELETE"),
             received_ns=time_ns(),
         )
-        self._gap_s = None
+        self._gap_s = 0.0
         _log.info("synced: %s", synced)
+        # All of them, even if one of the functions stops the stream: they are in the book.
         for event in events:
             self._delivery.call(self._callbacks.on_position, event)
         self._delivery.call(self._callbacks.on_synced, synced)

@@ -233,9 +233,9 @@ def test_memory_is_bounded(traced: None) -> None:
     assert peak(lambda: parse(too_long)) < 2 * BUFFER_SIZE
     # ... tiny fragments take not much more than what is in them, ...
     fragment = frame(CONTINUATION, b"ab", fin=False)
-    tiny = frame(BINARY, fin=False) + fragment * (64 * KIB)
-    assert peak(lambda: feed(tiny)) < 300 * KIB
-    assert peak(lambda: feed(frame(CONTINUATION))) < 300 * KIB
+    tiny = frame(BINARY, fin=False) + fragment * (16 * KIB)
+    assert peak(lambda: feed(tiny)) < 100 * KIB
+    assert peak(lambda: feed(frame(CONTINUATION))) < 100 * KIB
     # ... empty ones nothing, ...
     empty = frame(CONTINUATION, fin=False) * 1000
     feed(frame(TEXT, fin=False))
@@ -320,7 +320,7 @@ class Work:
 def test_the_work_is_linear(unit: bytes, piece: int) -> None:
     """Twice the bytes are twice the work, and a byte is moved once at the most."""
     lines = []
-    for size in (5_000 * piece, 10_000 * piece):
+    for size in (2_500 * piece, 5_000 * piece):
         data = unit * (size // len(unit))
         work = Work()
         assert work.feed(FrameParser(MIB), data, piece) > 0
@@ -380,6 +380,9 @@ def inflated(outcome: Outcome) -> Outcome:
     """Every push as its content, whoever inflated it."""
     found: list[Message] = []
     for opcode, payload in outcome[0]:
+        if opcode == INFLATED:
+            found += [(INFLATED, push) for push in payload]
+            continue
         if opcode == BINARY and payload[:2] == b"\x1f\x8b":
             try:
                 found.append((INFLATED, inflate(payload, MIB)))
@@ -390,6 +393,7 @@ def inflated(outcome: Outcome) -> Outcome:
     return found, outcome[1]
 
 
+@settings(deadline=None)
 @given(conversations(), places)
 def test_any_conversation_cut_anywhere(
     conversation: tuple[bytes, list[Message]], places: list[int]
@@ -427,7 +431,7 @@ bytes_of_any_kind = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(bytes_of_any_kind, places)
 @example(b"\x82\x7f" + b"\x00" * 8, [3, 5])
 def test_any_bytes_give_messages_or_a_protocol_error(data: bytes, places: list[int]) -> None:
@@ -481,23 +485,30 @@ def websockets_parse(data: bytes, max_size: int, finish: bool = False) -> Outcom
     return messages, None
 
 
+def refusal_of(data: bytes, max_size: int) -> str:
+    try:
+        list(FrameParser(max_size).feed(data))
+    except ProtocolError as error:
+        return str(error)
+    return ""
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(bytes_of_any_kind, conversations().map(lambda conversation: conversation[0])))
 def test_websockets_agrees(data: bytes) -> None:
     max_size = 2 * KIB
     ours, refused = parse(data, max_size)
+    if refusal_of(data, max_size) == "control frame of more than 125 bytes":
+        # They let a control frame have a length in the long form, if it is of up to 125.
+        theirs, _ = websockets_parse(data, max_size)
+        assert theirs[: len(ours)] == ours
+        return
     theirs, refused_there = websockets_parse(data, max_size)
     if refused is not None and refused_there is None:
         # They judge flags and order when the payload is there, we when the header is.
         theirs, refused_there = websockets_parse(data, max_size, finish=True)
     if refused == refused_there:
         assert ours == theirs
-        return
-    if refused_there is None:
-        # They let a control frame have its length in one of the long forms.
-        assert refused == 1002
-        assert theirs[-1][0] in (CLOSE, PING, PONG)
-        assert ours == theirs[:-1]
         return
     # A frame with two faults is refused by both: the RFC does not say which of them counts.
     two_faults = refused is not None and 1002 in (refused, refused_there)
