@@ -29,6 +29,8 @@ from .snapshot import Snapshot
 
 __all__ = ["Entry", "PositionEntry", "State", "no_push"]
 
+# What `orderAction` says of an order that is cancelled.
+CANCEL = "2"
 # A position that so many ticks in a row do not list is marked.
 MISSED_TICKS = 3
 # So many closed positions are remembered, for the ticks that still list them.
@@ -110,7 +112,9 @@ class State:
         """Merge a push; give its position, whole, or None where it has none."""
         body = update._wire["d"]
         for wire in body.get("a") or ():
-            coin = as_text(wire.get("c"))
+            coin = wire.get("c")
+            if type(coin) is not str:
+                coin = as_text(coin)
             if type(coin) is str:
                 known = self.balances.get(coin)
                 if known is None and self.base is not None:
@@ -119,20 +123,23 @@ class State:
                     self.balances[coin] = Entry({**wire}, update)
                 else:
                     entry = self.balances[coin] = Entry(_merged(known.wire, wire), update)
-                    entry.stale = known.stale and not known.wire.keys() <= wire.keys()
+                    if known.stale:
+                        entry.stale = not known.wire.keys() <= wire.keys()
         part = body.get("p")
         return self._apply_position(update, part, body.get("et")) if part else None
 
     def _apply_position(self, update: AccountUpdate, part: Any, change: Any) -> Position:
-        id = as_integer(part.get("id"))
-        if type(id) is not int:  # there is nothing to merge it with
-            return position_of(update, part, {}, change == "CREATE", change)
-        entry = self._entry(id)
+        id = part.get("id")
+        if type(id) is not int:
+            id = as_integer(id)
+            if type(id) is not int:  # there is nothing to merge it with
+                return position_of(update, part, {}, change == "CREATE", change)
+        entry = self.positions.get(id) or self._base_entry(id)
         before = {} if entry is None else entry.wire
         wire = _merged(before, part)
         complete = change == "CREATE" or (entry is not None and entry.complete)
         position = position_of(update, wire, before, complete, change)
-        stale: frozenset[str] = frozenset()
+        stale: frozenset[str] | None = None
         if entry is not None and entry.stale and change != "CREATE":
             stale = entry.stale - part.keys()
             _show_stale(position, stale)
@@ -142,9 +149,11 @@ class State:
             if len(self._closed) > REMEMBERED:
                 del self._closed[next(iter(self._closed))]
         else:
-            self._closed.pop(id, None)
+            if entry is None:
+                self._closed.pop(id, None)
             merged = self.positions[id] = PositionEntry(wire, update, complete, wire)
-            merged.stale = stale
+            if stale:
+                merged.stale = stale
         return position
 
     def apply_ticks(self, event: AdlPrice) -> None:
@@ -154,11 +163,13 @@ class State:
             return
         listed = set()
         for wire in ticks:
-            id = as_integer(wire.get("id"))
+            id = wire.get("id")
+            if type(id) is not int:
+                id = as_integer(id)
             if type(id) is not int or id in self._closed:  # it was made before the DELETE
                 continue
             listed.add(id)
-            entry = self._entry(id)
+            entry = self.positions.get(id) or self._base_entry(id)
             if entry is None:
                 entry = PositionEntry({**wire}, event, False, None)
             else:
@@ -175,12 +186,16 @@ class State:
 
     def apply_order(self, order: Order) -> None:
         """Keep an open order; one that is cancelled or filled is open no more."""
-        id = as_text(order._wire.get("orderId"))
+        wire = order._wire
+        id = wire.get("orderId")
         if type(id) is not str:
-            return
+            id = as_text(id)
+            if type(id) is not str:
+                return
         known = self.orders.get(id)
-        wire = {**order._wire} if known is None else _merged(known.wire, order._wire)
-        if order.action == "CANCEL" or _is_filled(wire, self._number):
+        wire = {**wire} if known is None else _merged(known.wire, wire)
+        action = wire.get("orderAction")
+        if action == CANCEL or action == int(CANCEL) or _is_filled(wire, self._number):
             self.orders.pop(id, None)
         else:
             self.orders[id] = Entry(wire, order)
@@ -190,22 +205,21 @@ class State:
         id = as_text(trigger._wire.get("triggerOrderId"))
         if type(id) is not str:
             return
-        if trigger.action == "CANCEL":
+        if str(trigger._wire.get("orderAction")) == CANCEL:
             self.triggers.pop(id, None)
         else:
             known = self.triggers.get(id)
             wire = {**trigger._wire} if known is None else _merged(known.wire, trigger._wire)
             self.triggers[id] = Entry(wire, trigger)
 
-    def _entry(self, id: int) -> PositionEntry | None:
-        entry = self.positions.get(id)
-        if entry is None and self.base is not None:
+    def _base_entry(self, id: int) -> PositionEntry | None:
+        if self.base is not None:
             entry = self.base.positions.get(id)
             if entry is not None:  # the base stays as it is
                 copy = PositionEntry(entry.wire, entry.latest, entry.complete, entry.told)
                 copy.stale = entry.stale
                 return copy
-        return entry
+        return None
 
     # --- gaps and snapshots -----------------------------------------------------------------
 
@@ -351,9 +365,12 @@ def _merged(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_filled(wire: dict[str, Any], number: NumberType) -> bool:
-    filled = as_number(wire.get("dealVolume"), number)
-    volume = as_number(wire.get("volume"), number)
-    return type(filled) is number and type(volume) is number and filled >= volume > 0
+    filled, volume = wire.get("dealVolume"), wire.get("volume")
+    if type(filled) is not int or type(volume) is not int:
+        filled, volume = as_number(filled, number), as_number(volume, number)
+        if type(filled) is not number or type(volume) is not number:
+            return False
+    return bool(filled >= volume > 0)
 
 
 def _differ(old: dict[str, Any], new: dict[str, Any], number: NumberType) -> bool:

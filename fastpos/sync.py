@@ -28,8 +28,8 @@ SnapshotSource = Callable[[], Snapshot]
 
 # How often the reader looks for a snapshot while nothing else comes, seconds.
 POLL_INTERVAL = 0.02
-# So many calls that took too long may still be running when the next one is made.
-MAX_OVERDUE = 3
+# So many calls may be under way at once: one that takes too long can't be ended.
+MAX_CALLS = 3
 
 _log = logging.getLogger("fastpos")
 _numbers = itertools.count(1)
@@ -167,7 +167,7 @@ class Synchronizer:
 
     def _ask(self) -> None:
         self._overdue = [call for call in self._overdue if not call.done]
-        if len(self._overdue) >= MAX_OVERDUE or self._source is None:
+        if len(self._overdue) >= MAX_CALLS or self._source is None:
             return
         if not self._book.journal_is_whole:
             self._book.begin_journal()

@@ -112,7 +112,7 @@ class TlsTransport(Transport):
                 self._ended = _end(error)
                 if not total:
                     raise self._ended from None
-            # An answer that TLS itself owes (to a key update, say) is in the outgoing BIO now.
+            # What TLS itself has to say (an alert; to a renegotiation) is in the outgoing BIO now.
             if self._outgoing.pending:
                 self._pending += self._outgoing.read()
                 with suppress(OSError):  # the next read tells; what was decrypted must not be lost

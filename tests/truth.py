@@ -130,6 +130,8 @@ class Source:
         self.plan: list[object] = []
         self.calls: list[threading.Thread] = []
         """The thread of each call."""
+        self.taken = 0
+        """How many calls have taken the truth, to give it when nothing holds them."""
         self.running = 0
         """How many calls are under way."""
 
@@ -151,7 +153,10 @@ class Source:
     def truth(self) -> Snapshot:
         """Give the truth of this moment, once nothing holds it back."""
         snapshot = snapshot_of(self._exchange.snapshot_state(), self._orders)
-        self._wait_for(lambda: not self._held, 60.0)
+        with self._changed:
+            self.taken += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._held, 60.0)
         return snapshot
 
     def hold(self) -> None:
@@ -165,13 +170,17 @@ class Source:
             self._changed.notify_all()
 
     def wait_for_calls(self, count: int) -> None:
-        """Wait until so many calls have begun, and those that wait hold the truth."""
-        assert self._wait_for(lambda: len(self.calls) >= count, SOON), (len(self.calls), count)
+        """Wait until so many calls have begun."""
+        self._wait_for(lambda: len(self.calls) >= count)
+
+    def wait_until_taken(self, count: int) -> None:
+        """Wait until so many calls have taken the truth."""
+        self._wait_for(lambda: self.taken >= count)
 
     def wait_until_idle(self) -> None:
         """Wait until no call is under way."""
-        assert self._wait_for(lambda: not self.running, SOON)
+        self._wait_for(lambda: not self.running)
 
-    def _wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
         with self._changed:
-            return self._changed.wait_for(condition, timeout)
+            assert self._changed.wait_for(condition, SOON), (len(self.calls), self.taken)

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.peers import PING_INTERVAL, READY_WITHIN, Target, ping
 from fastpos.connection import Connection, ConnectionEnded
-from fastpos.frames import TEXT
+from fastpos.frames import INFLATED, TEXT
 from fastpos.inflate import new_splitter
 
 __all__ = ["Client"]
@@ -65,7 +65,10 @@ class Client:
         try:
             while True:
                 for opcode, payload in receive():
-                    if opcode != TEXT:
+                    if opcode == INFLATED:
+                        for push in payload:
+                            on_push(push)
+                    elif opcode != TEXT:
                         on_push(payload)
         except ConnectionEnded:
             self._connection.end()

@@ -1,0 +1,560 @@
+"""The opening handshake: what is asked, what is refused, and that nothing makes it hang."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastpos import transport as transport_module
+from fastpos.connection import Connection, ConnectionEnded
+from fastpos.errors import AuthenticationError, ConnectionFailed, FastposError
+from fastpos.opening import MAX_HANDSHAKE, Address, _Answer, _upgrade, parse_proxy, parse_url
+from tests.connections import at_once, concurrently, opened, read_until_end, take
+from tests.recording import SOON, until
+from tests.servers import (
+    TEXT,
+    ScriptedServer,
+    accept_upgrade,
+    close_frame,
+    frame,
+    read_request,
+    upgrade_response,
+)
+
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
+
+Handler = Callable[[socket.socket], object]
+
+
+def answering(*answers: bytes) -> Handler:
+    """Reads the request, gives the answer, and keeps the connection until the client leaves."""
+
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        for answer in answers:
+            peer.sendall(answer)
+        while peer.recv(1000):
+            pass
+
+    return handler
+
+
+def refusal(url: str, **options: Any) -> FastposError:
+    """What opening raises, which must not take long."""
+    connection = Connection(url, {"api-key": "s3cret"}, **options)
+    with at_once(), pytest.raises(FastposError) as raised:
+        connection.open()
+    connection.end()
+    return raised.value
+
+
+def refused_by(handler: Handler, **options: Any) -> FastposError:
+    with ScriptedServer(handler) as server:
+        error = refusal(server.url, **options)
+        assert f"127.0.0.1:{server.port}" in str(error)
+        return error
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "shown"),
+    [
+        ("ws://example.com", ("ws", "example.com", 80), "ws://example.com:80"),
+        ("wss://Example.com/a?b", ("wss", "example.com", 443), "wss://example.com:443"),
+        ("wss://127.0.0.1:8443/x/y", ("wss", "127.0.0.1", 8443), "wss://127.0.0.1:8443"),
+        ("ws://[::1]:9000", ("ws", "::1", 9000), "ws://[::1]:9000"),
+    ],
+)
+def test_urls(url: str, address: tuple[str, str, int], shown: str) -> None:
+    parsed = parse_url(url)
+    assert parsed[:3] == address
+    assert str(parsed) == repr(parsed) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("http://example.com", "must begin with ws:// or wss://"),
+        ("example.com", "must begin with"),
+        ("", "must begin with"),
+        ("ws://", "has no host"),
+        ("ws://:80", "has no host"),
+        ("ws://example.com:port", "no port number"),
+        ("ws://example.com:70000", "no port number"),
+        ("ws://user:password@example.com", "user or password"),
+        ("ws://example.com/#top", "fragment"),
+        ("ws://example.com/a b", "white space"),
+        ("ws://example.com/\r\nHost: x", "white space"),
+        ("ws://[::1", "malformed"),
+    ],
+)
+def test_urls_that_are_refused(url: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_url(url)
+
+
+def test_a_url_is_a_str() -> None:
+    with pytest.raises(TypeError, match="url must be a str, not bytes"):
+        parse_url(b"ws://example.com")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="proxy must be a str, not int"):
+        parse_proxy(8080)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://proxy", ("http", "proxy", 80, None, None)),
+        ("http://user:p%40ss@proxy:3128", ("http", "proxy", 3128, "user", "p@ss")),
+        ("socks5://user@proxy", ("socks5", "proxy", 1080, "user", None)),
+        ("socks5h://proxy:9050/", ("socks5h", "proxy", 9050, None, None)),
+    ],
+)
+def test_proxies(url: str, address: tuple[str, str, int, str | None, str | None]) -> None:
+    parsed = parse_proxy(url)
+    assert parsed == address
+    assert "user" not in repr(parsed)
+    assert "p@ss" not in f"{parsed}"
+
+
+def test_proxies_that_are_refused() -> None:
+    for url in ("https://proxy", "socks4://proxy", "proxy:3128", "http://"):
+        with pytest.raises(ValueError, match="proxy"):
+            parse_proxy(url)
+
+
+# --- what is asked --------------------------------------------------------------------------------
+
+
+def test_the_request() -> None:
+    requests: list[tuple[str, dict[str, str]]] = []
+
+    def handler(peer: socket.socket) -> None:
+        request, headers = read_request(peer)
+        requests.append((request, headers))
+        peer.sendall(upgrade_response(headers["sec-websocket-key"]) + close_frame())
+
+    with ScriptedServer(handler) as server:
+        for _ in range(2):
+            with opened(server.url + "path?query=1", headers={"api-key": "k", "X-More": "y"}):
+                pass
+    (request, headers), (_, again) = requests
+    assert request == "GET /path?query=1 HTTP/1.1"
+    assert headers["host"] == f"127.0.0.1:{server.port}"
+    assert (headers["api-key"], headers["x-more"]) == ("k", "y")
+    assert headers["upgrade"].lower() == "websocket"
+    assert headers["connection"].lower() == "upgrade"
+    assert headers["sec-websocket-version"] == "13"
+    assert headers["sec-websocket-key"] != again["sec-websocket-key"]
+    assert "sec-websocket-extensions" not in headers
+
+
+@pytest.mark.parametrize("cookie", ["id=1; Domain=127.0.0.1", "a/b=\x01;;=", "x" * 3000])
+def test_cookies_are_not_kept(cookie: str) -> None:
+    seen: list[dict[str, str]] = []
+
+    def handler(peer: socket.socket) -> None:
+        _, headers = read_request(peer)
+        seen.append(headers)
+        peer.sendall(upgrade_response(headers["sec-websocket-key"], {"Set-Cookie": cookie}))
+
+    with ScriptedServer(handler) as server:
+        for _ in range(2):
+            with opened(server.url):
+                pass
+    assert [headers.get("cookie") for headers in seen] == [None, None]
+
+
+# --- answers that are no upgrade ------------------------------------------------------------------
+
+
+def test_a_redirect_is_refused_and_the_credential_stays_here() -> None:
+    with ScriptedServer(accept_upgrade) as other:
+        for status in (301, 302, 303, 307, 308):
+            answer = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}s3cret\r\n\r\n"
+            error = refused_by(
+                answering(answer.encode()), hide=lambda text: text.replace("s3cret", "***")
+            )
+            assert isinstance(error, ConnectionFailed)
+            assert error.status == status
+            assert f"redirects to '{other.url}***'" in str(error)
+    assert other.accepted == 0
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    "rest", ["\r\n", "Content-Length: 999999999999\r\n\r\nwhy", "Content-Length: nonsense\r\n\r\n"]
+)
+def test_a_refused_credential(status: int, rest: str) -> None:
+    """Known from the status line: the body, however long, is not waited for."""
+    error = refused_by(answering(f"HTTP/1.1 {status} No\r\n{rest}".encode()), connect_timeout=30)
+    assert isinstance(error, AuthenticationError)
+    assert f"HTTP {status}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        (None, None),
+        ("17", 17),
+        ("0", 0),
+        ("9" * 5000, 86400),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        (formatdate(0, usegmt=True), 0),
+        (formatdate(time.time() + 10_000_000, usegmt=True), 86400),
+    ],
+)
+def test_retry_after(retry_after: str | None, seconds: float | None) -> None:
+    header = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+    error = refused_by(answering(f"HTTP/1.1 429 Too Many Requests\r\n{header}\r\n".encode()))
+    assert isinstance(error, ConnectionFailed)
+    assert (error.status, error.retry_after) == (429, seconds)
+
+
+def test_retry_after_a_date() -> None:
+    header = formatdate(time.time() + 60, usegmt=True)
+    error = refused_by(answering(f"HTTP/1.1 503 x\r\nRetry-After: {header}\r\n\r\n".encode()))
+    assert isinstance(error, ConnectionFailed)
+    assert error.retry_after is not None
+    assert 50 < error.retry_after <= 60
+
+
+def accepting(headers: dict[str, str]) -> Handler:
+    def handler(peer: socket.socket) -> None:
+        _, asked = read_request(peer)
+        peer.sendall(upgrade_response(asked["sec-websocket-key"], headers))
+        while peer.recv(1000):
+            pass
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("handler", "complaint"),
+    [
+        (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"), "HTTP 200"),
+        (answering(b"HTTP/1.1 500 Oh\r\n\r\n"), "HTTP 500"),
+        (answering(b"HTTP/1.1 100 Continue\r\n\r\n"), "HTTP 100"),
+        (answering(b"HTTP/1.1 304 Not Modified\r\n\r\n"), "redirects to 'nowhere'"),
+        (answering(b"SSH-2.0-OpenSSH\r\n\r\n"), "not a WebSocket server's answer"),
+        (answering(b"\r\n\r\n"), "not a WebSocket server's answer"),
+        (answering(b"HTTP/1.1 101 \xff\r\n\r\n"), "not a WebSocket server's answer"),
+        (answering(b"HTTP/1.1 101 ok\r\nno colon\r\n\r\n"), "not a WebSocket server's answer"),
+        (answering(b"HTTP/1.1 101 ok\r\n\r\n"), "not a WebSocket server's answer"),
+        (accepting({"Sec-WebSocket-Accept": "wrong"}), "not a WebSocket server's answer"),
+        (accepting({"Upgrade": "h2c"}), "not a WebSocket server's answer"),
+        (accepting({"Connection": "close"}), "not a WebSocket server's answer"),
+        (
+            accepting({"Sec-WebSocket-Extensions": "permessage-deflate"}),
+            "sec-websocket-extensions, of which nothing was offered",
+        ),
+        (
+            accepting({"Sec-WebSocket-Protocol": "chat"}),
+            "sec-websocket-protocol, of which nothing was offered",
+        ),
+        (read_request, "closed the connection"),
+        (lambda peer: peer.sendall(b"HTTP/1.1 101 Swit"), "closed the connection|reset"),
+    ],
+)
+def test_other_answers(handler: Handler, complaint: str) -> None:
+    error = refused_by(handler, connect_timeout=30)
+    assert isinstance(error, ConnectionFailed)
+    assert re.search(complaint, str(error))
+
+
+# --- answers without end --------------------------------------------------------------------------
+
+
+def trickle(piece: bytes, pause: float) -> Handler:
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        left = threading.Event()
+        while not left.wait(pause):
+            peer.sendall(piece)
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("handler", "complaint"),
+    [
+        (answering(), "in time"),
+        (answering(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"), "in time"),
+        (trickle(b"H", 0.01), "in time"),
+        (trickle(b"X: y\r\n", 0.01), "in time|WebSocket"),
+    ],
+    ids=["nothing", "half", "trickle", "trickling lines"],
+)
+def test_an_answer_is_limited_in_time(handler: Handler, complaint: str) -> None:
+    error = refused_by(handler, connect_timeout=0.3)
+    assert isinstance(error, ConnectionFailed)
+    assert re.search(complaint, str(error))
+
+
+def test_an_answer_is_limited_in_size() -> None:
+    endless = answering(b"HTTP/1.1 101 OK\r\nX: ", b"y" * MAX_HANDSHAKE)
+    with ScriptedServer(endless) as server:
+        connection = Connection(server.url, connect_timeout=30)
+        with pytest.raises(ConnectionFailed, match="over 64 KiB") as failed:
+            connection.open()
+        connection.end()
+    assert len(str(failed.value)) < 500
+
+
+# --- any answer at all ----------------------------------------------------------------------------
+
+
+class Answering:
+    """A transport whose peer says `data` and then ends the connection."""
+
+    def __init__(self, data: bytes) -> None:
+        self.left = memoryview(data)
+
+    def wait(self, timeout: float | None) -> bool:
+        return True
+
+    def read_into(self, view: memoryview) -> int:
+        count = min(len(view), len(self.left))
+        if not count:
+            raise EOFError
+        view[:count], self.left = self.left[:count], self.left[count:]
+        return count
+
+    def send(self, data: bytes, timeout: float, last: bool = False) -> None:
+        pass
+
+
+names = st.sampled_from(
+    [b"Content-Length", b"Location", b"Retry-After", b"Set-Cookie", b"Upgrade", b"Connection"]
+)
+lines = st.one_of(
+    st.binary(max_size=20),
+    st.tuples(names, st.binary(max_size=20)).map(b": ".join),
+    st.integers(-5, 1100).map(lambda status: f"HTTP/1.1 {status} x".encode()),
+)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.lists(lines, max_size=6).map(b"\r\n".join)))
+@example(b"HTTP/1.1 401 x\r\nContent-Length: 9")
+@example(b"\r\n")
+@example(b"HTTP/1.1 0 x")
+def test_any_answer_gives_an_error_of_ours(data: bytes) -> None:
+    answer = _Answer(Answering(data + b"\r\n\r\n"), time.monotonic() + 60, "peer")  # type: ignore[arg-type]
+    with pytest.raises((ConnectionFailed, AuthenticationError), match="peer: "):
+        _upgrade(answer, "ws://localhost/", {}, str)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"y" * MAX_HANDSHAKE,
+        b"HTTP/1.1 101 OK\r\n" + b"X: y\r\n" * 20_000,
+        b"Content-Length: 1\r\n" * 5000,  # which are not even handed on
+        b"Set-Cookie: " + b"y" * MAX_HANDSHAKE,
+    ],
+    ids=["one line", "lines", "lines left out", "one line left out"],
+)
+def test_any_answer_is_limited_in_size(data: bytes) -> None:
+    transport = Answering(data)
+    answer = _Answer(transport, time.monotonic() + 60, "peer")  # type: ignore[arg-type]
+    with pytest.raises(ConnectionFailed, match="peer: an answer of over 64 KiB"):
+        _upgrade(answer, "ws://localhost/", {}, str)
+    assert len(transport.left) == len(data) - MAX_HANDSHAKE
+
+
+# --- TCP ------------------------------------------------------------------------------------------
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    error = refusal(f"ws://127.0.0.1:{port}/")
+    assert re.search(rf"127\.0\.0\.1:{port}: cannot connect: .*refused", str(error))
+
+
+def test_a_name_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert "host name cannot be resolved: " in str(refusal("ws://exchange.invalid/"))
+    monkeypatch.undo()
+    assert "cannot be resolved" in str(refusal(f"ws://{'x' * 64}.invalid/"))
+
+
+@contextmanager
+def unresponsive() -> Iterator[int]:
+    """A port on which connecting neither succeeds nor fails."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            try:
+                probe.connect(listener.getsockname())
+            except TimeoutError:
+                yield listener.getsockname()[1]
+            else:
+                pytest.skip("a full backlog refuses nobody on this system")
+
+
+def test_connecting_has_a_deadline() -> None:
+    with unresponsive() as port:
+        error = refusal(f"ws://127.0.0.1:{port}/", connect_timeout=0.3)
+    assert "cannot connect: timed out" in str(error)
+
+
+@pytest.mark.parametrize("dontwait", [True, False])
+def test_connecting_can_be_aborted(dontwait: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not dontwait:
+        monkeypatch.setattr(transport_module, "_DONTWAIT", 0)
+    with unresponsive() as port:
+        connection = Connection(f"ws://127.0.0.1:{port}/", connect_timeout=30)
+
+        def open_in_vain() -> None:
+            with pytest.raises(ConnectionEnded, match="not wanted"):
+                connection.open()
+
+        with at_once(), concurrently(open_in_vain):
+            until(lambda: connection._transport is not None)
+            connection.abort("not wanted any more")
+        connection.end()
+
+
+def test_waiting_for_an_answer_can_be_aborted() -> None:
+    asked = threading.Event()
+
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        asked.set()
+        while peer.recv(1000):
+            pass
+
+    with ScriptedServer(handler) as server:
+        connection = Connection(server.url, connect_timeout=30)
+
+        def open_in_vain() -> None:
+            with pytest.raises(ConnectionEnded, match="not wanted"):
+                connection.open()
+
+        with at_once(), concurrently(open_in_vain):
+            assert asked.wait(SOON)
+            connection.abort("not wanted any more")
+        connection.end()
+
+
+def test_an_abort_at_any_moment_of_opening_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as there is a socket, and before it is connected."""
+    adopt = Connection._adopt
+
+    def adopt_and_abort(self: Connection, transport: transport_module.Transport) -> None:
+        adopt(self, transport)
+        self.abort("not wanted any more")
+
+    monkeypatch.setattr(Connection, "_adopt", adopt_and_abort)
+    with ScriptedServer(answering()) as server:
+        connection = Connection(server.url, connect_timeout=30)
+        with at_once(), pytest.raises(ConnectionEnded, match="not wanted"):
+            connection.open()
+        connection.end()
+
+
+def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greet(peer: socket.socket) -> None:
+        accept_upgrade(peer, frame(TEXT, b"hello"))
+
+    with unresponsive() as silent_port, ScriptedServer(greet) as server:
+        places = [("127.0.0.1", 1), ("127.0.0.1", silent_port), ("127.0.0.1", server.port)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
+        found.insert(0, (-1, socket.SOCK_STREAM, 0, "", ("", 0)))  # of a family that is not there
+        connection = Connection("ws://exchange.test/", connect_timeout=1)
+        with monkeypatch.context() as patched, at_once():
+            patched.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+            connection.open()
+        assert take(connection, 1) == [(TEXT, "hello")]
+        connection.end()
+
+
+def test_no_socket_left_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoSocket(socket.socket):
+        def __init__(self, *_: object, **__: object) -> None:
+            raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", NoSocket)
+    assert "cannot connect: [Errno 24]" in str(refusal("ws://127.0.0.1:1/"))
+
+
+def test_opening_leaves_nothing_behind_when_it_is_interrupted() -> None:
+    """Ctrl-C, say; `tidy` counts the descriptors."""
+
+    def interrupt(_: str) -> str:
+        raise KeyboardInterrupt
+
+    answer = b"HTTP/1.1 302 x\r\nLocation: y\r\n\r\n"
+    with ScriptedServer(answering(answer)) as server:
+        connection = Connection(server.url, hide=interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            connection.open()
+        server.wait_finished(1)
+
+
+# --- in clear -------------------------------------------------------------------------------------
+
+
+def test_one_warning_that_the_credential_travels_in_clear(
+    new_stream: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    for url, warnings in (
+        ("ws://exchange.test/", 1),
+        ("ws://localhost:1/", 0),
+        ("ws://127.0.0.1:1/", 0),
+        ("ws://[::1]:1/", 0),
+        ("wss://exchange.test/", 0),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "fastpos"):
+            stream = new_stream(url)
+            stream.start()
+            until(lambda stream=stream: sum(stream.stats.disconnects.values()) >= 2)
+            stream.stop()
+        clear = [record for record in caplog.records if "travels in clear" in record.message]
+        assert len(clear) == warnings
+
+
+def test_addresses_show_no_password() -> None:
+    assert "secret" not in repr(Address("http", "proxy", 80, "user", "secret"))
+
+
+def test_frames_right_after_the_answer() -> None:
+    def handler(peer: socket.socket) -> None:
+        accept_upgrade(peer, frame(TEXT, b"a" * 200) + close_frame(1001))
+
+    with ScriptedServer(handler) as server, opened(server.url) as connection:
+        messages, ended = read_until_end(connection)
+    assert messages == [(TEXT, "a" * 200)]
+    assert ended.close_code == 1001

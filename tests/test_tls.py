@@ -1,0 +1,539 @@
+"""TLS against OpenSSL's own server and Python's: versions, keys, ends, threads, certificates."""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
+
+import pytest
+
+from fastpos.connection import Connection, ConnectionEnded
+from fastpos.errors import ConnectionFailed
+from fastpos.transport import Transport
+from tests.certificates import Certificates
+from tests.connections import at_once, concurrently, opened, read_until_end, take
+from tests.recording import until
+from tests.servers import (
+    BINARY,
+    CLOSE,
+    TEXT,
+    ClientFrame,
+    OpensslServer,
+    ScriptedServer,
+    TcpProxy,
+    accept_upgrade,
+    close_frame,
+    frame,
+    frames,
+    read_exactly,
+    read_frame,
+)
+
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
+
+Version = Literal["1.2", "1.3"]
+VERSIONS: list[Version] = ["1.2", "1.3"]
+LARGE = bytes(range(256)) * 4000  # 64 records
+
+
+def echo(peer: Any) -> None:
+    accept_upgrade(peer)
+    for received in frames(peer):
+        peer.sendall(frame(received.opcode, received.payload))
+
+
+@contextmanager
+def openssl(
+    certificates: Certificates, version: Version = "1.3", tickets: int | None = None
+) -> Iterator[tuple[OpensslServer, Connection]]:
+    """A connection that `s_server` has accepted and upgraded."""
+    with OpensslServer(certificates.good.pem, version, tickets) as server:
+        connection = Connection(server.url, ssl_context=certificates.client_context())
+        try:
+            with concurrently(connection.open):
+                accept_upgrade(server)
+            yield server, connection
+        finally:
+            connection.end()
+
+
+@contextmanager
+def python(
+    certificates: Certificates, handler: Callable[[ssl.SSLSocket], object], version: Version = "1.3"
+) -> Iterator[tuple[ScriptedServer, Connection]]:
+    """A connection that Python's `ssl` serves; `handler` is called after the upgrade."""
+
+    def upgraded(peer: socket.socket) -> None:
+        assert isinstance(peer, ssl.SSLSocket)
+        assert peer.version() == f"TLSv{version}"
+        accept_upgrade(peer)
+        handler(peer)
+
+    only = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
+    with (
+        ScriptedServer(upgraded, certificates.good.context(only)) as server,
+        opened(server.url, ssl_context=certificates.client_context()) as connection,
+    ):
+        yield server, connection
+
+
+# --- versions, records, keys ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_messages_of_many_records_with_openssl(
+    certificates: Certificates, version: Version
+) -> None:
+    with openssl(certificates, version) as (server, connection):
+        sent = frame(BINARY, LARGE) + frame(TEXT, b"after")
+        with concurrently(lambda: server.sendall(sent)):
+            assert take(connection, 2) == [(BINARY, LARGE), (TEXT, "after")]
+        with concurrently(lambda: connection.send(LARGE, BINARY, timeout=10)):
+            assert read_frame(server).payload == LARGE
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_messages_of_many_records_with_python(certificates: Certificates, version: Version) -> None:
+    def send_and_hear(peer: ssl.SSLSocket) -> None:
+        peer.sendall(frame(BINARY, LARGE))
+        peer.sendall(frame(BINARY, read_frame(peer).payload))
+
+    with python(certificates, send_and_hear, version) as (_, connection):
+        assert take(connection, 1) == [(BINARY, LARGE)]
+        connection.send(LARGE[::-1], BINARY, timeout=10)
+        assert take(connection, 1) == [(BINARY, LARGE[::-1])]
+
+
+def test_records_of_one_byte(certificates: Certificates) -> None:
+    wire = frame(TEXT, b"x" * 300) + close_frame(1000)
+
+    def trickle(peer: ssl.SSLSocket) -> None:
+        for byte in wire:
+            peer.sendall(bytes([byte]))
+        read_frame(peer)
+
+    with python(certificates, trickle) as (_, connection):
+        messages, ended = read_until_end(connection)
+    assert messages == [(TEXT, "x" * 300)]
+    assert ended.close_code == 1000
+
+
+def test_keys_are_updated_in_mid_stream(certificates: Certificates) -> None:
+    with openssl(certificates) as (server, connection):
+        for number in range(6):
+            server.update_keys(answer=number % 2 == 1)
+            server.sendall(frame(TEXT, f"down {number}".encode()))
+            assert take(connection, 1) == [(TEXT, f"down {number}")]
+            connection.send(f"up {number}")
+            assert read_frame(server).payload == f"up {number}".encode()
+
+
+def test_a_key_update_is_answered_with_the_next_message(certificates: Certificates) -> None:
+    with openssl(certificates) as (server, connection):
+        for _ in range(3):
+            server.update_keys(answer=True)
+            server.sendall(frame(TEXT, b"at the new key"))
+            assert take(connection, 1) == [(TEXT, "at the new key")]
+        connection.send("x" * 40_000, timeout=10)
+        assert len(read_frame(server).payload) == 40_000
+        connection.send("y")
+        assert read_frame(server).payload == b"y"
+
+
+@pytest.mark.parametrize("tickets", [0, 2, 10])
+def test_session_tickets_are_no_data(certificates: Certificates, tickets: int) -> None:
+    with openssl(certificates, tickets=tickets) as (server, connection):
+        assert list(connection.receive(0.0)) == []
+        server.sendall(frame(TEXT, b"first"))
+        assert take(connection, 1) == [(TEXT, "first")]
+        connection.send("second")
+        assert read_frame(server).payload == b"second"
+
+
+# --- ends -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("polite", [True, False])
+def test_ends_with_close_notify_and_without(
+    certificates: Certificates, version: Version, polite: bool
+) -> None:
+    def leave(peer: ssl.SSLSocket) -> None:
+        peer.sendall(frame(TEXT, b"last"))
+        if polite:
+            # close_notify, without waiting for the client's
+            peer.setblocking(False)
+            with suppress(OSError):
+                peer.unwrap()
+
+    with python(certificates, leave, version) as (_, connection):
+        messages, ended = read_until_end(connection)
+    assert messages == [(TEXT, "last")]
+    assert ended.close_code is None
+    assert isinstance(ended.error, ConnectionFailed)
+    assert ("without TLS's close_notify" in ended.reason) != polite
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("end", [OpensslServer.end, OpensslServer.kill])
+def test_openssl_ends_without_close_notify(
+    certificates: Certificates, version: Version, end: Callable[[OpensslServer], None]
+) -> None:
+    with openssl(certificates, version) as (server, connection):
+        server.sendall(frame(TEXT, b"last"))
+        assert take(connection, 1) == [(TEXT, "last")]
+        end(server)
+        messages, ended = read_until_end(connection)
+    assert messages == []
+    assert ended.close_code is None
+    assert re.search(r"close_notify|reset", ended.reason)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_client_ends_with_close_notify(certificates: Certificates, version: Version) -> None:
+    rest: list[bytes] = []
+
+    def hear(peer: ssl.SSLSocket) -> None:
+        assert read_frame(peer).opcode == CLOSE
+        peer.sendall(close_frame(1000))
+        rest.append(peer.recv(1))  # raises SSLEOFError where there is no close_notify
+
+    with python(certificates, hear, version) as (server, connection):
+        connection.close()
+        list(connection.receive(1))
+        connection.end()
+        server.wait_finished(1)
+    assert rest == [b""]
+
+
+def test_a_closing_handshake_with_openssl(certificates: Certificates) -> None:
+    with openssl(certificates) as (server, connection):
+        server.sendall(close_frame(1001, b"going"))
+        with concurrently(lambda: read_until_end(connection)) as reading:
+            assert read_frame(server).close_code == 1001
+            server.end()
+            _, ended = reading.result(10)
+    assert ended.close_code == 1001
+
+
+def test_what_is_no_tls_ends_the_connection_after_the_messages_before_it(
+    certificates: Certificates,
+) -> None:
+    with openssl(certificates) as (server, connection):
+        server.sendall(frame(TEXT, b"good"))
+        server.send_plaintext()
+        messages, ended = read_until_end(connection)
+    assert messages == [(TEXT, "good")]
+    assert isinstance(ended.error, ConnectionFailed)
+    assert "SSL" in ended.reason
+
+
+def test_an_alert_that_cannot_be_sent_takes_no_message_along(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Transport) -> None:
+        raise BrokenPipeError("gone")
+
+    with openssl(certificates, tickets=0) as (server, connection):
+        assert connection._transport is not None
+        raw = connection._transport._sock
+        server.sendall(frame(TEXT, b"last"))
+        record = 5 + 6 + 1 + 16  # header, frame, type, tag
+        until(lambda: len(raw.recv(1000, socket.MSG_PEEK)) == record)
+        server.send_plaintext()
+        until(lambda: len(raw.recv(1000, socket.MSG_PEEK)) > record)
+        with monkeypatch.context() as patched:
+            patched.setattr(Transport, "_flush", fail)
+            assert take(connection, 1) == [(TEXT, "last")]
+        _, ended = read_until_end(connection)
+    assert "SSL" in ended.reason
+
+
+def test_an_end_within_a_record(certificates: Certificates) -> None:
+    with (
+        ScriptedServer(echo, certificates.good.context()) as server,
+        TcpProxy("127.0.0.1", server.port) as proxy,
+        opened(proxy.url("wss"), ssl_context=certificates.client_context()) as connection,
+    ):
+        connection.send("whole")
+        assert take(connection, 1) == [(TEXT, "whole")]
+        proxy.truncate_after(20)
+        connection.send("x" * 1000)
+        messages, ended = read_until_end(connection)
+    assert messages == []
+    assert "without TLS's close_notify" in ended.reason
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hasty_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def bombard(connection: Connection, name: str, count: int) -> None:
+    sizes = random.Random(name)
+    for number in range(count):
+        connection.send(f"{name}{number}:" + name * sizes.randrange(2000), timeout=10)
+
+
+@pytest.mark.usefixtures("hasty_switches")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_two_threads_send_while_one_reads_python(
+    certificates: Certificates, version: Version
+) -> None:
+    count = 400
+
+    def echo_on(peer: ssl.SSLSocket) -> None:
+        for received in frames(peer):
+            peer.sendall(frame(received.opcode, received.payload))
+
+    with python(certificates, echo_on, version) as (_, connection):
+        with (
+            concurrently(lambda: bombard(connection, "a", count)),
+            concurrently(lambda: bombard(connection, "b", count)),
+        ):
+            messages = [text for _, text in take(connection, 2 * count, 30)]
+        connection.close()
+        _, ended = read_until_end(connection)
+    assert ended.close_code == 1000
+    for name in "ab":
+        sizes = random.Random(name)
+        assert [text for text in messages if text[0] == name] == [
+            f"{name}{number}:" + name * sizes.randrange(2000) for number in range(count)
+        ]
+
+
+@pytest.mark.usefixtures("hasty_switches")
+def test_two_threads_send_while_one_reads_openssl_and_keys_change(
+    certificates: Certificates,
+) -> None:
+    count = 200
+    heard: list[ClientFrame] = []
+
+    def push(server: OpensslServer) -> None:
+        for number in range(count):
+            server.sendall(frame(BINARY, bytes([number]) * 700))
+            if number % 20 == 0:
+                server.update_keys(answer=True)
+
+    with (
+        openssl(certificates) as (server, connection),
+        concurrently(lambda: heard.extend(read_frame(server) for _ in range(2 * count))),
+        concurrently(lambda: push(server)),
+        concurrently(lambda: bombard(connection, "a", count)),
+        concurrently(lambda: bombard(connection, "b", count)),
+    ):
+        messages = take(connection, count, 30)
+    assert messages == [(BINARY, bytes([number]) * 700) for number in range(count)]
+    for name in (b"a", b"b"):
+        texts = [sent.payload for sent in heard if sent.payload[:1] == name]
+        assert [text.partition(b":")[0] for text in texts] == [
+            name + str(number).encode() for number in range(count)
+        ]
+
+
+def test_a_ping_leaves_at_once_while_the_reader_waits(certificates: Certificates) -> None:
+    with openssl(certificates) as (server, connection):
+        stop = frame(TEXT, b"stop")
+        with concurrently(lambda: take(connection, 1)), at_once():
+            until(connection.silent)
+            connection.send("ping")
+            assert read_frame(server).payload == b"ping"
+            server.sendall(stop)
+
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("wrong_host", "(?i)mismatch.*127.0.0.1"),
+        ("expired", "expired"),
+        ("untrusted", "(?i)unable to get local issuer|self.signed"),
+    ],
+)
+def test_a_wrong_certificate_is_refused(
+    certificates: Certificates, name: str, complaint: str, version: Version
+) -> None:
+    heard: list[bytes] = []
+    only = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
+    identity = getattr(certificates, name)
+
+    def hear(peer: socket.socket) -> None:
+        heard.append(peer.recv(1000))
+
+    with ScriptedServer(hear, identity.context(only)) as server:
+        connection = Connection(
+            server.url, {"api-key": "s3cret"}, ssl_context=certificates.client_context()
+        )
+        with at_once(), pytest.raises(ConnectionFailed, match="certificate is not accepted") as no:
+            connection.open()
+        connection.end()
+        server.wait_finished(1)
+    assert re.search(complaint, str(no.value))
+    assert f"127.0.0.1:{server.port}" in str(no.value)
+    assert isinstance(no.value.__cause__, ssl.SSLCertVerificationError)
+    assert not any(heard)
+
+
+def test_the_callers_own_context_decides(certificates: Certificates) -> None:
+    anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anything.check_hostname = False
+    anything.verify_mode = ssl.CERT_NONE
+    for identity in (certificates.wrong_host, certificates.expired, certificates.untrusted):
+        with (
+            ScriptedServer(echo, identity.context()) as server,
+            opened(server.url, ssl_context=anything) as connection,
+        ):
+            connection.send("trusted")
+            assert take(connection, 1) == [(TEXT, "trusted")]
+
+    old = certificates.client_context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with ScriptedServer(echo, certificates.good.context(ssl.TLSVersion.TLSv1_3)) as server:
+        connection = Connection(server.url, ssl_context=old)
+        with pytest.raises(ConnectionFailed, match=r"(?i)TLS handshake failed.*(version|protocol)"):
+            connection.open()
+        connection.end()
+
+    servers = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with ScriptedServer(lambda _: None) as server:
+        connection = Connection(server.url.replace("ws", "wss"), ssl_context=servers)
+        with pytest.raises(ConnectionFailed):
+            connection.open()
+        connection.end()
+
+
+def test_a_stream_trusts_nobody_unasked(
+    certificates: Certificates, new_stream: Callable[..., Any]
+) -> None:
+    with ScriptedServer(echo, certificates.good.context()) as server:
+        stream = new_stream(server.url, reconnect=None)
+        stream.start()
+        with pytest.raises(ConnectionFailed, match="certificate is not accepted"):
+            stream.wait_ready(5)
+
+
+# --- handshakes that lead nowhere -----------------------------------------------------------------
+
+
+def read_hello(peer: socket.socket) -> None:
+    read_exactly(peer, 5)
+
+
+def say_nothing(peer: socket.socket) -> None:
+    read_hello(peer)
+    while peer.recv(1000):
+        pass
+
+
+def say_something_else(peer: socket.socket) -> None:
+    read_hello(peer)
+    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def alert(peer: socket.socket) -> None:
+    read_hello(peer)
+    peer.sendall(b"\x15\x03\x03\x00\x02\x02\x28")  # handshake_failure
+
+
+@pytest.mark.parametrize(
+    ("handler", "complaint"),
+    [
+        (say_nothing, "took too long"),
+        (read_hello, "EOF|reset"),
+        (say_something_else, "(?i)wrong.version|record"),
+        (alert, "(?i)handshake.failure"),
+    ],
+)
+def test_a_handshake_that_fails(
+    certificates: Certificates, handler: Callable[[socket.socket], None], complaint: str
+) -> None:
+    with ScriptedServer(handler) as server:
+        connection = Connection(
+            server.url.replace("ws", "wss"),
+            ssl_context=certificates.client_context(),
+            connect_timeout=0.3,
+        )
+        with at_once(), pytest.raises(ConnectionFailed, match="TLS handshake failed") as failed:
+            connection.open()
+        connection.end()
+    assert re.search(complaint, str(failed.value))
+
+
+def test_a_trickling_handshake_has_the_same_deadline(certificates: Certificates) -> None:
+    with (
+        ScriptedServer(echo, certificates.good.context()) as server,
+        TcpProxy("127.0.0.1", server.port) as proxy,
+    ):
+        proxy.trickle(1, 0.01)
+        connection = Connection(
+            proxy.url("wss"), ssl_context=certificates.client_context(), connect_timeout=0.4
+        )
+        with at_once(), pytest.raises(ConnectionFailed, match="took too long"):
+            connection.open()
+        connection.end()
+
+
+def test_silence_after_the_handshake_has_the_same_deadline(certificates: Certificates) -> None:
+    with ScriptedServer(say_nothing, certificates.good.context()) as server:
+        connection = Connection(
+            server.url, ssl_context=certificates.client_context(), connect_timeout=0.3
+        )
+        with at_once(), pytest.raises(ConnectionFailed, match="in time"):
+            connection.open()
+        connection.end()
+
+
+def test_a_handshake_can_be_aborted(certificates: Certificates) -> None:
+    hello = threading.Event()
+
+    def stall(peer: socket.socket) -> None:
+        read_hello(peer)
+        hello.set()
+        while peer.recv(1000):
+            pass
+
+    with ScriptedServer(stall) as server:
+        connection = Connection(
+            server.url.replace("ws", "wss"),
+            ssl_context=certificates.client_context(),
+            connect_timeout=30,
+        )
+
+        def open_in_vain() -> None:
+            with pytest.raises(ConnectionEnded, match="not wanted"):
+                connection.open()
+
+        with at_once(), concurrently(open_in_vain):
+            assert hello.wait(5)
+            connection.abort("not wanted any more")
+        connection.end()
+
+
+def test_a_name_that_no_certificate_can_have(certificates: Certificates) -> None:
+    with ScriptedServer(say_nothing) as server:
+        connection = Connection(
+            f"wss://127.0.0.1:{server.port}/", ssl_context=certificates.client_context()
+        )
+        connection._url = f"wss://.example:{server.port}/"
+        with pytest.MonkeyPatch.context() as patched:
+            place = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))
+            patched.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
+            with pytest.raises(ConnectionFailed, match="TLS handshake failed"):
+                connection.open()
+        connection.end()
