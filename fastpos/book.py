@@ -145,7 +145,7 @@ class Book:
                 entry.missed = 0
             events = state.differences(received_ns)
             for entry in state.positions.values():
-                entry.told = entry.wire
+                entry.told = entry.whole()
             state.base = None
             self._state = state
         self._journal = None
@@ -160,7 +160,7 @@ class Book:
             content = {
                 "version": 1,
                 "positions": [
-                    {"complete": entry.complete, "wire": entry.wire}
+                    {"complete": entry.complete, "wire": entry.whole()}
                     for entry in state.positions.values()
                 ],
                 "balances": [entry.wire for entry in state.balances.values()],

@@ -50,10 +50,13 @@ _ATTACHED = {":take_profit": "takerProfit", ":stop_loss": "stopLoss"}
 _NAMES = {field.key: name for name, field in Position._fields.items() if field.key}
 
 
+_NOTHING: frozenset[str] = frozenset()
+
+
 class PositionEntry:
     """One position. `wire` may have been handed out, so it is replaced and not changed."""
 
-    __slots__ = ("complete", "latest", "missed", "stale", "told", "wire")
+    __slots__ = ("complete", "latest", "missed", "stale", "tick", "told", "wire")
 
     def __init__(
         self, wire: dict[str, Any], latest: Event, complete: bool, told: dict[str, Any] | None
@@ -62,8 +65,15 @@ class PositionEntry:
         self.latest = latest  # the push that was last merged
         self.complete = complete  # whether its CREATE was seen
         self.told = told  # what on_position was last called with, None if it never was
-        self.stale: frozenset[str] = frozenset()  # keys of what may be out of date
+        self.tick: dict[str, Any] | None = None  # the last one, if it is not in `wire` yet
+        self.stale: frozenset[str] = _NOTHING  # keys of what may be out of date
         self.missed = 0  # ticks in a row that did not list it
+
+    def whole(self) -> dict[str, Any]:
+        """Give all that is known, the last tick included."""
+        if self.tick is not None:
+            self.wire, self.tick = _merged(self.wire, self.tick), None
+        return self.wire
 
 
 class Entry:
@@ -111,20 +121,23 @@ class State:
     def apply_account(self, update: AccountUpdate) -> Position | None:
         """Merge a push; give its position, whole, or None where it has none."""
         body = update._wire["d"]
+        balances = self.balances
         for wire in body.get("a") or ():
             coin = wire.get("c")
             if type(coin) is not str:
                 coin = as_text(coin)
-            if type(coin) is str:
-                known = self.balances.get(coin)
-                if known is None and self.base is not None:
-                    known = self.base.balances.get(coin)
-                if known is None:
-                    self.balances[coin] = Entry({**wire}, update)
-                else:
-                    entry = self.balances[coin] = Entry(_merged(known.wire, wire), update)
-                    if known.stale:
-                        entry.stale = not known.wire.keys() <= wire.keys()
+                if type(coin) is not str:
+                    continue
+            known = balances.get(coin)
+            if known is None and self.base is not None:
+                known = self.base.balances.get(coin)
+            if known is None:
+                balances[coin] = Entry({**wire}, update)
+            elif known.wire.keys() <= wire.keys() and None not in wire.values():
+                balances[coin] = Entry({**wire}, update)  # it tells all that was known
+            else:
+                entry = balances[coin] = Entry(_merged(known.wire, wire), update)
+                entry.stale = known.stale and not known.wire.keys() <= wire.keys()
         part = body.get("p")
         return self._apply_position(update, part, body.get("et")) if part else None
 
@@ -135,11 +148,15 @@ class State:
             if type(id) is not int:  # there is nothing to merge it with
                 return position_of(update, part, {}, change == "CREATE", change)
         entry = self.positions.get(id) or self._base_entry(id)
-        before = {} if entry is None else entry.wire
-        wire = _merged(before, part)
         complete = change == "CREATE" or (entry is not None and entry.complete)
+        if entry is None or (change == "CREATE" and entry.complete):
+            before: dict[str, Any] = {}  # a new position, of which all is told
+            wire = {**part}
+        else:
+            before = entry.wire if entry.tick is None else _merged(entry.wire, entry.tick)
+            wire = _merged(before, part)
         position = position_of(update, wire, before, complete, change)
-        stale: frozenset[str] | None = None
+        stale: frozenset[str] = _NOTHING
         if entry is not None and entry.stale and change != "CREATE":
             stale = entry.stale - part.keys()
             _show_stale(position, stale)
@@ -148,12 +165,17 @@ class State:
             self._closed[id] = None
             if len(self._closed) > REMEMBERED:
                 del self._closed[next(iter(self._closed))]
+        elif entry is None:
+            self._closed.pop(id, None)
+            self.positions[id] = PositionEntry(wire, update, complete, wire)
         else:
-            if entry is None:
-                self._closed.pop(id, None)
-            merged = self.positions[id] = PositionEntry(wire, update, complete, wire)
-            if stale:
-                merged.stale = stale
+            entry.wire = entry.told = wire
+            entry.tick = None
+            entry.latest = update
+            entry.complete = complete
+            entry.stale = stale
+            entry.missed = 0
+            self.positions[id] = entry
         return position
 
     def apply_ticks(self, event: AdlPrice) -> None:
@@ -173,7 +195,10 @@ class State:
             if entry is None:
                 entry = PositionEntry({**wire}, event, False, None)
             else:
-                entry.wire = _merged(entry.wire, wire)
+                if entry.tick is not None and not entry.tick.keys() <= wire.keys():
+                    entry.tick = _merged(entry.tick, wire)
+                else:  # it tells all that the one before it did
+                    entry.tick = wire
                 entry.latest = event
                 entry.missed = 0
                 if entry.stale:
@@ -193,7 +218,8 @@ class State:
             if type(id) is not str:
                 return
         known = self.orders.get(id)
-        wire = {**wire} if known is None else _merged(known.wire, wire)
+        if known is not None and not known.wire.keys() <= wire.keys():
+            wire = _merged(known.wire, wire)  # otherwise it tells all that the one before it did
         action = wire.get("orderAction")
         if action == CANCEL or action == int(CANCEL) or _is_filled(wire, self._number):
             self.orders.pop(id, None)
@@ -216,7 +242,7 @@ class State:
         if self.base is not None:
             entry = self.base.positions.get(id)
             if entry is not None:  # the base stays as it is
-                copy = PositionEntry(entry.wire, entry.latest, entry.complete, entry.told)
+                copy = PositionEntry(entry.whole(), entry.latest, entry.complete, entry.told)
                 copy.stale = entry.stale
                 return copy
         return None
@@ -226,7 +252,7 @@ class State:
     def mark_stale(self) -> None:
         """Take note that pushes may have been missed."""
         for entry in self.positions.values():
-            entry.stale = frozenset(entry.wire.keys() & _NAMES)
+            entry.stale = frozenset(entry.whole().keys() & _NAMES)
             entry.missed = 0
         for known in (self.balances, self.orders, self.triggers):
             for other in known.values():
@@ -245,7 +271,7 @@ class State:
         assert base is not None
         for position, id, latest in self._items(snapshot.positions, Position, int, received_ns):
             known = base.positions.get(id)
-            before = {} if known is None else known.wire
+            before = {} if known is None else known.whole()
             wire = {key: value for key, value in before.items() if key not in _TICK_KEYS}
             wire.update(self._wire_of(position))
             self.positions[id] = PositionEntry(wire, latest, True, None)
@@ -305,15 +331,17 @@ class State:
         assert self.base is not None
         events = []
         for entry in self.positions.values():
+            wire = entry.whole()
             if entry.told is None:
-                events.append(position_of(entry.latest, entry.wire, {}, entry.complete, "CREATE"))
-            elif _differ(entry.told, entry.wire, self._number):
-                event = position_of(entry.latest, entry.wire, entry.told, entry.complete, "UPDATE")
+                events.append(position_of(entry.latest, wire, {}, entry.complete, "CREATE"))
+            elif _differ(entry.told, wire, self._number):
+                event = position_of(entry.latest, wire, entry.told, entry.complete, "UPDATE")
                 events.append(event)
         nothing = no_push(self._number, received_ns)
         for id, old in self.base.positions.items():
             if id not in self.positions and old.told is not None:
-                events.append(position_of(nothing, old.wire, old.wire, old.complete, "DELETE"))
+                wire = old.whole()
+                events.append(position_of(nothing, wire, wire, old.complete, "DELETE"))
         for event in events:
             event._source = "SNAPSHOT"
             event._received_ns = received_ns
@@ -325,7 +353,8 @@ class State:
         """The positions by id."""
         shown = {}
         for id, entry in self.positions.items():
-            position = position_of(entry.latest, entry.wire, entry.wire, entry.complete, None)
+            wire = entry.whole()
+            position = position_of(entry.latest, wire, wire, entry.complete, None)
             if entry.stale:
                 _show_stale(position, entry.stale)
             if entry.missed >= MISSED_TICKS:

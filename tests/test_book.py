@@ -394,6 +394,8 @@ def test_like_a_plain_dict(steps: list[tuple[str, int, dict[str, int]]]) -> None
         else:
             news = {FIELDS[key]: value for key, value in wire.items()}
             before = positions.get(id_, {})
+            if kind == "CREATE" and id_ in created:  # another life of the same id
+                before = {}
             after = {"id": id_, **before, **news}
             if kind == "CREATE":
                 created.add(id_)

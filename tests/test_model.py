@@ -1,0 +1,362 @@
+"""Model checks: whatever is lost, the book and a bot that listens to on_position end with the truth.
+
+The number of runs is in the environment's FASTPOS_MODEL_RUNS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import fastpos.book
+import fastpos.sync
+from fastpos import PositionStream, ReconnectPolicy, Snapshot, SnapshotError
+from fastpos.book import Book
+from fastpos.callbacks import Callbacks
+from fastpos.delivery import Delivery
+from fastpos.simulator import Exchange
+from fastpos.simulator._account import Account
+from fastpos.simulator._wire import to_json
+from fastpos.stats import Counters
+from fastpos.sync import Synchronizer
+from tests.recording import SOON, until
+from tests.truth import POSITION, Bot, shown, snapshot_of, truth_of
+
+RUNS = int(os.environ.get("FASTPOS_MODEL_RUNS", "200"))
+
+CONTRACTS = ("E-BTC-USDT", "E-ETH-USDT")
+TIMEOUT = 10.0
+SUBSCRIBED = b"sub success"
+
+whole = st.integers(1, 4)
+prices = st.sampled_from([1, 2.5, 61000.5, Decimal("85717.01833333999523920"), Decimal("0.10")])
+picks = st.integers(0, 50)
+position_changes = st.dictionaries(
+    st.sampled_from(["volume", "open_price", "margin_rate", "liquidation_price", "mark_price"]),
+    prices,
+    min_size=1,
+    max_size=3,
+)
+
+
+def state_of(account: Account, number: Any) -> dict[str, dict[Any, dict[str, Any]]]:
+    """What the book must show, in the numbers that the wire carries."""
+    parse = {} if number is float else {"parse_float": Decimal}
+    state = {
+        what: {id: json.loads(to_json(wire), **parse) for id, wire in records.items()}
+        for what, records in account.copy().items()
+    }
+    return truth_of(state, number)
+
+
+class _Call:
+    """A call of the source that is under way: its thread, which runs when the test says so."""
+
+    def __init__(self, target: Callable[[], None], **_: Any) -> None:
+        self.target = target
+        self.taken: Snapshot | None = None
+
+
+class _Calls(list[_Call]):
+    """Stands for `threading.Thread`."""
+
+    def __call__(self, **arguments: Any) -> Any:
+        call = _Call(**arguments)
+        return SimpleNamespace(start=lambda: self.append(call))
+
+
+class Gaps(RuleBasedStateMachine):
+    """An account, a wire that loses things, and the library from the inflated push on.
+
+    The wire is a queue: what is in it when the connection is lost never arrives. A snapshot is
+    taken at any moment of its call, so it may be older than pushes that have arrived when it is
+    given, and newer than pushes that have not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.now = 1000.0
+        self.account = Account(1001, 1003, lambda: int(self.now * 1000))
+        self.wire: list[bytes] = []
+        self.connected = False
+        self.sending = False  # the exchange sends pushes
+        self.subscribed = False  # and the stream has read "sub success"
+        self.left = 0.0
+        self.began = False
+        self.outcome: object = None
+
+    @initialize(
+        number=st.sampled_from([float, Decimal]),
+        source=st.sampled_from(["none", "positions", "orders", "orders"]),
+        limit=st.sampled_from([1, 5, 10_000]),
+        policy=st.sampled_from([ReconnectPolicy(0.0), ReconnectPolicy(1.0, 5.0)]),
+    )
+    def begin(self, number: Any, source: str, limit: int, policy: ReconnectPolicy) -> None:
+        self.number, self.policy, self.kind = number, policy, source
+        self.calls = _Calls()
+        for where, name, what in (
+            (fastpos.sync, "monotonic", lambda: self.now),
+            (fastpos.sync, "threading", SimpleNamespace(Thread=self.calls)),
+            (fastpos.book, "JOURNAL_LIMIT", limit),
+        ):
+            self.stack.enter_context(mock.patch.object(where, name, what))
+        self.began = True
+        self.make_client()
+
+    def make_client(self) -> None:
+        self.book = Book(self.number)
+        self.bot = Bot()
+        callbacks = Callbacks()
+        callbacks.on_position(self.bot.on_position)
+        self.errors: list[Any] = []
+        callbacks.on_error(self.errors.append)
+        self.delivery = Delivery(callbacks, self.book, Counters(), self.number)
+        self.sync = Synchronizer(
+            None if self.kind == "none" else lambda: self.outcome,  # type: ignore[arg-type,return-value]
+            TIMEOUT,
+            self.policy,
+            self.book,
+            callbacks,
+            self.delivery,
+        )
+
+    def teardown(self) -> None:
+        if self.began:
+            self.settle()
+        self.stack.close()
+
+    def settle(self) -> None:
+        """Let everything come to rest: then the stream is synced, and all show the truth."""
+        if not self.connected:
+            self.connect()
+        elif not self.sending:
+            self.resume()
+        self.deliver(1000)
+        if self.kind == "none":
+            return
+        for _ in range(20):
+            for _ in range(len(self.calls)):
+                self.answer(0, "truth")
+            if self.sync.synced:
+                break
+            self.pass_time(30.0)
+        assert self.sync.synced
+        self.what_is_shown_is_true()
+
+    # --- the account ------------------------------------------------------------------------
+
+    def push(self, message: Any) -> None:
+        if message is not None and self.sending:
+            self.wire.append(to_json(message))
+
+    def pick(self, ids: Any, which: int) -> Any:
+        ids = sorted(ids)
+        return ids[which % len(ids)]
+
+    @rule(contract=st.sampled_from(CONTRACTS), volume=whole, price=prices, which=picks)
+    def open_position(self, contract: str, volume: int, price: Any, which: int) -> None:
+        fields = {"cn": contract, "s": "BUY", "pv": volume, "op": price}
+        # Few ids, so that one is closed and opened again now and then.
+        free = sorted({*range(1, 5)} - set(self.account.positions))
+        if free:
+            _, message = self.account.open_position(free[which % len(free)], fields)
+            self.push(message)
+
+    @precondition(lambda self: self.account.positions)
+    @rule(which=picks, changes=position_changes)
+    def update_position(self, which: int, changes: dict[str, Any]) -> None:
+        id = self.pick(self.account.positions, which)
+        self.push(self.account.update_position(id, changes))
+
+    @precondition(lambda self: self.account.positions)
+    @rule(which=picks)
+    def close_position(self, which: int) -> None:
+        self.push(self.account.close_position(self.pick(self.account.positions, which)))
+
+    @rule(coin=st.sampled_from(["USDT", "BTC"]), amount=prices)
+    def set_balance(self, coin: str, amount: Any) -> None:
+        self.push(self.account.set_balance(coin, {"an": amount}))
+
+    @rule(volume=whole, price=prices, profit=st.none() | prices)
+    def place_order(self, volume: int, price: Any, profit: Any) -> None:
+        fields = {"contractName": CONTRACTS[0], "volume": volume, "price": price}
+        self.push(self.account.place_order(fields, profit, None)[1])
+
+    @precondition(lambda self: self.account.orders)
+    @rule(which=picks, what=st.sampled_from(["fill one", "fill", "change", "cancel"]))
+    def touch_order(self, which: int, what: str) -> None:
+        id = self.pick(self.account.orders, which)
+        if what == "cancel":
+            self.push(self.account.cancel_order(id))
+        elif what == "change":
+            self.push(self.account.change_order(id, {"price": which}))
+        else:
+            self.push(self.account.fill_order(id, 1 if what == "fill one" else None, 3))
+
+    @rule(price=prices)
+    def place_trigger(self, price: Any) -> None:
+        self.push(self.account.place_trigger({"price": price})[1])
+
+    @precondition(lambda self: self.account.triggers)
+    @rule(which=picks)
+    def cancel_trigger(self, which: int) -> None:
+        self.push(self.account.cancel_trigger(self.pick(self.account.triggers, which)))
+
+    @precondition(lambda self: self.sending)
+    @rule()
+    def tick(self) -> None:
+        self.push(self.account.tick())
+
+    # --- the wire ---------------------------------------------------------------------------
+
+    @precondition(lambda self: not self.connected)
+    @rule()
+    def connect(self) -> None:
+        self.connected = True
+        self.subscribe()
+
+    def subscribe(self) -> None:
+        self.sending = True
+        self.wire.append(SUBSCRIBED)
+
+    @precondition(lambda self: self.wire)
+    @rule(count=st.integers(1, 8))
+    def deliver(self, count: int) -> None:
+        arrived, self.wire = self.wire[:count], self.wire[count:]
+        for text in arrived:
+            if text == SUBSCRIBED:
+                self.sync.begin(self.now - self.left if self.left else None)
+                self.subscribed = self.sending
+            else:
+                self.delivery.push(text, int(self.now * 1e9))
+        self.poll()
+
+    @precondition(lambda self: self.connected)
+    @rule()
+    def drop(self) -> None:
+        self.wire.clear()
+        if self.subscribed:
+            self.left = self.now
+        self.connected = self.sending = self.subscribed = False
+        self.sync.end()
+
+    @precondition(lambda self: self.subscribed)
+    @rule(told=st.booleans())
+    def pause(self, told: bool) -> None:
+        """Unsubscribe; what was sent before that still arrives."""
+        self.sending = self.subscribed = False
+        self.left = self.now
+        if told:
+            self.sync.interrupt()
+
+    @precondition(lambda self: self.connected and not self.sending)
+    @rule()
+    def resume(self) -> None:
+        self.subscribe()
+
+    @precondition(lambda self: self.began and not self.connected)
+    @rule()
+    def restart(self) -> None:
+        """Save, end, begin anew, load."""
+        saved = self.book.dump()
+        self.calls.clear()
+        self.left = 0.0
+        self.make_client()
+        self.book.load(saved)
+        self.bot.begin_with(self.book.positions)
+
+    # --- the source -------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        if self.connected and self.sync.pending:
+            self.sync.poll()
+
+    def truth(self) -> Snapshot:
+        return snapshot_of(self.account.copy(), orders=self.kind == "orders")
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 3.0, 11.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.poll()
+
+    @precondition(lambda self: self.began and self.calls)
+    @rule(which=picks)
+    def take(self, which: int) -> None:
+        """A call reads the account; what it read is given later."""
+        call = self.calls[which % len(self.calls)]
+        if call.taken is None:
+            call.taken = self.truth()
+
+    @precondition(lambda self: self.began and self.calls)
+    @rule(which=picks, what=st.sampled_from(["truth", "truth", "truth", "error", "nonsense"]))
+    def answer(self, which: int, what: str) -> None:
+        """A call ends, in time or not."""
+        call = self.calls.pop(which % len(self.calls))
+        outcomes = {
+            "truth": call.taken or self.truth(),
+            "error": SnapshotError("not now", retry_after=None if which % 2 else 7.0),
+            "nonsense": Snapshot([which], []),  # type: ignore[list-item]
+        }
+        self.outcome = outcomes[what]
+        if what == "error":
+            self.outcome = None if which % 3 else outcomes[what]
+        call.target()
+        self.poll()
+
+    # --- what must be so --------------------------------------------------------------------
+
+    @invariant()
+    def what_is_shown_is_true(self) -> None:
+        if not self.subscribed or self.wire:
+            return
+        truth = state_of(self.account, self.number)
+        books = {what: getattr(self.book, what) for what in truth if what != "ticks"}
+        # What does not count as stale is as it is shown, synced or not.
+        for id, position in books["positions"].items():
+            if "id" not in position.stale_fields:
+                assert id in truth["positions"]
+            if id in truth["positions"]:
+                assert not position.missing_from_ticks
+                for name in set(POSITION) - position.stale_fields:
+                    value = getattr(position, name)
+                    assert value is None or value == truth["positions"][id][name], name
+        for what in ("balances", "orders", "triggers"):
+            fresh = {id: record for id, record in books[what].items() if not record.stale}
+            assert shown(fresh).items() <= truth[what].items()
+        if not self.sync.synced:
+            return
+        assert shown(books["positions"]) == truth["positions"] == self.bot.positions
+        assert shown(books["balances"]) == truth["balances"]
+        for position in books["positions"].values():
+            assert position.complete
+            assert not position.stale
+        if self.kind == "orders":
+            assert shown(books["orders"]) == truth["orders"]
+            assert shown(books["triggers"]) == truth["triggers"]
+
+
+Gaps.TestCase.settings = settings(
+    max_examples=RUNS,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.timeout(60 + RUNS)
+class TestGaps(Gaps.TestCase):  # type: ignore[misc,name-defined]
+    pass
