@@ -1,13 +1,14 @@
 """From a URL to an upgraded connection: TCP, a proxy if there is one, TLS, the HTTP upgrade.
 
 The upgrade itself is websocket-client's, SOCKS is python-socks's. Neither limits how long the
-whole may take or how much a peer may send, so both see the socket through `_Guarded`, which does:
+whole may take or how much a peer may send, so both see the socket through `Guarded`, which does:
 one deadline and one limit for everything from the first byte to the last of the HTTP answer.
 """
 
 from __future__ import annotations
 
 import base64
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -22,7 +23,16 @@ from .errors import AuthenticationError, ConnectionFailed
 from .tls import TlsTransport
 from .transport import Transport
 
-__all__ = ["Address", "open_transport", "parse_proxy", "parse_url"]
+__all__ = [
+    "Address",
+    "Guarded",
+    "connect_tcp",
+    "open_transport",
+    "open_tunnel",
+    "parse_proxy",
+    "parse_url",
+    "start_tls",
+]
 
 # All that a server (or proxy) may send before the connection is up, bytes.
 MAX_HANDSHAKE = 64 * 1024
@@ -46,6 +56,14 @@ class Address(NamedTuple):
 
     def __repr__(self) -> str:
         return f"{self.scheme}://{self.host_port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this machine, so that nobody can listen in."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost" or self.host.endswith(".localhost")
 
     @property
     def host_port(self) -> str:
@@ -127,13 +145,13 @@ def open_transport(
     """
     deadline = monotonic() + timeout
     target = parse_url(url)
-    transport = _connect_tcp(proxy or target, deadline, adopt)
+    transport = connect_tcp(proxy or target, deadline, adopt)
     try:
         if proxy is not None:
-            _tunnel(_Guarded(transport, deadline, f"proxy {proxy}"), proxy, target)
+            open_tunnel(Guarded(transport, deadline, f"proxy {proxy}"), proxy, target)
         if target.scheme == "wss":
             assert context is not None
-            transport = _start_tls(transport, context, target, deadline, adopt)
+            transport = start_tls(transport, context, target, deadline, adopt)
         _upgrade(_Answer(transport, deadline, str(target)), url, headers, hide)
     except OSError as error:
         transport.close()
@@ -147,9 +165,7 @@ def open_transport(
 # --- TCP ----------------------------------------------------------------------------------------
 
 
-def _connect_tcp(
-    address: Address, deadline: float, adopt: Callable[[Transport], None]
-) -> Transport:
+def connect_tcp(address: Address, deadline: float, adopt: Callable[[Transport], None]) -> Transport:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -180,7 +196,7 @@ def _connect_tcp(
 # --- TLS ----------------------------------------------------------------------------------------
 
 
-def _start_tls(
+def start_tls(
     transport: Transport,
     context: ssl.SSLContext,
     target: Address,
@@ -211,7 +227,7 @@ def _start_tls(
 # --- what others see of the socket meanwhile ----------------------------------------------------
 
 
-class _Guarded:
+class Guarded:
     """A transport as a socket, with a deadline and a limit on what is received."""
 
     def __init__(self, transport: Transport, deadline: float, peer: str) -> None:
@@ -259,14 +275,14 @@ class _Guarded:
 # --- proxies ------------------------------------------------------------------------------------
 
 
-def _tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
+def open_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
     if proxy.scheme == "http":
         _http_tunnel(guarded, proxy, target)
     else:
         _socks_tunnel(guarded, proxy, target)
 
 
-def _http_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
+def _http_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
     """CONNECT (RFC 9110, section 9.3.6). websocket-client's own reads on without a limit."""
     lines = [f"CONNECT {target.host_port} HTTP/1.1", f"Host: {target.host_port}"]
     if proxy.user is not None:
@@ -282,7 +298,7 @@ def _http_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
         raise ConnectionFailed(f"proxy {proxy}: refuses to connect to {target.host_port}: {said!r}")
 
 
-def _socks_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
+def _socks_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
     """SOCKS5 (RFC 1928)."""
     try:
         from python_socks import ProxyError, ProxyType  # noqa: PLC0415
@@ -293,7 +309,7 @@ def _socks_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
         ) from None
 
     class Connected:  # python-socks connects to the proxy through this instead of by itself
-        def connect(self, **_: object) -> _Guarded:
+        def connect(self, **_: object) -> Guarded:
             return guarded
 
     socks = Proxy(
@@ -316,7 +332,7 @@ def _socks_tunnel(guarded: _Guarded, proxy: Address, target: Address) -> None:
 # --- the upgrade --------------------------------------------------------------------------------
 
 
-class _Answer(_Guarded):
+class _Answer(Guarded):
     """The HTTP answer, without two of its headers on which websocket-client acts.
 
     For a Content-Length it reads the body of a refusal, whatever length is announced, and cookies

@@ -9,7 +9,6 @@ a condition, guards what `__init__` lists below it. All else is the reader threa
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import ssl
 import threading
@@ -33,7 +32,6 @@ from .events import Disconnect, Ready, SystemClose
 from .frames import INFLATED, TEXT
 from .heartbeat import Heartbeat
 from .inflate import new_splitter
-from .opening import Address
 from .proxies import proxy_from_environment
 from .session import CONNECTED, SUBSCRIBED, read_reply
 from .settings import Settings
@@ -354,7 +352,7 @@ class Reader:
         if settings.address.scheme == "wss":
             if self._ssl_context is None:  # reading the authorities takes a while: do it once
                 self._ssl_context = ssl.create_default_context()
-        elif not self._warned and not _is_loopback(settings.address):
+        elif not self._warned and not settings.address.is_loopback:
             self._warned = True
             _log.warning("%s: the credential travels in clear; use wss://", settings.address)
         return Connection(
@@ -568,10 +566,3 @@ class Reader:
 def _try_send(connection: Connection, message: str) -> None:
     with suppress(OSError):  # the reader notices by itself when the connection has failed
         connection.send(message)
-
-
-def _is_loopback(address: Address) -> bool:
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return address.host == "localhost" or address.host.endswith(".localhost")

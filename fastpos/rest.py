@@ -34,15 +34,14 @@ from .events import Balance, Position
 from .fields import as_integer, as_number, as_text
 from .opening import (
     Address,
-    _connect_tcp,
-    _Guarded,
-    _start_tls,
-    _tunnel,
+    Guarded,
+    connect_tcp,
+    open_tunnel,
     parse_proxy,
+    start_tls,
 )
 from .proxies import proxy_from_environment
-from .reader import _is_loopback
-from .settings import _seconds
+from .settings import check_seconds
 from .snapshot import Snapshot
 from .transport import Transport
 
@@ -130,11 +129,11 @@ class AccountSnapshot:
         self._base = base_url.rstrip("/")
         self._key = api_key
         self._secret = api_secret
-        self._timeout = _seconds("timeout", timeout)
+        self._timeout = check_seconds("timeout", timeout)
         self._network = _Network(target, ssl_context, proxy)
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
-        self._warned = target.scheme == "https" or _is_loopback(target)
+        self._warned = target.scheme == "https" or target.is_loopback
         self._offset_ms: float | None = None  # the exchange's clock less our monotonic one
         self._pause_ends = float("-inf")  # `monotonic` until which the exchange is left alone
         self._paused_by: tuple[int | None, int | None] = (None, None)  # with this code and status
@@ -516,10 +515,10 @@ class _Network(httpcore.NetworkBackend):
         if self._proxy_from_environment:
             scheme = "wss" if target.scheme == "https" else "ws"  # the names that it goes by there
             proxy = proxy_from_environment(target._replace(scheme=scheme))
-        transport = _connect_tcp(proxy or target, self.deadline, self._adopt)
+        transport = connect_tcp(proxy or target, self.deadline, self._adopt)
         if proxy is not None:
             try:
-                _tunnel(_Guarded(transport, self.deadline, f"proxy {proxy}"), proxy, target)
+                open_tunnel(Guarded(transport, self.deadline, f"proxy {proxy}"), proxy, target)
             except BaseException:
                 transport.close()
                 raise
@@ -530,7 +529,7 @@ class _Network(httpcore.NetworkBackend):
         if self._context is None:  # reading the authorities takes a while: do it once
             self._context = ssl.create_default_context()
         try:
-            return _start_tls(transport, self._context, self._target, self.deadline, self._adopt)
+            return start_tls(transport, self._context, self._target, self.deadline, self._adopt)
         except BaseException:
             transport.close()
             raise

@@ -13,7 +13,7 @@ from .reconnect import ReconnectPolicy
 from .session import Credential, CredentialSource
 from .sync import SnapshotSource
 
-__all__ = ["DEFAULT_URL", "Settings"]
+__all__ = ["DEFAULT_URL", "Settings", "check_seconds"]
 
 DEFAULT_URL = "wss://futuresws.exchange1.com/position_order/ws"
 
@@ -55,10 +55,10 @@ class Settings:
         if number is not float and number is not Decimal:
             raise ValueError(f"number must be float or decimal.Decimal, not {number!r}")
         self.number: type[float] | type[Decimal] = number
-        self.ping_interval = _seconds("ping_interval", ping_interval)
-        self.pong_timeout = _seconds("pong_timeout", pong_timeout)
-        self.connect_timeout = _seconds("connect_timeout", connect_timeout)
-        self.subscribe_timeout = _seconds("subscribe_timeout", subscribe_timeout)
+        self.ping_interval = check_seconds("ping_interval", ping_interval)
+        self.pong_timeout = check_seconds("pong_timeout", pong_timeout)
+        self.connect_timeout = check_seconds("connect_timeout", connect_timeout)
+        self.subscribe_timeout = check_seconds("subscribe_timeout", subscribe_timeout)
         if reconnect is not None and not isinstance(reconnect, ReconnectPolicy):
             raise TypeError("reconnect must be a ReconnectPolicy or None")
         self.reconnect = reconnect
@@ -71,7 +71,7 @@ class Settings:
         if snapshot is not None and not callable(snapshot):
             raise TypeError(f"snapshot must be callable or None, not {type(snapshot).__name__}")
         self.snapshot = snapshot
-        self.snapshot_timeout = _seconds("snapshot_timeout", snapshot_timeout)
+        self.snapshot_timeout = check_seconds("snapshot_timeout", snapshot_timeout)
         self.max_message_size = _integer("max_message_size", max_message_size)
         if not 1 <= max_message_size <= sys.maxsize:
             raise ValueError(
@@ -95,7 +95,12 @@ def _integer(name: str, value: Any) -> int:
     return value
 
 
-def _seconds(name: str, value: Any) -> float:
+def check_seconds(name: str, value: Any) -> float:
+    """Give `value` if it is a number of seconds above 0 and up to a day.
+
+    Raises:
+        TypeError, ValueError: it is not; the message names the argument.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     # A day is longer than any of these makes sense, and some platforms' waits end not far above.

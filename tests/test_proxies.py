@@ -60,7 +60,7 @@ def round_trip(url: str, proxy: str, **options: Any) -> None:
 
 def refusal(url: str, proxy: str, **options: Any) -> FastposError:
     connection = Connection(url, {"api-key": "s3cret"}, proxy=parse_proxy(proxy), **options)
-    with at_once(), pytest.raises(FastposError) as refused:
+    with at_once(10), pytest.raises(FastposError) as refused:
         connection.open()
     connection.end()
     return refused.value
