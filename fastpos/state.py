@@ -31,6 +31,7 @@ __all__ = ["Entry", "PositionEntry", "State", "no_push"]
 
 # What `orderAction` says of an order that is cancelled.
 CANCEL = "2"
+_CANCEL_AS_INT = 2
 # A position that so many ticks in a row do not list is marked.
 MISSED_TICKS = 3
 # So many closed positions are remembered, for the ticks that still list them.
@@ -77,12 +78,13 @@ class PositionEntry:
 
 
 class Entry:
-    """One balance, order or trigger."""
+    """One balance, order or trigger. `wire` is replaced, not changed."""
 
-    __slots__ = ("latest", "stale", "wire")
+    __slots__ = ("keys", "latest", "stale", "wire")
 
     def __init__(self, wire: dict[str, Any], latest: Event) -> None:
         self.wire = wire
+        self.keys = [*wire]
         self.latest = latest
         self.stale = False
 
@@ -133,8 +135,18 @@ class State:
                 known = self.base.balances.get(coin)
             if known is None:
                 balances[coin] = Entry({**wire}, update)
-            elif known.wire.keys() <= wire.keys() and None not in wire.values():
-                balances[coin] = Entry({**wire}, update)  # it tells all that was known
+            elif (
+                [*wire] == known.keys
+                and wire.get("an") is not None
+                and wire.get("la") is not None
+                and wire.get("pn") is not None
+            ):  # it tells all that is known
+                if known is balances.get(coin):
+                    known.wire = {**wire}
+                    known.latest = update
+                    known.stale = False
+                else:  # the base's, which stays as it is
+                    balances[coin] = Entry({**wire}, update)
             else:
                 entry = balances[coin] = Entry(_merged(known.wire, wire), update)
                 entry.stale = known.stale and not known.wire.keys() <= wire.keys()
@@ -195,7 +207,7 @@ class State:
             if entry is None:
                 entry = PositionEntry({**wire}, event, False, None)
             else:
-                if entry.tick is not None and not entry.tick.keys() <= wire.keys():
+                if entry.tick is not None and [*entry.tick] != [*wire]:
                     entry.tick = _merged(entry.tick, wire)
                 else:  # it tells all that the one before it did
                     entry.tick = wire
@@ -218,13 +230,18 @@ class State:
             if type(id) is not str:
                 return
         known = self.orders.get(id)
-        if known is not None and not known.wire.keys() <= wire.keys():
-            wire = _merged(known.wire, wire)  # otherwise it tells all that the one before it did
+        if known is not None and [*wire] != known.keys:
+            wire = _merged(known.wire, wire)
+            known = None
         action = wire.get("orderAction")
-        if action == CANCEL or action == int(CANCEL) or _is_filled(wire, self._number):
+        if action == CANCEL or action == _CANCEL_AS_INT or _is_filled(wire, self._number):
             self.orders.pop(id, None)
-        else:
+        elif known is None:
             self.orders[id] = Entry(wire, order)
+        else:  # it tells all that the one before it did
+            known.wire = wire
+            known.latest = order
+            known.stale = False
 
     def apply_trigger(self, trigger: Trigger) -> None:
         """Keep a waiting trigger order."""
