@@ -234,7 +234,7 @@ class State:
             wire = _merged(known.wire, wire)
             known = None
         action = wire.get("orderAction")
-        if action == CANCEL or action == _CANCEL_AS_INT or _is_filled(wire, self._number):
+        if action in (CANCEL, _CANCEL_AS_INT) or _is_filled(wire, self._number):
             self.orders.pop(id, None)
         elif known is None:
             self.orders[id] = Entry(wire, order)

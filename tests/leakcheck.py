@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from fastpos import DecodeError, decode
 from fastpos._native import Inflater
 from tests.test_inflate import BAD_FRAMES, MEMBERS, frame
 
@@ -23,6 +24,16 @@ WARM_UP = 5_000
 BATCH = 100
 FRAMES = [frame(data) for data in MEMBERS]
 REFUSED = [MEMBERS[0][:-1], b"sub success", MEMBERS[0] + b"\0", MEMBERS[0][:-4] + bytes(4)]
+ODD = [
+    gzip.compress(text)
+    for text in (
+        b'{"channel":"order","order":[]}',
+        b'{"channel":"order","order":{"orderId":123456789012345678901234567890}}',
+        b'{"channel":"new"}',
+        b'{"pong":1}',
+        b'{"channel":',
+    )
+]
 LARGE = gzip.compress(bytes(range(256)) * 500, 0)  # the path that releases the GIL
 
 
@@ -78,6 +89,17 @@ def new_inflaters(_: Inflater, count: int) -> None:
         Inflater().inflate(MEMBERS[0], MAX_SIZE)
 
 
+def decoding(_: Inflater, count: int) -> None:
+    for index in range(count):
+        decode(MEMBERS[index % len(MEMBERS)])
+
+
+def decoding_odd_ones(_: Inflater, count: int) -> None:
+    for index in range(count):
+        with suppress(DecodeError):
+            decode(ODD[index % len(ODD)])
+
+
 def check(work: Callable[[Inflater, int], None], count: int) -> None:
     inflater = Inflater()
     work(inflater, WARM_UP)
@@ -101,6 +123,8 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
     check(inflating, count * 4 // 10)
     check(splitting, count * 4 // 10)
+    check(decoding, count * 4 // 10)
+    check(decoding_odd_ones, count // 10)
     check(refusing, count * 2 // 10)
     check(wrong_calls, count // 10)
     check(large_input, count // 1000)

@@ -11,6 +11,7 @@ when it reads too far; and whatever the extension makes of a frame, the `isal` w
 from __future__ import annotations
 
 import ctypes
+import gzip
 import mmap
 import os
 import random
@@ -21,7 +22,12 @@ import tempfile
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastpos import Event
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
@@ -90,6 +96,14 @@ class GuardedBuffer:
         return memoryview(self._memory)[start : self._size]
 
 
+def packed(text: bytes) -> bytes:
+    return gzip.compress(text, 1, mtime=0)
+
+
+def unpacked(data: bytes) -> bytes:
+    return gzip.decompress(data)
+
+
 def mutate(data: bytes, chance: random.Random) -> bytes:
     body = bytearray(data)
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
@@ -124,8 +138,18 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
     )
 
 
+def verdict_of_decoding(decode: Callable[[bytes, type], Event], data: bytes) -> object:
+    """The event, all of it, or why there is none."""
+    try:
+        event = decode(data, float)
+    except ValueError as error:
+        return str(error)
+    return event, event.raw, repr(event)
+
+
 def fuzz(count: int) -> None:
     # Here, for only the copy has them with sanitizers.
+    from fastpos import decoder  # noqa: PLC0415
     from fastpos._native import Inflater  # noqa: PLC0415
     from tests.test_inflate import MEMBERS, frame, inflate_pure, member, verdict  # noqa: PLC0415
 
@@ -137,7 +161,10 @@ def fuzz(count: int) -> None:
     outcomes: Counter[str] = Counter()
     started = time.perf_counter()
     for _ in range(count):
-        data = mutate(chance.choice(seeds), chance)
+        if chance.random() < 0.2:  # sound gzip, odd JSON
+            data = packed(mutate(unpacked(chance.choice(MEMBERS)), chance))
+        else:
+            data = mutate(chance.choice(seeds), chance)
         max_size = chance.choice((1 << 20, 1 << 20, 700, 100))
         native = verdict(inflater.inflate, guarded.hold(data), max_size)
         pure = verdict(inflate_pure, data, max_size)
@@ -151,6 +178,11 @@ def fuzz(count: int) -> None:
             end = inflater.split(guarded.hold(buffer), 0, len(buffer), 1 << 20, taken)
             if end not in (len(good), len(buffer)) or len(taken) != 1 + (end > len(good)):
                 raise AssertionError(f"split took {end} of {buffer.hex()}")
+        events = [
+            verdict_of_decoding(decode, data) for decode in (decoder._decode, decoder._decode_pure)
+        ]
+        if events[0] != events[1]:
+            raise AssertionError(f"native and pure {events!r}: {data.hex()}")
         outcomes[native if isinstance(native, str) else "accepted"] += 1
     seconds = time.perf_counter() - started
     print(f"{count} mutated frames in {seconds:.0f} s, no finding; native and pure agree on all")

@@ -41,14 +41,17 @@ CONTRACTS = ("E-BTC-USDT", "E-ETH-USDT")
 TIMEOUT = 10.0
 SUBSCRIBED = b"sub success"
 
-whole = st.integers(1, 4)
 prices = st.sampled_from([1, 2.5, 61000.5, Decimal("85717.01833333999523920"), Decimal("0.10")])
-picks = st.integers(0, 50)
-position_changes = st.dictionaries(
-    st.sampled_from(["volume", "open_price", "margin_rate", "liquidation_price", "mark_price"]),
+picks = st.integers(1, 50)
+fields = st.sampled_from(["volume", "open_price", "margin_rate", "liquidation_price", "mark_price"])
+acts = st.tuples(
+    st.sampled_from(
+        ["open", "open", "update", "update", "update", "close", "close", "balance"]
+        + ["order", "fill", "change", "cancel", "trigger", "cancel trigger"]
+    ),
+    picks,
     prices,
-    min_size=1,
-    max_size=3,
+    st.dictionaries(fields, prices, min_size=1, max_size=2),
 )
 
 
@@ -103,9 +106,19 @@ class Gaps(RuleBasedStateMachine):
         number=st.sampled_from([float, Decimal]),
         source=st.sampled_from(["none", "positions", "orders", "orders"]),
         limit=st.sampled_from([1, 5, 10_000]),
-        policy=st.sampled_from([ReconnectPolicy(0.0), ReconnectPolicy(1.0, 5.0)]),
+        policy=st.sampled_from([ReconnectPolicy(0.0), ReconnectPolicy(1.0, 5.0, jitter=0.0)]),
+        before=st.lists(acts, max_size=4),
+        connected=st.booleans(),
     )
-    def begin(self, number: Any, source: str, limit: int, policy: ReconnectPolicy) -> None:
+    def begin(
+        self,
+        number: Any,
+        source: str,
+        limit: int,
+        policy: ReconnectPolicy,
+        before: list[Any],
+        connected: bool,
+    ) -> None:
         self.number, self.policy, self.kind = number, policy, source
         self.calls = _Calls()
         for where, name, what in (
@@ -116,6 +129,11 @@ class Gaps(RuleBasedStateMachine):
             self.stack.enter_context(mock.patch.object(where, name, what))
         self.began = True
         self.make_client()
+        for arguments in before:
+            self.act(*arguments)
+        if connected:
+            self.connect()
+            self.deliver(1)
 
     def make_client(self) -> None:
         self.book = Book(self.number)
@@ -141,11 +159,9 @@ class Gaps(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """Let everything come to rest: then the stream is synced, and all show the truth."""
-        if not self.connected:
+        if not self.sending:
             self.connect()
-        elif not self.sending:
-            self.resume()
-        self.deliver(1000)
+        self.deliver(len(self.wire))
         if self.kind == "none":
             return
         for _ in range(20):
@@ -163,58 +179,47 @@ class Gaps(RuleBasedStateMachine):
         if message is not None and self.sending:
             self.wire.append(to_json(message))
 
-    def pick(self, ids: Any, which: int) -> Any:
-        ids = sorted(ids)
-        return ids[which % len(ids)]
+    def act(self, what: str, which: int, price: Any, changes: dict[str, Any]) -> None:
+        """Something happens to the account; nothing does where there is nothing to do it to."""
+        account = self.account
+        held, orders, triggers = (
+            sorted(x) for x in (account.positions, account.orders, account.triggers)
+        )
+        if what == "open":
+            # Few ids, so that one is closed and opened again now and then.
+            if free := sorted({1, 2, 3, 4} - {*held}):
+                fields = {"cn": CONTRACTS[which % 2], "s": "BUY", "pv": which, "op": price}
+                self.push(account.open_position(free[which % len(free)], fields)[1])
+        elif what == "update" and held:
+            self.push(account.update_position(held[which % len(held)], changes))
+        elif what == "close" and held:
+            self.push(account.close_position(held[which % len(held)]))
+        elif what == "balance":
+            self.push(account.set_balance(("USDT", "BTC")[which % 2], {"an": price}))
+        elif what == "order":
+            fields = {"contractName": CONTRACTS[0], "volume": which % 4 + 1, "price": price}
+            self.push(account.place_order(fields, price if which % 3 else None, None)[1])
+        elif what == "trigger":
+            self.push(account.place_trigger({"price": price})[1])
+        elif what == "cancel trigger" and triggers:
+            self.push(account.cancel_trigger(triggers[which % len(triggers)]))
+        elif orders:
+            id = orders[which % len(orders)]
+            if what == "fill":
+                self.push(account.fill_order(id, None if which % 2 else 1, 3))
+            elif what == "change":
+                self.push(account.change_order(id, {"price": price}))
+            elif what == "cancel":
+                self.push(account.cancel_order(id))
 
-    @rule(contract=st.sampled_from(CONTRACTS), volume=whole, price=prices, which=picks)
-    def open_position(self, contract: str, volume: int, price: Any, which: int) -> None:
-        fields = {"cn": contract, "s": "BUY", "pv": volume, "op": price}
-        # Few ids, so that one is closed and opened again now and then.
-        free = sorted({*range(1, 5)} - set(self.account.positions))
-        if free:
-            _, message = self.account.open_position(free[which % len(free)], fields)
-            self.push(message)
+    @rule(arguments=acts)
+    def happens(self, arguments: Any) -> None:
+        self.act(*arguments)
 
-    @precondition(lambda self: self.account.positions)
-    @rule(which=picks, changes=position_changes)
-    def update_position(self, which: int, changes: dict[str, Any]) -> None:
-        id = self.pick(self.account.positions, which)
-        self.push(self.account.update_position(id, changes))
-
-    @precondition(lambda self: self.account.positions)
-    @rule(which=picks)
-    def close_position(self, which: int) -> None:
-        self.push(self.account.close_position(self.pick(self.account.positions, which)))
-
-    @rule(coin=st.sampled_from(["USDT", "BTC"]), amount=prices)
-    def set_balance(self, coin: str, amount: Any) -> None:
-        self.push(self.account.set_balance(coin, {"an": amount}))
-
-    @rule(volume=whole, price=prices, profit=st.none() | prices)
-    def place_order(self, volume: int, price: Any, profit: Any) -> None:
-        fields = {"contractName": CONTRACTS[0], "volume": volume, "price": price}
-        self.push(self.account.place_order(fields, profit, None)[1])
-
-    @precondition(lambda self: self.account.orders)
-    @rule(which=picks, what=st.sampled_from(["fill one", "fill", "change", "cancel"]))
-    def touch_order(self, which: int, what: str) -> None:
-        id = self.pick(self.account.orders, which)
-        if what == "cancel":
-            self.push(self.account.cancel_order(id))
-        elif what == "change":
-            self.push(self.account.change_order(id, {"price": which}))
-        else:
-            self.push(self.account.fill_order(id, 1 if what == "fill one" else None, 3))
-
-    @rule(price=prices)
-    def place_trigger(self, price: Any) -> None:
-        self.push(self.account.place_trigger({"price": price})[1])
-
-    @precondition(lambda self: self.account.triggers)
-    @rule(which=picks)
-    def cancel_trigger(self, which: int) -> None:
-        self.push(self.account.cancel_trigger(self.pick(self.account.triggers, which)))
+    @precondition(lambda self: self.sending)
+    @rule(arguments=acts)
+    def is_pushed(self, arguments: Any) -> None:
+        self.act(*arguments)
 
     @precondition(lambda self: self.sending)
     @rule()
@@ -223,14 +228,11 @@ class Gaps(RuleBasedStateMachine):
 
     # --- the wire ---------------------------------------------------------------------------
 
-    @precondition(lambda self: not self.connected)
+    @precondition(lambda self: self.began and not self.sending)
     @rule()
     def connect(self) -> None:
-        self.connected = True
-        self.subscribe()
-
-    def subscribe(self) -> None:
-        self.sending = True
+        """Connect, or end a pause."""
+        self.connected = self.sending = True
         self.wire.append(SUBSCRIBED)
 
     @precondition(lambda self: self.wire)
@@ -263,10 +265,18 @@ class Gaps(RuleBasedStateMachine):
         if told:
             self.sync.interrupt()
 
-    @precondition(lambda self: self.connected and not self.sending)
-    @rule()
-    def resume(self) -> None:
-        self.subscribe()
+    @precondition(lambda self: self.subscribed)
+    @rule(how=st.sampled_from(["drop", "drop", "pause", "told"]), missed=st.lists(acts, max_size=3))
+    def gap(self, how: str, missed: list[Any]) -> None:
+        """A short one: the stream is subscribed again at its end."""
+        if how == "drop":
+            self.drop()
+        else:
+            self.pause(how == "told")
+        for arguments in missed:
+            self.act(*arguments)
+        self.connect()
+        self.deliver(len(self.wire))
 
     @precondition(lambda self: self.began and not self.connected)
     @rule()
@@ -316,6 +326,21 @@ class Gaps(RuleBasedStateMachine):
             self.outcome = None if which % 3 else outcomes[what]
         call.target()
         self.poll()
+
+    @precondition(lambda self: self.began and self.calls)
+    @rule(missed=st.lists(acts, max_size=2), ticks=st.booleans())
+    def take_and_answer(self, missed: list[Any], ticks: bool) -> None:
+        """The usual: the truth comes soon, with some pushes between."""
+        call = self.calls[-1]
+        call.taken = call.taken or self.truth()
+        for arguments in missed:
+            self.act(*arguments)
+        if ticks and self.sending:
+            self.tick()
+        if self.wire:
+            self.deliver(len(self.wire))
+        if self.calls and self.calls[-1] is call:
+            self.answer(len(self.calls) - 1, "truth")
 
     # --- what must be so --------------------------------------------------------------------
 

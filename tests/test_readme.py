@@ -28,9 +28,14 @@ def start_snippet(text: str, exchange: Exchange, tmp_path: Path) -> subprocess.P
     assert EXCHANGE_URL in text
     assert "YOUR-API-KEY" in text
     script = tmp_path / "snippet.py"
-    script.write_text(
-        text.replace(EXCHANGE_URL, exchange.url).replace("YOUR-API-KEY", exchange.api_key)
-    )
+    for there, here in (
+        (EXCHANGE_URL, exchange.url),
+        ("https://futuresopenapi.exchange1.com", exchange.rest_url),
+        ("YOUR-API-KEY", exchange.api_key),
+        ("YOUR-API-SECRET", exchange.api_secret),
+    ):
+        text = text.replace(there, here)
+    script.write_text(text)
     return subprocess.Popen(
         [sys.executable, "-u", str(script)],
         stdout=subprocess.PIPE,
@@ -95,9 +100,23 @@ def test_the_loop_takes_events_until_no_position_is_left(
     assert not exchange.violations
 
 
+def test_the_script_with_a_snapshot_knows_what_was_open(exchange: Exchange, tmp_path: Path) -> None:
+    first = exchange.open_position(volume=3)
+    process = start_snippet(SNIPPETS[2], exchange, tmp_path)
+    try:
+        output = read_until(process, "synced: 1 created, 0 updated, 0 deleted")
+        assert f"SNAPSHOT CREATE {first} 3.0" in output
+        exchange.update_position(first, volume=2)
+        read_until(process, f"STREAM UPDATE {first} 2.0")
+    finally:
+        process.kill()
+        process.wait()
+    assert not exchange.violations
+
+
 def test_the_snippet_for_own_tests(tmp_path: Path) -> None:
     script = tmp_path / "snippet.py"
-    script.write_text(SNIPPETS[2])
+    script.write_text(SNIPPETS[3])
     done = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
@@ -110,7 +129,7 @@ def test_the_snippet_for_own_tests(tmp_path: Path) -> None:
 
 
 def test_no_snippet_is_without_a_test() -> None:
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
     assert len(COMMANDS) == 2
 
 
