@@ -188,6 +188,8 @@ class State:
             entry.stale = stale
             entry.missed = 0
             self.positions[id] = entry
+            if self.base is not None:  # the entry may be its, of a position that was opened again
+                self._closed.pop(id, None)
         return position
 
     def apply_ticks(self, event: AdlPrice) -> None:

@@ -329,13 +329,13 @@ def test_agreement_on_arbitrary_bytes(data: bytes) -> None:
     check_agreement(b"\x1f\x8b\x08" + data)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(mutated(), st.sampled_from([1, 100, 208, 600, MIB]))
 def test_agreement_on_mutated_frames(data: bytes, max_size: int) -> None:
     check_agreement(data, max_size)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.binary(min_size=1, max_size=200), st.integers(0, 3))
 def test_agreement_on_arbitrary_deflate_streams(body: bytes, kind: int) -> None:
     """Bytes that happen to be a deflate stream, with the right trailer.
@@ -643,7 +643,7 @@ def split_in_python(buffer: bytes, max_size: int) -> tuple[int, list[bytes]]:
 
 
 @needs_native
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.one_of(

@@ -10,9 +10,10 @@ from fastpos import AttachedOrder, Balance, Order, Position, Snapshot, Trigger
 from fastpos.simulator import Exchange
 from tests.recording import SOON
 
-__all__ = ["Bot", "Source", "shown", "snapshot_of", "told", "truth_of"]
+__all__ = ["POSITION", "TICKS", "Bot", "Source", "shown", "snapshot_of", "told", "truth_of"]
 
-_TICKS = frozenset(("adl_level", "margin", "best_bid", "best_ask", "last_price", "mark_price"))
+TICKS = frozenset(("adl_level", "margin", "best_bid", "best_ask", "last_price", "mark_price"))
+"""The attributes of a position that only ticks tell."""
 
 
 def _keys(kind: type[Any], without: frozenset[str] = frozenset()) -> dict[str, str]:
@@ -24,7 +25,7 @@ def _keys(kind: type[Any], without: frozenset[str] = frozenset()) -> dict[str, s
     }
 
 
-POSITION = _keys(Position, _TICKS)
+POSITION = _keys(Position, TICKS)
 """The attributes of a position that pushes and snapshots tell, and their keys."""
 _BALANCE, _ORDER, _TRIGGER = _keys(Balance), _keys(Order), _keys(Trigger)
 
