@@ -113,7 +113,7 @@ class Synchronizer:
 
     def begin(self, gap_s: float | None) -> None:
         """The stream is subscribed, after a gap of so many seconds (None: it is the first time)."""
-        if self._begun:  # it was paused: the connection has not ended
+        if self._begun or self._interrupted:  # it was paused, and pushes on their way still came
             self.end()
         self._begun = True
         self._interrupted = False

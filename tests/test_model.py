@@ -25,6 +25,7 @@ import fastpos.book
 import fastpos.sync
 from fastpos import (
     CallbackError,
+    FastposError,
     Position,
     PositionStream,
     ReconnectPolicy,
@@ -51,26 +52,10 @@ SUBSCRIBED = b"sub success"
 prices = st.sampled_from([1, 2.5, 61000.5, Decimal("85717.01833333999523920"), Decimal("0.10")])
 picks = st.integers(1, 50)
 fields = st.sampled_from(["volume", "margin_rate", "liquidation_price", "mark_price"])
+WHAT = """open open update update update update close close balance
+order fill change cancel trigger untrigger"""
 acts = st.tuples(
-    st.sampled_from(
-        [
-            "open",
-            "open",
-            "update",
-            "update",
-            "update",
-            "update",
-            "close",
-            "close",
-            "balance",
-            "order",
-            "fill",
-            "change",
-            "cancel",
-            "trigger",
-            "untrigger",
-        ]
-    ),
+    st.sampled_from(WHAT.split()),
     picks,
     prices,
     st.dictionaries(fields, prices, min_size=1, max_size=2),
@@ -79,9 +64,8 @@ acts = st.tuples(
 
 def state_of(account: Account, number: Any) -> dict[str, dict[Any, dict[str, Any]]]:
     """The account, in the numbers that the wire carries."""
-    parse = {} if number is float else {"parse_float": Decimal}
     return {
-        what: {id: json.loads(to_json(wire), **parse) for id, wire in records.items()}
+        what: {id: json.loads(to_json(wire), parse_float=number) for id, wire in records.items()}
         for what, records in account.copy().items()
     }
 
@@ -209,9 +193,8 @@ class Gaps(RuleBasedStateMachine):
     def act(self, what: str, which: int, price: Any, changes: dict[str, Any]) -> None:
         """Something happens to the account; nothing does where there is nothing to do it to."""
         account = self.account
-        held, orders, triggers = (
-            sorted(x) for x in (account.positions, account.orders, account.triggers)
-        )
+        held, orders = sorted(account.positions), sorted(account.orders)
+        triggers = sorted(account.triggers)
         if what == "open":
             # Few ids, so that one is closed and opened again now and then.
             if free := sorted({1, 2, 3, 4} - {*held}):
@@ -415,7 +398,7 @@ Gaps.TestCase.settings = settings(
 
 
 @pytest.mark.timeout(60 + RUNS)
-class TestGaps(Gaps.TestCase):  # type: ignore[misc,name-defined]
+class TestGaps(Gaps.TestCase):  # type: ignore[misc,valid-type]
     pass
 
 
@@ -425,10 +408,7 @@ class TestGaps(Gaps.TestCase):  # type: ignore[misc,name-defined]
 class _Source:
     """Tells the truth, now late, now never, now something else; or has REST tell it."""
 
-    def __init__(
-        self, exchange: Exchange, luck: random.Random, ask: Callable[[], Snapshot]
-    ) -> None:
-        self._exchange = exchange
+    def __init__(self, luck: random.Random, ask: Callable[[], Snapshot]) -> None:
         self._luck = luck
         self._ask = ask
         self.ending = threading.Event()
@@ -508,51 +488,56 @@ def test_a_bot_that_only_hears_on_position_ends_with_the_truth(with_rest: bool) 
     if with_rest:
         pytest.importorskip("httpx")
     for seed in range(max(1, RUNS // 40)):
-        luck = random.Random(seed)
         with ExitStack() as stack:
-            exchange = stack.enter_context(Exchange())
+            _run(stack, seed, with_rest)
 
-            def state(exchange: Exchange = exchange) -> Snapshot:
-                return snapshot_of(exchange.snapshot_state())
 
-            ask: Callable[[], Snapshot] = state
-            if with_rest:
-                from fastpos.rest import AccountSnapshot  # noqa: PLC0415 (an extra)
+def _run(stack: ExitStack, seed: int, with_rest: bool) -> None:
+    luck = random.Random(seed)
+    exchange = stack.enter_context(Exchange())
 
-                key, secret = exchange.api_key, exchange.api_secret
-                ask = stack.enter_context(AccountSnapshot(exchange.rest_url, key, secret, proxy=""))
-            source, bot, errors = _Source(exchange, random.Random(seed), ask), Bot(), []
-            stack.callback(source.ending.set)
-            stream = PositionStream(
-                exchange.url,
-                api_key=exchange.api_key,
-                broker=exchange.broker,
-                on_position=bot.on_position,
-                on_error=errors.append,
-                proxy="",
-                reconnect=ReconnectPolicy(0.01, 0.03),
-                snapshot=source,
-                snapshot_timeout=0.2,
-            )
-            trader = _Trader(exchange, stream, luck)
-            for _ in range(luck.randrange(5)):
-                trader.act()
-            stack.enter_context(stream)
-            for _ in range(luck.randrange(2, 8)):
-                stream.wait_ready(SOON)
-                for _ in range(luck.randrange(20)):
-                    trader.act()
-                    if luck.random() < 0.2:
-                        source.ending.wait(luck.random() * 0.01)  # the pace of the pushes
-                if luck.random() < 0.3:
-                    until(lambda: stream.synced)
-                trader.disturb()
-                for _ in range(luck.randrange(4)):
-                    trader.act()
-            source.ending.set()
-            _assert_true(exchange, stream, bot, seed)
-            assert not [error for error in errors if isinstance(error, CallbackError)]
-            assert exchange.violations == []
+    def state() -> Snapshot:
+        return snapshot_of(exchange.snapshot_state())
+
+    ask: Callable[[], Snapshot] = state
+    if with_rest:
+        from fastpos.rest import AccountSnapshot  # noqa: PLC0415 (an extra)
+
+        key, secret = exchange.api_key, exchange.api_secret
+        ask = stack.enter_context(AccountSnapshot(exchange.rest_url, key, secret, proxy=""))
+    source, bot = _Source(random.Random(seed), ask), Bot()
+    errors: list[FastposError] = []
+    stack.callback(source.ending.set)
+    stream = PositionStream(
+        exchange.url,
+        api_key=exchange.api_key,
+        broker=exchange.broker,
+        on_position=bot.on_position,
+        on_error=errors.append,
+        proxy="",
+        reconnect=ReconnectPolicy(0.01, 0.03),
+        snapshot=source,
+        snapshot_timeout=0.2,
+    )
+    trader = _Trader(exchange, stream, luck)
+    for _ in range(luck.randrange(5)):
+        trader.act()
+    stack.enter_context(stream)
+    for _ in range(luck.randrange(2, 8)):
+        stream.wait_ready(SOON)
+        for _ in range(luck.randrange(20)):
+            trader.act()
+            if luck.random() < 0.2:
+                source.ending.wait(luck.random() * 0.01)  # or pushes would come all at once
+        if luck.random() < 0.3:
+            until(lambda stream=stream: stream.synced)
+        trader.disturb()
+        for _ in range(luck.randrange(4)):
+            trader.act()
+    source.ending.set()
+    _assert_true(exchange, stream, bot, seed)
+    assert not [error for error in errors if isinstance(error, CallbackError)]
+    assert exchange.violations == []
 
 
 def _assert_true(exchange: Exchange, stream: PositionStream, bot: Bot, seed: int) -> None:

@@ -276,7 +276,7 @@ def _raising_iterable() -> Iterator[Any]:
     raise KeyError("the second one")
 
 
-FAILURES = {
+FAILURES: dict[str, tuple[Callable[[], Any], str]] = {
     "raises": (lambda: OSError("no route"), "raised OSError: no route"),
     "exits": (lambda: SystemExit(3), "raised SystemExit: 3"),
     "gives nothing": (lambda: None, "a NoneType, not a Snapshot"),
@@ -641,6 +641,18 @@ def test_an_interruption_lasts_until_the_next_beginning(bench: _Bench, asked: bo
     assert not bench.book.positions[1].stale
 
 
+def test_what_was_on_its_way_at_an_interruption_is_stale_after_it(bench: _Bench) -> None:
+    bench.sync.begin(None)
+    bench.sync.interrupt()
+    bench.poll()
+    update = AccountUpdate._view({"d": {"et": "CREATE", "p": {"id": 1}}}, float)
+    update._received_ns = 0
+    bench.book.apply_account(update)
+    assert not bench.book.positions[1].stale
+    bench.sync.begin(1.0)
+    assert bench.book.positions[1].stale
+
+
 def test_a_function_that_interrupts_leaves_it_unsynced(bench: _Bench) -> None:
     """As `unsubscribe()` does in a callback, or from another thread during a merge."""
     bench.callbacks.on_position(lambda _: bench.sync.interrupt())
@@ -784,7 +796,7 @@ def test_numbers_are_compared_by_value(
         volume="3.0",
         open_price=Decimal("61000.500"),
         side="BUY",
-        leverage=Decimal(20),
+        leverage=20,
         contract_name=wire["cn"],
         margin_mode="CROSS",
     )
@@ -854,8 +866,9 @@ def test_everything_is_stale_from_a_disconnect_to_the_next_snapshot(
     source.release()
     wait_synced(stream, synceds, 2)
     assert_true(stream, exchange, bot)
-    assert all(order.stale for order in stream.orders.values())  # the source does not know
-    assert all(trigger.stale for trigger in stream.triggers.values())
+    # Of these the source does not know.
+    assert [order.stale for order in stream.orders.values()] == [True]
+    assert [trigger.stale for trigger in stream.triggers.values()] == [True]
 
 
 def test_a_balance_is_stale_until_all_of_it_came(
@@ -1112,7 +1125,8 @@ def test_orders_without_a_usable_id_are_passed_on(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder
 ) -> None:
     stream = start(new_stream(exchange))
-    for id in (None, [1], {}, True):
+    unusable: tuple[Any, ...] = (None, [1], {}, True)
+    for id in unusable:
         exchange.push({"channel": "order", "order": {"orderId": id, "orderAction": "1"}})
         trigger = {"triggerOrderId": id, "orderAction": "1"}
         exchange.push({"channel": "trigOrder", "trigOrder": trigger})
@@ -1423,7 +1437,7 @@ def test_what_is_no_dump_is_refused_whole(bad: Any) -> None:
     text: Any = json.dumps({**GOOD, **bad}) if type(bad) is dict else bad
     with pytest.raises(ValueError, match=r"not what Book\.dump"):
         book.load(text)
-    assert book.positions == book.balances == book.orders == book.triggers == {}
+    assert [*book.positions, *book.balances, *book.orders, *book.triggers] == []
 
 
 @pytest.mark.parametrize("number", [float, Decimal])
@@ -1489,6 +1503,10 @@ def test_stop_in_a_callback_of_a_snapshot(
     assert {position.stale for position in stream.positions.values()} == {True}
 
 
+def _fail(_: object) -> None:
+    raise ZeroDivisionError
+
+
 def test_a_callback_that_raises_does_not_stop_the_rest(
     exchange: Exchange,
     stream: PositionStream,
@@ -1496,8 +1514,8 @@ def test_a_callback_that_raises_does_not_stop_the_rest(
     recorder: Recorder,
     synceds: list[Synced],
 ) -> None:
-    stream.on_position(lambda _: 1 / 0)
-    stream.on_synced(lambda _: 1 / 0)
+    stream.on_position(_fail)
+    stream.on_synced(_fail)
     exchange.open_position()
     exchange.open_position()
     start(stream)
@@ -1673,7 +1691,8 @@ def test_drops_and_pushes_race_with_the_snapshot(
                 held.append(exchange.open_position(volume=1))
             if number % 7 == 0:
                 exchange.close_position(held.pop(0))
-                held or held.append(exchange.open_position())
+                if not held:
+                    held.append(exchange.open_position())
             done.wait(0.001)
 
     trader = threading.Thread(target=trade)

@@ -74,7 +74,12 @@ def _names(kind: type[Any]) -> Iterable[str]:
 
 def truth_of(state: dict[str, Any], number: Any = float) -> dict[str, dict[Any, dict[str, Any]]]:
     """What `shown` must give for "positions", "balances", "orders" and "triggers"."""
-    kinds = {"positions": Position, "balances": Balance, "orders": Order, "triggers": Trigger}
+    kinds: dict[str, Any] = {
+        "positions": Position,
+        "balances": Balance,
+        "orders": Order,
+        "triggers": Trigger,
+    }
     return {
         what: shown({id: kind._view(wire, number) for id, wire in state[what].items()})
         for what, kind in kinds.items()
