@@ -209,10 +209,11 @@ class State:
             if entry is None:
                 entry = PositionEntry({**wire}, event, False, None)
             else:
-                if entry.tick is not None and [*entry.tick] != [*wire]:
-                    entry.tick = _merged(entry.tick, wire)
-                else:  # it tells all that the one before it did
-                    entry.tick = wire
+                tick = entry.tick
+                if tick is None or ([*tick] == [*wire] and None not in wire.values()):
+                    entry.tick = {**wire}  # it tells all that the one before it did
+                else:
+                    entry.tick = _merged(tick, wire)
                 entry.latest = event
                 entry.missed = 0
                 if entry.stale:
@@ -232,7 +233,11 @@ class State:
             if type(id) is not str:
                 return
         known = self.orders.get(id)
-        if known is not None and [*wire] != known.keys:
+        if known is None:
+            wire = {**wire}
+        elif [*wire] == known.keys and None not in wire.values():
+            wire = {**wire}  # it tells all that the one before it did
+        else:
             wire = _merged(known.wire, wire)
             known = None
         action = wire.get("orderAction")
@@ -240,7 +245,7 @@ class State:
             self.orders.pop(id, None)
         elif known is None:
             self.orders[id] = Entry(wire, order)
-        else:  # it tells all that the one before it did
+        else:
             known.wire = wire
             known.latest = order
             known.stale = False

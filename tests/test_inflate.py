@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 
 from fastpos.inflate import inflate_pure, inflater, native_error, new_splitter
 
+pytestmark = pytest.mark.long
+
 try:
     from fastpos import _native
 

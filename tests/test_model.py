@@ -43,6 +43,8 @@ from fastpos.sync import Synchronizer
 from tests.recording import SOON, until
 from tests.truth import POSITION, TICKS, Bot, shown, snapshot_of, told, truth_of
 
+pytestmark = pytest.mark.long
+
 RUNS = int(os.environ.get("FASTPOS_MODEL_RUNS", "60"))
 
 CONTRACTS = ("E-BTC-USDT", "E-ETH-USDT")

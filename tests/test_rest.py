@@ -30,7 +30,7 @@ from tests.certificates import Certificates
 from tests.recording import SOON, until
 from tests.servers import LOOPBACK, ScriptedServer, read_request
 
-pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 
 KEY = "key-of-the-tests-0b7a55"
 SECRET = "secret-of-the-tests-3c9d"

@@ -38,7 +38,7 @@ from tests.servers import (
     read_frame,
 )
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(60)]
 
 
 @pytest.fixture(scope="module")

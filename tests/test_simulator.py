@@ -35,6 +35,8 @@ from websockets.sync.client import ClientConnection, connect
 import fastpos.simulator
 from fastpos.simulator import Exchange
 
+pytestmark = pytest.mark.long
+
 FRAMES = Path(__file__).parent / "frames"
 SOON = 5.0  # seconds: a deadline, never a pause
 

@@ -21,6 +21,7 @@ import fastpos.book
 import fastpos.sync
 from fastpos import (
     AccountUpdate,
+    AdlPrice,
     AttachedOrder,
     Balance,
     ConnectionFailed,
@@ -1227,6 +1228,27 @@ def test_orders_of_a_snapshot_as_users_make_them(
     exchange.push({"channel": "order", "order": news})
     recorder.wait("on_order")
     assert stream.orders["2"].stop_loss == AttachedOrder(trigger_price=7.0)
+
+
+def _event(kind: type[Any], wire: dict[str, Any]) -> Any:
+    event = kind._view(wire, float)
+    event._received_ns = 0
+    return event
+
+
+def test_neither_a_null_nor_a_user_changes_what_is_known() -> None:
+    book = Book(float)
+    for last in (1, 2, 3, None):
+        tick = _event(AdlPrice, {"l": [{"id": 7, "tp": 5, "lt": last}]})
+        order = _event(Order, {"orderId": "8", "price": last, "volume": 9, "dealVolume": 1})
+        trigger = _event(Trigger, {"triggerOrderId": "9", "price": last})
+        book.apply_ticks(tick)
+        book.apply_order(order)
+        book.apply_trigger(trigger)
+        tick.raw["l"][0]["tp"] = order.raw["volume"] = trigger.raw["volume"] = 77
+    assert (book.positions[7].mark_price, book.positions[7].last_price) == (5.0, 3.0)
+    assert (book.orders["8"].volume, book.orders["8"].price) == (9.0, 3.0)
+    assert (book.triggers["9"].volume, book.triggers["9"].price) == (None, 3.0)
 
 
 # --- exact numbers --------------------------------------------------------------------------------
