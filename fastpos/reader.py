@@ -198,6 +198,7 @@ class Reader:
             self._wanted = False
             if self._phase == _READY:
                 self._heard_until = monotonic()
+                self._sync.interrupt()
                 self._unsubscribe()
 
     def resume(self) -> None:

@@ -532,7 +532,7 @@ def _run(stack: ExitStack, seed: int, with_rest: bool) -> None:
             if luck.random() < 0.2:
                 source.ending.wait(luck.random() * 0.01)  # or pushes would come all at once
         if luck.random() < 0.3:
-            until(lambda stream=stream: stream.synced)
+            until(lambda: stream.synced)
         trader.disturb()
         for _ in range(luck.randrange(4)):
             trader.act()
