@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 from .errors import CallbackError, FastposError
@@ -24,7 +25,7 @@ from .events import (
     Unknown,
 )
 
-__all__ = ["CallbackSlot", "Callbacks", "Handlers"]
+__all__ = ["CallbackSlot", "Callbacks", "Handlers", "callback_name"]
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,10 +62,9 @@ class Handlers(Generic[E]):
         self, function: Callable[[E], object], event: E, error: BaseException
     ) -> CallbackError:
         """Make the report of `function` having raised `error`."""
-        name = getattr(function, "__qualname__", None) or _shown(repr, function)
-        said = _shown(str, error)
+        said = f"{type(error).__name__}: {_shown(str, error)}"
         failure = CallbackError(
-            f"{self.name} callback {name} raised {type(error).__name__}: {said}", event, function
+            f"{self.name} callback {callback_name(function)} raised {said}", event, function
         )
         failure.__cause__ = error
         return failure
@@ -75,6 +75,17 @@ class Handlers(Generic[E]):
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self.functions)} functions>"
+
+
+def callback_name(function: object) -> str:
+    """Give a user's function's name; not its repr(), which may hold what is no log's business."""
+    if isinstance(function, partial):
+        function = function.func
+    try:
+        name = getattr(function, "__qualname__", None)
+    except Exception:  # it is a user's
+        name = None
+    return name if isinstance(name, str) else type(function).__qualname__
 
 
 def _shown(show: Callable[[Any], str], thing: object) -> str:

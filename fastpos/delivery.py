@@ -1,21 +1,27 @@
 """From a push to the user's functions: make the event, merge it, call.
 
-All of it happens on the reader thread.
+All of it happens on the reader thread; with ``dispatch="thread"`` the calling, and what comes of
+it, on the callback thread (see dispatch.py).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import inf
+from time import monotonic
 from typing import Any
 
 from .book import Book
-from .callbacks import Callbacks, Handlers
+from .callbacks import Callbacks, Handlers, callback_name
 from .decoder import event_from
+from .dispatch import Dispatcher
 from .errors import CallbackError, DecodeError, FastposError
 from .events import AccountUpdate, AdlPrice, Event, Order, SystemClose, Trigger, Unknown
 from .fields import NumberType
+from .logs import fields
 from .stats import Counters, count
+from .timing import CallbackTimes
 
 __all__ = ["Delivery"]
 
@@ -30,16 +36,27 @@ class Delivery:
         book: where positions and balances are merged.
         counters: what is counted.
         number: type of numbers in events.
+        times: takes the functions' time; None: nobody wants to know.
+        dispatcher: has them called on a thread of its own; None: they are called here.
     """
 
     def __init__(
-        self, callbacks: Callbacks, book: Book, counters: Counters, number: NumberType
+        self,
+        callbacks: Callbacks,
+        book: Book,
+        counters: Counters,
+        number: NumberType,
+        times: CallbackTimes | None = None,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
         self._callbacks = callbacks
         self._book = book
         self._counters = counters
         self._events = counters.events
         self._number = number
+        self._times = times or CallbackTimes(inf)
+        self._dispatcher = dispatcher
+        self._heard = 0.0  # when what is being delivered was received
         self.muted = False
         """True once no function may be called any more; set by the thread that stops."""
         self.background = True
@@ -90,32 +107,83 @@ class Delivery:
         count(self._counters.unknown_channels, event.raw["channel"])
         self.call(self._callbacks.on_unknown, event)
 
-    def call(self, handlers: Handlers[Any], event: Any) -> None:
-        """Call each function with `event`; what one raises is reported, and the rest go on."""
+    def received(self, at: float) -> None:
+        """Say when what is pushed from now on was read, `time.monotonic()`."""
+        if at > self._heard:
+            self._heard = at
+            if self._dispatcher is None:
+                self._times.take_up(at)
+
+    def tell(self, handlers: Handlers[Any], event: Any) -> None:
+        """Do `call` with something that was not read but happens now."""
+        self.received(monotonic())
+        self.call(handlers, event)
+
+    def call_queued(self, handlers: Handlers[Any], event: Any, heard: float) -> None:
+        """Do `call` on the callback thread, with an event that was received at `heard`."""
+        self._times.take_up(heard)
+        self.call(handlers, event, True)
+
+    def call(self, handlers: Handlers[Any], event: Any, queued: bool = False) -> None:
+        """Call each function with `event`; what one raises is reported, and the rest go on.
+
+        With a dispatcher the event goes into its queue, from which it comes back `queued`.
+        """
+        if self._dispatcher is not None and not queued:
+            if handlers.functions:
+                self._dispatcher.put(handlers, event, self._heard)
+            return
+        times = self._times
         for function in handlers.functions:
             if self.muted:
                 return
+            times.begun = begun = times.now
             try:
                 function(event)
             except (Exception, SystemExit) as error:
                 if isinstance(error, SystemExit) and not self.background:
                     raise
-                self._counters.callback_errors += 1
-                self.report(handlers.failure(function, event, error))
+                times.now = monotonic()
+                times.took(handlers.name, function, times.now - begun)
+                self._raised(handlers, function, event, error, queued)
+            else:
+                times.now = now = monotonic()
+                if now - begun > times.limit:
+                    times.took(handlers.name, function, now - begun)
+
+    def _raised(
+        self,
+        handlers: Handlers[Any],
+        function: Callable[[Any], object],
+        event: Any,
+        error: BaseException,
+        queued: bool,
+    ) -> None:
+        self._counters.callback_errors += 1
+        if handlers is self._callbacks.on_error:  # reporting this to itself would not end
+            name = callback_name(function)
+            _log.exception(
+                "on_error callback raised; it was called with: %s",
+                event,
+                extra=fields("callback_error", slot=handlers.name, callback=name),
+            )
+        else:
+            self._report(handlers.failure(function, event, error), queued)
 
     def report(self, error: FastposError) -> None:
         """Tell `on_error` of an error that does not end the stream; log it where nobody listens."""
         if isinstance(error, DecodeError):
             self._counters.decode_errors += 1
-        functions = self._callbacks.on_error.functions
-        if not functions:
-            detail = isinstance(error, (CallbackError, DecodeError))
-            _log.error("%s", error, exc_info=error if detail else None)
-        for function in functions:
-            if self.muted:
-                return
-            try:
-                function(error)
-            except Exception:  # reporting this to itself would not end
-                self._counters.callback_errors += 1
-                _log.exception("on_error callback raised; it was called with: %s", error)
+        self.received(monotonic())
+        self._report(error, False)
+
+    def _report(self, error: FastposError, queued: bool) -> None:
+        on_error = self._callbacks.on_error
+        if on_error.functions:
+            self.call(on_error, error, queued)
+            return
+        extra = fields("error", error=type(error).__name__)
+        if isinstance(error, CallbackError):
+            extra |= fields("callback_error", callback=callback_name(error.callback))
+        detail = isinstance(error, (CallbackError, DecodeError))
+        _log.error("%s", error, exc_info=error if detail else None, extra=extra)

@@ -16,6 +16,7 @@ from time import monotonic, time_ns
 
 from .connection import CLOSE_TIMEOUT, Connection
 from .errors import ConnectionFailed, FastposError
+from .logs import fields
 
 __all__ = ["Heartbeat"]
 
@@ -131,7 +132,9 @@ class Heartbeat:
                 if not self._turn():
                     return
             except Exception:  # without this thread a dead connection would go unnoticed
-                _log.exception("the ping thread met an exception, and goes on")
+                _log.exception(
+                    "the ping thread met an exception, and goes on", extra=fields("internal_error")
+                )
 
     def _turn(self) -> bool:
         """Do the next thing that is due, or wait for it; False at the end."""

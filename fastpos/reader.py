@@ -4,7 +4,8 @@ A push's way: `Connection.receive` gives it, inflated already or to be inflated 
 and `Delivery.push` does the rest. What turns out to be none is a pong or a reply (`_other`).
 
 Threads: `run` is one thread, the reader thread; the other public methods are anybody's. `_state`,
-a condition, guards what `__init__` lists below it. All else is the reader thread's own.
+a condition, guards what `__init__` lists below it. All else is the reader thread's own. With a
+callback thread (dispatch.py) the user's functions call the public methods from there.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from time import monotonic, time_ns
 from typing import Any, NoReturn
 
 from .callbacks import Callbacks
-from .connection import Connection, ConnectionEnded
+from .connection import CLOSE_TIMEOUT, Connection, ConnectionEnded
 from .decoder import NoChannel, inflate_push
 from .delivery import Delivery
+from .dispatch import Dispatcher
 from .errors import (
     AuthenticationError,
     ConnectionFailed,
@@ -32,6 +34,7 @@ from .events import Disconnect, Ready, SystemClose
 from .frames import INFLATED, TEXT
 from .heartbeat import Heartbeat
 from .inflate import new_splitter
+from .logs import fields
 from .proxies import proxy_from_environment
 from .session import CONNECTED, SUBSCRIBED, read_reply
 from .settings import Settings
@@ -65,6 +68,7 @@ class Reader:
         counters: what is counted.
         heartbeat: is told of connections and pongs.
         synchronizer: is told of gaps, and given time while it wants some.
+        dispatcher: the callback thread, None where the user's functions are called on this one.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Reader:
         counters: Counters,
         heartbeat: Heartbeat,
         synchronizer: Synchronizer,
+        dispatcher: Dispatcher | None,
     ) -> None:
         self._settings = settings
         self._callbacks = callbacks
@@ -82,6 +87,7 @@ class Reader:
         self._counters = counters
         self._heartbeat = heartbeat
         self._sync = synchronizer
+        self._dispatcher = dispatcher
         self._ssl_context = settings.ssl_context
         self._warned = False
 
@@ -91,6 +97,8 @@ class Reader:
         self._stable_until = 0.0  # when the present outage began
         self._ready_since: float | None = None  # on the present connection
         self._counted = 0  # bytes of the present connection that are in the counters
+        self._opened = False  # whether the present connection was
+        self._silent_s: float | None = None  # how long it had been silent when it ended
 
         self._state = threading.Condition()
         self._stopping = False
@@ -115,6 +123,8 @@ class Reader:
         with self._state:
             if not self._ended:
                 raise RuntimeError("the stream is running already")
+            if self._dispatcher is not None and self._dispatcher.is_alive:
+                raise RuntimeError("a callback of the stream's last run is still running")
             self._ended = self._stopping = False
             self._failure = None
             self._thread = thread
@@ -126,7 +136,16 @@ class Reader:
             FastposError: what ended it.
         """
         with self._state:
-            self._state.wait_for(lambda: self._phase == _READY or self._ended, timeout)
+            # The run may not have ended yet because of a callback that calls this.
+            self._state.wait_for(
+                lambda: (
+                    self._phase == _READY
+                    or self._ended
+                    or self._stopping
+                    or self._failure is not None
+                ),
+                timeout,
+            )
             if self._failure is not None:
                 raise self._failure
             return self._phase == _READY
@@ -155,11 +174,18 @@ class Reader:
 
     @property
     def is_current(self) -> bool:
-        """Whether this is asked on the thread of a run that is under way."""
-        return not self._ended and self._thread is threading.current_thread()
+        """Whether this is asked in a run that is under way: on its thread or the callbacks'."""
+        if self._ended:
+            return False
+        if self._dispatcher is not None and self._dispatcher.is_current:
+            return True
+        return self._thread is threading.current_thread()
 
     def stop(self) -> None:
         """Ask the run to end: unsubscribe, send a close frame, begin nothing new."""
+        if self._dispatcher is not None and not self._ended:
+            # Before the reader can know: of what it tells then, on_disconnect is to be called.
+            self._dispatcher.discard()
         with self._state:
             if self._ended or self._stopping:
                 return
@@ -196,10 +222,13 @@ class Reader:
         """Unsubscribe and keep the connection."""
         with self._state:
             self._wanted = False
-            if self._phase == _READY:
+            paused = self._phase == _READY
+            if paused:
                 self._heard_until = monotonic()
                 self._sync.interrupt()
                 self._unsubscribe()
+        if paused:
+            _log.info("%s: paused", self._settings.address, extra=self._fields("paused"))
 
     def resume(self) -> None:
         """Subscribe again."""
@@ -240,12 +269,12 @@ class Reader:
         self._stable_until = monotonic()
         self._heard_until = None
         try:
-            self._heartbeat.start(f"fastpos-ping-{number}")
-            self._connect_and_reconnect()
+            self._run(number)
         except FastposError as error:
             failure = error
             raise
         except BaseException as error:  # Ctrl-C, sys.exit() in a callback, a mistake of ours
+            self._leave_callbacks()
             failure = FastposError(f"the stream was ended by {type(error).__name__}: {error}")
             failure.__cause__ = error
             raise
@@ -257,11 +286,38 @@ class Reader:
                 self._phase = _OPENING
                 self._state.notify_all()
 
+    def _run(self, number: int) -> None:
+        if self._dispatcher is None:
+            self._heartbeat.start(f"fastpos-ping-{number}")
+            self._connect_and_reconnect()
+            return
+        self._dispatcher.start(f"fastpos-callbacks-{number}", self._delivery.call_queued, self.stop)
+        try:
+            self._heartbeat.start(f"fastpos-ping-{number}")
+            self._connect_and_reconnect()
+        except FastposError as error:
+            with self._state:
+                self._failure = error
+                self._state.notify_all()
+            self._dispatcher.finish()
+            raise
+        self._dispatcher.finish()
+
+    def _leave_callbacks(self) -> None:
+        """End the callback thread, but do not wait long: Ctrl-C does not reach a callback on it."""
+        if self._dispatcher is not None:
+            self._delivery.muted = True
+            self._dispatcher.discard()
+            with suppress(BaseException):  # that is what is being raised
+                self._dispatcher.finish(CLOSE_TIMEOUT)
+
     def _connect_and_reconnect(self) -> None:
         while not self._stopping:
             self._attempts += 1
             self._ready_since = None
             self._counted = 0
+            self._opened = False
+            self._silent_s = None
             ended = self._serve()
             lasted = self._lasted()
             retry_in = None
@@ -270,7 +326,7 @@ class Reader:
                 final = self._final(ended)
                 if final is None:
                     retry_in = self._delay(ended, lasted)
-            self._tell(ended, retry_in)
+            self._tell(ended, retry_in, lasted)
             if final is not None:
                 raise final
             if retry_in is not None:
@@ -296,6 +352,9 @@ class Reader:
                 self._unanswered = 0
             connection.open()
             self._counters.connects += 1
+            self._opened = True
+            extra = self._fields("connected", attempt=self._attempts)
+            _log.info("%s: connected", self._settings.address, extra=extra)
             with self._state:
                 self._heartbeat.watch(connection)
                 if self._stopping:
@@ -337,6 +396,8 @@ class Reader:
                 self._phase = _OPENING
             if connection is not None:
                 self._counters.bytes_received += connection.bytes_received - self._counted
+                if self._opened:
+                    self._silent_s = monotonic() - connection.last_heard
                 connection.end()
 
     def _new_connection(self) -> Connection:
@@ -355,7 +416,11 @@ class Reader:
                 self._ssl_context = ssl.create_default_context()
         elif not self._warned and not settings.address.is_loopback:
             self._warned = True
-            _log.warning("%s: the credential travels in clear; use wss://", settings.address)
+            _log.warning(
+                "%s: the credential travels in clear; use wss://",
+                settings.address,
+                extra=self._fields("credential_in_clear"),
+            )
         return Connection(
             settings.url,
             {**settings.headers, settings.credential.header: value},
@@ -409,7 +474,7 @@ class Reader:
             delay = max(delay, ended.error.retry_after)
         return delay
 
-    def _tell(self, ended: ConnectionEnded, retry_in: float | None) -> None:
+    def _tell(self, ended: ConnectionEnded, retry_in: float | None, lasted: float) -> None:
         reason = "stopped" if self._stopping else ended.reason
         count(self._counters.disconnects, reason)
         event = Disconnect(
@@ -419,9 +484,22 @@ class Reader:
             retry_in_s=retry_in,
             received_ns=time_ns(),
         )
+        what = "disconnected" if self._opened else "not connected"
         plan = "no further attempt" if retry_in is None else f"next attempt in {retry_in:.1f} s"
-        _log.info("%s: %s; %s", self._settings.address, reason, plan)
-        self._delivery.call(self._callbacks.on_disconnect, event)
+        extra = self._fields(
+            "disconnected" if self._opened else "connect_failed",
+            reason=reason,
+            close_code=ended.close_code,
+            error=None if ended.error is None else type(ended.error).__name__,
+            attempt=self._attempts,
+            retry_in_s=retry_in,
+            subscribed_s=lasted,
+            silent_s=self._silent_s,
+        )
+        if self._silent_s is not None:
+            what += f" (subscribed for {lasted:.1f} s, silent for the last {self._silent_s:.1f} s)"
+        _log.info("%s: %s: %s; %s", self._settings.address, what, reason, plan, extra=extra)
+        self._delivery.tell(self._callbacks.on_disconnect, event)
         if ended.error is not None and retry_in is not None:
             self._delivery.report(ended.error)
 
@@ -447,6 +525,7 @@ class Reader:
         counters, deliver, received_ns = self._counters, self._delivery.push, connection.received_ns
         counters.last_message_ns = received_ns
         counters.messages += len(texts)
+        self._delivery.received(connection.last_heard)
         for text in texts:
             if self._stopping:
                 return
@@ -460,6 +539,7 @@ class Reader:
         """Take a message as it came."""
         self._counters.messages += 1
         self._counters.last_message_ns = connection.received_ns
+        self._delivery.received(connection.last_heard)
         try:
             if opcode == TEXT:
                 text = payload.encode()
@@ -479,6 +559,11 @@ class Reader:
             self._other(text, error, connection)
 
     def _system_close(self, connection: Connection) -> None:
+        _log.info(
+            "%s: the exchange says that it closes",
+            self._settings.address,
+            extra=self._fields("system_close"),
+        )
         self._heartbeat.limit(
             connection,
             SYSTEM_CLOSE_GRACE,
@@ -552,9 +637,14 @@ class Reader:
         )
         self._ready_since = now
         self._attempts = self._refusals = 0
-        _log.info("%s: subscribed", self._settings.address)
+        after = "" if gap is None else f" after a gap of {gap:.1f} s"
+        extra = self._fields("subscribed", gap_s=gap, attempt=event.attempts)
+        _log.info("%s: subscribed%s", self._settings.address, after, extra=extra)
         self._sync.begin(gap)
-        self._delivery.call(self._callbacks.on_ready, event)
+        self._delivery.tell(self._callbacks.on_ready, event)
+
+    def _fields(self, event: str, **values: object) -> dict[str, object]:
+        return fields(event, url=str(self._settings.address), **values)
 
     def _shown(self, reply: str) -> str:
         return repr(self._settings.credential.hide(reply))

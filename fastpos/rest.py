@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .errors import FastposError, SnapshotError
 from .events import Balance, Position
 from .fields import as_integer, as_number, as_text
+from .logs import fields
 from .opening import (
     Address,
     Guarded,
@@ -158,7 +159,11 @@ class AccountSnapshot:
                 raise self._failure(text, code, status, left)
             if not self._warned:
                 self._warned = True
-                _log.warning("%s: the API key travels in clear; use https://", self._base)
+                _log.warning(
+                    "%s: the API key travels in clear; use https://",
+                    self._base,
+                    extra=fields("credential_in_clear", url=self._base),
+                )
             self._network.deadline = deadline
             account = self._account()
             received_ns = time_ns()

@@ -17,6 +17,9 @@ __all__ = ["DEFAULT_URL", "Settings", "check_seconds"]
 
 DEFAULT_URL = "wss://futuresws.exchange1.com/position_order/ws"
 
+# Which thread calls the user's functions: the reader, or one of its own.
+DISPATCHES = ("reader", "thread")
+
 # Headers of the upgrade that are not the user's to set.
 _RESERVED = ("host", "upgrade", "connection")
 
@@ -47,6 +50,9 @@ class Settings:
         max_message_size: int,
         snapshot: SnapshotSource | None,
         snapshot_timeout: float,
+        dispatch: str,
+        queue_size: int,
+        slow_callback_s: float,
     ) -> None:
         self.url = url
         self.address = parse_url(url)
@@ -72,11 +78,14 @@ class Settings:
             raise TypeError(f"snapshot must be callable or None, not {type(snapshot).__name__}")
         self.snapshot = snapshot
         self.snapshot_timeout = check_seconds("snapshot_timeout", snapshot_timeout)
-        self.max_message_size = _integer("max_message_size", max_message_size)
-        if not 1 <= max_message_size <= sys.maxsize:
-            raise ValueError(
-                f"max_message_size must be from 1 to {sys.maxsize}, not {max_message_size}"
-            )
+        self.max_message_size = _size("max_message_size", max_message_size)
+        if not isinstance(dispatch, str):
+            raise TypeError(f"dispatch must be a str, not {type(dispatch).__name__}")
+        if dispatch not in DISPATCHES:
+            raise ValueError(f"dispatch must be one of {DISPATCHES}, not {dispatch!r}")
+        self.dispatch = dispatch
+        self.queue_size = _size("queue_size", queue_size)
+        self.slow_callback_s = check_seconds("slow_callback_s", slow_callback_s)
 
 
 def _credential(token: CredentialSource | None, api_key: CredentialSource | None) -> Credential:
@@ -93,6 +102,12 @@ def _integer(name: str, value: Any) -> int:
     if type(value) is not int:
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     return value
+
+
+def _size(name: str, value: Any) -> int:
+    if not 1 <= _integer(name, value) <= sys.maxsize:
+        raise ValueError(f"{name} must be from 1 to {sys.maxsize}, not {value}")
+    return int(value)
 
 
 def check_seconds(name: str, value: Any) -> float:

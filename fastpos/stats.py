@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, NamedTuple
 
+from .dispatch import Dispatcher
+from .timing import CallbackTimes
+
 __all__ = ["Counters", "Stats", "count"]
 
 
@@ -18,7 +21,8 @@ class Stats(NamedTuple):
     disconnects: dict[str, int]
     """Connections that ended or could not be made, by reason."""
     messages: int
-    """Pushes and replies received."""
+    """Messages received (WebSocket data frames, put together where they came in parts): pushes,
+    replies and pongs."""
     bytes_received: int
     """Bytes read off the network, after decryption."""
     events: dict[str, int]
@@ -37,6 +41,19 @@ class Stats(NamedTuple):
     """When the last pong was received, `time.time_ns()`."""
     round_trip_s: float | None
     """From the last answered ping to its pong, seconds."""
+    queue_depth: int
+    """Events that wait for the callback thread; 0 with ``dispatch="reader"``."""
+    conflated_ticks: int
+    """`AdlPrice` events dropped in favour of a newer one, because the queue was full."""
+    slowest_callback_s: float
+    """The longest that a callback took, seconds; 0.0 before there was one."""
+    slowest_callback: str | None
+    """The name of that function."""
+    lag_s: float
+    """How long the last delivered event waited from its receipt until its callback began,
+    seconds."""
+    max_lag_s: float
+    """The longest that an event waited, seconds."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as a plain dict, for a metrics exporter."""
@@ -44,7 +61,11 @@ class Stats(NamedTuple):
 
 
 class Counters:
-    """The counters as they run. All are the reader's to write; anybody may look."""
+    """The counters as they run. Anybody may look.
+
+    All are the reader's to write, but for `callback_errors`, which the thread that calls the
+    user's functions does.
+    """
 
     def __init__(self) -> None:
         self.connects = 0
@@ -59,9 +80,16 @@ class Counters:
         self.last_message_ns: int | None = None
 
     def snapshot(
-        self, last_ping_ns: int | None, last_pong_ns: int | None, round_trip_s: float | None
+        self,
+        last_ping_ns: int | None,
+        last_pong_ns: int | None,
+        round_trip_s: float | None,
+        times: CallbackTimes,
+        dispatcher: Dispatcher | None,
     ) -> Stats:
-        """Give the counters as they are now, with what the heartbeat knows."""
+        """Give the counters as they are now, with what others know."""
+        slowest_s, slowest = times.slowest
+        lag_s, max_lag_s = times.lags()
         return Stats(
             connects=self.connects,
             subscriptions=self.subscriptions,
@@ -76,6 +104,12 @@ class Counters:
             last_ping_ns=last_ping_ns,
             last_pong_ns=last_pong_ns,
             round_trip_s=round_trip_s,
+            queue_depth=0 if dispatcher is None else dispatcher.depth,
+            conflated_ticks=0 if dispatcher is None else dispatcher.conflated,
+            slowest_callback_s=slowest_s,
+            slowest_callback=slowest,
+            lag_s=lag_s,
+            max_lag_s=max_lag_s,
         )
 
 

@@ -2,9 +2,10 @@
 
 What goes on between the socket and the functions is in reader.py.
 
-Threads: a started stream has two, the reader and the ping thread (heartbeat.py). What they share
-is in the objects made here, each of which says what guards it. No lock is held while a user's
-function runs.
+Threads: a started stream has two, the reader and the ping thread (heartbeat.py), and with
+``dispatch="thread"`` a third, which calls the user's functions (dispatch.py). What they share is in
+the objects made here, each of which says what guards it. No lock is held while a user's function
+runs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .book import Book
 from .callbacks import Callbacks, CallbackSlot, Handlers
 from .connection import CLOSE_TIMEOUT
 from .delivery import Delivery
+from .dispatch import Dispatcher
 from .errors import FastposError
 from .events import (
     AccountUpdate,
@@ -38,12 +40,14 @@ from .events import (
     Unknown,
 )
 from .heartbeat import Heartbeat
+from .logs import fields
 from .reader import Reader
 from .reconnect import ReconnectPolicy
 from .session import CredentialSource
 from .settings import DEFAULT_URL, Settings
 from .stats import Counters, Stats
 from .sync import SnapshotSource, Synchronizer
+from .timing import CallbackTimes
 
 __all__ = ["PositionStream"]
 
@@ -56,7 +60,8 @@ class PositionStream:
 
     Functions are registered with ``on_position=f`` here, with ``@stream.on_position``, with
     ``stream.on_position(f)`` (each adds one) or with ``stream.on_position = f`` (replaces them).
-    They run on the reader thread, in the order of arrival. What they raise goes to `on_error`.
+    They run on the reader thread, or with ``dispatch="thread"`` on one of their own, in the order
+    of arrival. What they raise goes to `on_error`.
 
     Args:
         url: the exchange's WebSocket, ws or wss.
@@ -91,6 +96,14 @@ class PositionStream:
         snapshot: a callable that gives a `Snapshot` of the account, called on a thread of its own
             after every subscription; `fastpos.rest.AccountSnapshot` is one. None: there is none.
         snapshot_timeout: seconds after which a call of it counts as failed.
+        dispatch: "reader": the functions run on the reader thread, which reads on when they have
+            returned. "thread": they run on a thread of their own behind a queue, and `positions`
+            and the like may be ahead of the event at hand. When the queue is full the reader waits
+            (`on_error` is told when that begins), but of the `AdlPrice` events that wait only the
+            newest is kept, and those are not waited with. `stop()` throws away what waits: it is in
+            `positions` and the like, but is not told of.
+        queue_size: so many events may wait in that queue.
+        slow_callback_s: a function that took longer is logged, at most once a minute, seconds.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
@@ -138,6 +151,9 @@ class PositionStream:
         max_message_size: int = 1024 * 1024,
         snapshot: SnapshotSource | None = None,
         snapshot_timeout: float = 10.0,
+        dispatch: str = "reader",
+        queue_size: int = 10_000,
+        slow_callback_s: float = 1.0,
     ) -> None:
         self._settings = settings = Settings(
             url=url,
@@ -156,6 +172,9 @@ class PositionStream:
             max_message_size=max_message_size,
             snapshot=snapshot,
             snapshot_timeout=snapshot_timeout,
+            dispatch=dispatch,
+            queue_size=queue_size,
+            slow_callback_s=slow_callback_s,
         )
         self._callbacks = Callbacks()
         given: list[tuple[Handlers[Any], Callable[[Any], object] | None]] = [
@@ -177,7 +196,18 @@ class PositionStream:
         self._book = Book(settings.number)
         self._counters = Counters()
         self._heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout)
-        self._delivery = Delivery(self._callbacks, self._book, self._counters, settings.number)
+        self._times = CallbackTimes(settings.slow_callback_s)
+        self._dispatcher: Dispatcher | None = None
+        if settings.dispatch == "thread":
+            self._dispatcher = Dispatcher(settings.queue_size, self.on_error)
+        self._delivery = Delivery(
+            self._callbacks,
+            self._book,
+            self._counters,
+            settings.number,
+            self._times,
+            self._dispatcher,
+        )
         self._sync = Synchronizer(
             snapshot,
             settings.snapshot_timeout,
@@ -187,7 +217,13 @@ class PositionStream:
             self._delivery,
         )
         self._reader = Reader(
-            settings, self._callbacks, self._delivery, self._counters, self._heartbeat, self._sync
+            settings,
+            self._callbacks,
+            self._delivery,
+            self._counters,
+            self._heartbeat,
+            self._sync,
+            self._dispatcher,
         )
 
     def __repr__(self) -> str:
@@ -204,7 +240,7 @@ class PositionStream:
             RuntimeError: it is running already.
         """
         self._begin(threading.current_thread())
-        self._delivery.background = False
+        self._delivery.background = self._dispatcher is not None
         self._reader.run(next(_numbers))
 
     def start(self) -> PositionStream:
@@ -245,7 +281,8 @@ class PositionStream:
 
         May be called from any thread, from a callback, and any number of times. In a callback it
         returns at once, and the stream ends when the callback does. Elsewhere no callback begins
-        any more after it has returned.
+        any more after it has returned. With ``dispatch="thread"`` the events that wait in the queue
+        are not delivered; only `on_disconnect` is called yet.
 
         Args:
             timeout: seconds to wait for all this; a callback that takes longer is left to finish.
@@ -297,9 +334,13 @@ class PositionStream:
             self._reader.run(number)
         except FastposError as error:
             # join() and wait_ready() raise it too, but nobody may be calling them.
-            _log.error("%r has ended: %s", self, error)
-        except BaseException:
-            _log.critical("%r has ended by an exception that nobody caught", self, exc_info=True)
+            _log.error("%r has ended: %s", self, error, extra=self._fields("ended", error))
+        except BaseException as error:
+            text = "%r has ended by an exception that nobody caught"
+            _log.critical(text, self, exc_info=True, extra=self._fields("crashed", error))
+
+    def _fields(self, event: str, error: BaseException) -> dict[str, object]:
+        return fields(event, url=str(self._settings.address), error=type(error).__name__)
 
     def _wait_ended(self, timeout: float | None) -> bool:
         """Wait until the run has ended, and its thread if it is ours."""
@@ -360,5 +401,9 @@ class PositionStream:
         """What the stream has done so far, at this moment."""
         heartbeat = self._heartbeat
         return self._counters.snapshot(
-            heartbeat.last_ping_ns, heartbeat.last_pong_ns, heartbeat.round_trip_s
+            heartbeat.last_ping_ns,
+            heartbeat.last_pong_ns,
+            heartbeat.round_trip_s,
+            self._times,
+            self._dispatcher,
         )

@@ -19,6 +19,7 @@ from .callbacks import Callbacks, _shown
 from .delivery import Delivery
 from .errors import SnapshotError
 from .events import Position, Synced
+from .logs import fields
 from .reconnect import ReconnectPolicy
 from .snapshot import Snapshot
 
@@ -153,7 +154,10 @@ class Synchronizer:
                 self._ask()
             return
         if not call.abandoned and not self._book.journal_is_whole:
-            _log.warning("more pushes came than the journal holds; asking for a new snapshot")
+            _log.warning(
+                "more pushes came than the journal holds; asking for a new snapshot",
+                extra=fields("journal_overflow"),
+            )
             call.abandoned = True
         if call.done:
             self._call = None
@@ -210,8 +214,15 @@ class Synchronizer:
             received_ns=time_ns(),
         )
         self._gap_s = 0.0
-        _log.info("synced: %s", synced)
+        extra = fields(
+            "synced",
+            gap_s=synced.gap_s,
+            created=synced.created,
+            updated=synced.updated,
+            deleted=synced.deleted,
+        )
+        _log.info("synced: %s", synced, extra=extra)
         # All of them, even if one of the functions stops the stream: they are in the book.
         for event in events:
-            self._delivery.call(self._callbacks.on_position, event)
-        self._delivery.call(self._callbacks.on_synced, synced)
+            self._delivery.tell(self._callbacks.on_position, event)
+        self._delivery.tell(self._callbacks.on_synced, synced)

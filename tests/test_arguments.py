@@ -150,7 +150,13 @@ def test_url_of_a_wrong_type(value: Any) -> None:
     refused(TypeError, "url", url=value)
 
 
-INTERVALS = ["ping_interval", "pong_timeout", "connect_timeout", "subscribe_timeout"]
+INTERVALS = [
+    "ping_interval",
+    "pong_timeout",
+    "connect_timeout",
+    "subscribe_timeout",
+    "slow_callback_s",
+]
 
 
 @pytest.mark.parametrize("name", INTERVALS)
@@ -244,15 +250,30 @@ def test_proxy_of_a_wrong_type(value: Any) -> None:
     refused(TypeError, "proxy", proxy=value)
 
 
+SIZES = ["max_message_size", "queue_size"]
+
+
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("value", [None, "1000", 1e6, True])
-def test_max_message_size_of_a_wrong_type(value: Any) -> None:
-    refused(TypeError, "max_message_size", max_message_size=value)
+def test_sizes_of_a_wrong_type(name: str, value: Any) -> None:
+    refused(TypeError, name, **{name: value})
 
 
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("value", [0, -1, 2**63, 2**70])
-def test_max_message_size(value: int) -> None:
+def test_sizes(name: str, value: int) -> None:
     """No buffer has a size that does not fit a machine word."""
-    refused(ValueError, "max_message_size", max_message_size=value)
+    refused(ValueError, name, **{name: value})
+
+
+@pytest.mark.parametrize("value", ["", "threads", "Reader", "process"])
+def test_dispatch(value: str) -> None:
+    refused(ValueError, "dispatch", "'reader'", "'thread'", dispatch=value)
+
+
+@pytest.mark.parametrize("value", [None, 1, True, b"thread", ["thread"], threading.Thread])
+def test_dispatch_of_a_wrong_type(value: Any) -> None:
+    refused(TypeError, "dispatch", dispatch=value)
 
 
 def test_unknown_and_positional_arguments() -> None:
@@ -282,6 +303,8 @@ FINE: list[dict[str, Any]] = [
     {"proxy": f"http://user:{SECRET}@localhost:3128"},
     {"proxy": f"socks5h://user:{SECRET}@[::1]"},
     {"max_message_size": 1},
+    {"dispatch": "reader", "queue_size": 1, "slow_callback_s": 0.001},
+    {"dispatch": "thread", "queue_size": 1_000_000, "slow_callback_s": 86400},
 ]
 
 

@@ -62,7 +62,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def own_threads() -> list[threading.Thread]:
-    names = ("fastpos-reader-", "fastpos-ping-")
+    names = ("fastpos-reader-", "fastpos-ping-", "fastpos-callbacks-")
     return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
