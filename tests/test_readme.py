@@ -91,8 +91,8 @@ def test_the_loop_takes_events_until_no_position_is_left(
         exchange.wait_for_subscribers(1, timeout=20)
         position = exchange.open_position()
         read_until(process, "Position(change='CREATE'")
+        # It may notice before it has heard of it.
         exchange.close_position(position)
-        read_until(process, "Position(change='DELETE'")
         assert process.wait(timeout=20) == 0
     finally:
         process.kill()
