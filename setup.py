@@ -94,6 +94,13 @@ class BuildOptional(build_ext):
 
 
 setup(
-    ext_modules=[Extension("fastpos._native", ["fastpos/_native.c"], optional=True)],
+    ext_modules=[
+        Extension(
+            "fastpos._native",
+            ["fastpos/_native.c"],
+            depends=["fastpos/_deflate.h"],
+            optional=True,
+        )
+    ],
     cmdclass={"build_ext": BuildOptional},
 )
