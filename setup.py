@@ -97,8 +97,8 @@ setup(
     ext_modules=[
         Extension(
             "fastpos._native",
-            ["fastpos/_native.c"],
-            depends=["fastpos/_deflate.h"],
+            ["fastpos/_native.c", "fastpos/_delivery.c"],
+            depends=["fastpos/_native.h", "fastpos/_deflate.h"],
             optional=True,
         )
     ],

@@ -18,9 +18,8 @@
  *
  * Not the limited API: it has buffers from CPython 3.11 on, and critical sections not at all. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <structmember.h>
+#include "_native.h"
+
 #include <isa-l.h>
 #include <time.h>
 
@@ -34,17 +33,12 @@
 #define MAX_RATIO 1032                  /* of deflate: 258 bytes from two bits */
 #define FINAL_BINARY 0x82               /* RFC 6455: FIN, no RSV bit, opcode 2 */
 
-#ifndef Py_BEGIN_CRITICAL_SECTION       /* before CPython 3.13, where the GIL is always there */
-#define Py_BEGIN_CRITICAL_SECTION(object) {
-#define Py_END_CRITICAL_SECTION() }
-#endif
-
-typedef struct {
+struct Inflater {
     PyObject_HEAD
     struct inflate_state state;         /* all used inside inflate_small() alone */
     DeflateTables tables;
     uint8_t scratch[SCRATCH_SIZE];
-} Inflater;
+};
 
 typedef enum {
     SOUND,
@@ -215,7 +209,7 @@ size_argument(PyObject *object, Py_ssize_t least, const char *name)
     return -1;
 }
 
-static int
+int
 check_count(const char *name, Py_ssize_t expected, Py_ssize_t given)
 {
     if (given == expected)
@@ -320,9 +314,6 @@ Inflater_split(Inflater *self, PyObject *const *args, Py_ssize_t nargs)
     return PyLong_FromSsize_t(start);
 }
 
-#define METHOD(type, name) \
-    {#name, (PyCFunction)(void (*)(void))type##_##name, METH_FASTCALL, name##_doc}
-
 static PyMethodDef Inflater_methods[] = {
     METHOD(Inflater, inflate),
     METHOD(Inflater, split),
@@ -352,28 +343,9 @@ static PyType_Spec Inflater_spec = {
  * what the table of kinds says, and the event's slots are filled in place. Whatever is not as usual
  * is handed to the Python functions of decoder.py, which decide what it is. */
 
-enum { RAW, WIRE, NUMBER, RECEIVED_NS, N_SLOTS };
-
-typedef struct {
-    PyObject_HEAD
-    Inflater *inflater;
-    PyObject *loads, *kinds, *decode, *event_from;      /* see Decoder_doc */
-    PyObject *channel;                                  /* "channel" */
-    Py_ssize_t offsets[N_SLOTS];                        /* of the slots in every event class */
-    Py_ssize_t max_size, max_depth;
-} Decoder;
-
 /* What the table says of one channel, in the order of its tuples. */
 enum { KIND_CLASS, KIND_BODY, KIND_WIRE_IS_BODY, KIND_LIST, KIND_OBJECT, KIND_PUSH_IDS,
        KIND_BODY_IDS, KIND_LIST_IDS, KIND_OBJECT_IDS, N_KIND };
-
-/* dict[key]: borrowed, NULL without an exception where it is missing or null; key may be None. */
-static PyObject *
-value_of(PyObject *dict, PyObject *key)
-{
-    PyObject *value = key == Py_None ? NULL : PyDict_GetItemWithError(dict, key);
-    return value == Py_None ? NULL : value;
-}
 
 /* An id beyond 64 bits, which orjson gives as a double: not as usual. */
 static int
@@ -424,8 +396,7 @@ may_be_deep(PyObject *text, Py_ssize_t max_depth)
     return brackets > max_depth;
 }
 
-/* A new reference; NULL without an exception where something is not as usual. */
-static PyObject *
+PyObject *
 make_event(Decoder *self, PyObject *text, PyObject *received_ns)
 {
     if (!PyBytes_CheckExact(text) || may_be_deep(text, self->max_depth))
@@ -446,7 +417,7 @@ make_event(Decoder *self, PyObject *text, PyObject *received_ns)
         goto done;
     PyObject *values[N_SLOTS] = {push, wire, (PyObject *)&PyFloat_Type, received_ns};
     for (int slot = 0; slot < N_SLOTS; slot++)
-        *(PyObject **)((char *)event + self->offsets[slot]) = Py_NewRef(values[slot]);
+        SLOT(event, self->offsets[slot]) = Py_NewRef(values[slot]);
 done:
     Py_XDECREF(push);
     PyErr_Clear();      /* the Python function will meet it again, and tell it properly */
@@ -502,9 +473,9 @@ Decoder_decode(Decoder *self, PyObject *const *args, Py_ssize_t nargs)
 }
 
 PyDoc_STRVAR(Decoder_doc,
-"Decoder(inflater, loads, kinds, slots, decode, event_from, max_size, max_depth)\n--\n\n"
+"Decoder(inflater, loads, channel, kinds, slots, decode, event_from, max_size, max_depth)\n--\n\n"
 "Decodes pushes.\n\n"
-"`loads` parses JSON. `kinds` maps a channel to a tuple: the event's class; the key of the body,\n"
+"`loads` parses JSON. `channel` is the key of a push's channel. `kinds` maps a channel to a tuple: the event's class; the key of the body,\n"
 "None for the push itself; whether the fields are read from the body or from the push; the keys\n"
 "in the body of a list of objects and of an object, None for none; and four tuples with the keys\n"
 "of ids in the push, the body, the objects of the list, the object. `slots` are the member\n"
@@ -515,13 +486,13 @@ PyDoc_STRVAR(Decoder_doc,
 static PyObject *
 Decoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *inflater, *loads, *kinds, *slots, *decode, *event_from;
+    PyObject *inflater, *loads, *channel, *kinds, *slots, *decode, *event_from;
     Py_ssize_t max_size, max_depth;
     if (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0) {
         PyErr_SetString(PyExc_TypeError, "Decoder() takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "OOO!O!OOnn", &inflater, &loads, &PyDict_Type, &kinds,
+    if (!PyArg_ParseTuple(args, "OOUO!O!OOnn", &inflater, &loads, &channel, &PyDict_Type, &kinds,
                           &PyTuple_Type, &slots, &decode, &event_from, &max_size, &max_depth))
         return NULL;
     PyObject *module = PyType_GetModule(type);
@@ -532,8 +503,8 @@ Decoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                && PyTuple_GET_SIZE(slots) == N_SLOTS && max_size > 0;
     Py_DECREF(own);
     Py_ssize_t position = 0;
-    PyObject *channel, *kind;
-    while (fits && PyDict_Next(kinds, &position, &channel, &kind)) {
+    PyObject *kind;
+    while (fits && PyDict_Next(kinds, &position, NULL, &kind)) {
         fits = PyTuple_CheckExact(kind) && PyTuple_GET_SIZE(kind) == N_KIND
                && PyType_Check(PyTuple_GET_ITEM(kind, KIND_CLASS));
         for (Py_ssize_t item = KIND_PUSH_IDS; fits && item < N_KIND; item++)
@@ -550,6 +521,7 @@ Decoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     self->inflater = (Inflater *)Py_NewRef(inflater);
     self->loads = Py_NewRef(loads);
+    self->channel = Py_NewRef(channel);
     self->kinds = Py_NewRef(kinds);
     self->decode = Py_NewRef(decode);
     self->event_from = Py_NewRef(event_from);
@@ -558,9 +530,6 @@ Decoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     for (int slot = 0; slot < N_SLOTS; slot++)
         self->offsets[slot] =
             ((PyMemberDescrObject *)PyTuple_GET_ITEM(slots, slot))->d_member->offset;
-    self->channel = PyUnicode_InternFromString("channel");
-    if (self->channel == NULL)
-        Py_CLEAR(self);
     return (PyObject *)self;
 }
 
@@ -626,17 +595,14 @@ static PyType_Spec Decoder_spec = {
 static int
 native_exec(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &Inflater_spec, NULL);
-    if (type == NULL)
-        return -1;
-    PyObject *decoder = PyType_FromModuleAndSpec(module, &Decoder_spec, NULL);
-    int failed = decoder == NULL
-                 || PyModule_AddType(module, (PyTypeObject *)type) < 0
-                 || PyModule_AddType(module, (PyTypeObject *)decoder) < 0;
-    Py_DECREF(type);
-    Py_XDECREF(decoder);
-    if (failed)
-        return -1;
+    PyType_Spec *const specs[] = {&Inflater_spec, &Decoder_spec, &Deliverer_spec};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(specs); i++) {
+        PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);
+        int failed = type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0;
+        Py_XDECREF(type);
+        if (failed)
+            return -1;
+    }
 #define TEXT_OF(number) #number
 #define VERSION(major, minor, patch) TEXT_OF(major) "." TEXT_OF(minor) "." TEXT_OF(patch)
     return PyModule_AddStringConstant(

@@ -19,6 +19,7 @@ class Decoder:
         cls,
         inflater: Inflater,
         loads: Callable[[bytes], Any],
+        channel: str,
         kinds: dict[str, tuple[Any, ...]],
         slots: tuple[Any, Any, Any, Any],
         decode: Callable[[bytes, NumberType], Event],
@@ -29,3 +30,22 @@ class Decoder:
     ) -> Decoder: ...
     def decode(self, data: BytesLike, number: NumberType, /) -> Event: ...
     def event_from(self, text: bytes, received_ns: int, number: NumberType, /) -> Event: ...
+
+class Deliverer:
+    muted: bool
+    halted: bool
+    def __new__(
+        cls,
+        decoder: Decoder,
+        book: Any,
+        lock: Any,
+        callbacks: Any,
+        times: Any,
+        counts: dict[type, int],
+        keys: dict[str, str],
+        classes: dict[str, type],
+        handle: Callable[[Any], object],
+        raised: Callable[[Any, Any, Any, BaseException], object],
+        /,
+    ) -> Deliverer: ...
+    def deliver(self, texts: list[bytes], start: int, received_ns: int, /) -> int: ...

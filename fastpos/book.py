@@ -1,6 +1,6 @@
 """The book: the account's state, with a journal for when a snapshot is on its way.
 
-Threads: the reader applies and merges, anybody reads, dumps and loads. `_lock` guards `_state` and
+Threads: the reader applies and merges, anybody reads, dumps and loads. `lock` guards `_state` and
 what is in it. The journal is the reader's own.
 """
 
@@ -29,9 +29,11 @@ class Book:
         number: type of numbers in what is handed out.
     """
 
+    __slots__ = ("_journal", "_number", "_state", "lock")
+
     def __init__(self, number: NumberType) -> None:
         self._number = number
-        self._lock = threading.RLock()  # a signal handler may read while the reader merges
+        self.lock = threading.RLock()  # a signal handler may read while the reader merges
         self._state = State(number)
         self._journal: list[Event] | None = None
 
@@ -40,32 +42,32 @@ class Book:
     @property
     def positions(self) -> dict[int, Position]:
         """All positions, merged; a new dict. They are no events: their `change` is None."""
-        with self._lock:
+        with self.lock:
             return self._state.show_positions()
 
     @property
     def balances(self) -> dict[str, Balance]:
         """All balances; a new dict."""
-        with self._lock:
+        with self.lock:
             return self._state.show_balances()
 
     @property
     def orders(self) -> dict[str, Order]:
         """The open orders that were heard of; a new dict."""
-        with self._lock:
+        with self.lock:
             return self._state.show_orders()
 
     @property
     def triggers(self) -> dict[str, Trigger]:
         """The waiting triggers that were heard of; a new dict."""
-        with self._lock:
+        with self.lock:
             return self._state.show_triggers()
 
     # --- the reader's -----------------------------------------------------------------------
 
     def apply_account(self, update: AccountUpdate) -> None:
         """Merge a push, and make its position the merged one."""
-        with self._lock:
+        with self.lock:
             position = self._state.apply_account(update)
         if position is not None:
             update._position = position
@@ -74,28 +76,28 @@ class Book:
 
     def apply_ticks(self, event: AdlPrice) -> None:
         """Merge a risk tick."""
-        with self._lock:
+        with self.lock:
             self._state.apply_ticks(event)
         if self._journal is not None:
             self._note(event)
 
     def apply_order(self, order: Order) -> None:
         """Keep or drop an order."""
-        with self._lock:
+        with self.lock:
             self._state.apply_order(order)
         if self._journal is not None:
             self._note(order)
 
     def apply_trigger(self, trigger: Trigger) -> None:
         """Keep or drop a trigger."""
-        with self._lock:
+        with self.lock:
             self._state.apply_trigger(trigger)
         if self._journal is not None:
             self._note(trigger)
 
     def mark_stale(self) -> None:
         """Take note that pushes may have been missed; for any thread."""
-        with self._lock:
+        with self.lock:
             self._state.mark_stale()
 
     def begin_journal(self) -> None:
@@ -133,7 +135,7 @@ class Book:
         """
         journal = self._journal
         assert journal is not None
-        with self._lock:
+        with self.lock:
             base = self._state
             state = State(self._number, base=base)
             state.take(snapshot, received_ns)
@@ -155,7 +157,7 @@ class Book:
 
     def dump(self) -> str:
         """Give all that is known as JSON, for `load`. Decimals are kept in full."""
-        with self._lock:
+        with self.lock:
             state = self._state
             content = {
                 "version": 1,
@@ -200,7 +202,7 @@ class Book:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not what Book.dump() gave: {error}") from None
         loaded.mark_stale()
-        with self._lock:
+        with self.lock:
             for name in ("positions", *_KEYS):
                 mine: dict[Any, Any] = getattr(self._state, name)
                 setattr(self._state, name, {**getattr(loaded, name), **mine})

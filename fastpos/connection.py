@@ -16,7 +16,8 @@ from time import monotonic, time_ns
 from websocket import ABNF
 
 from .errors import ConnectionFailed, FastposError, ProtocolError
-from .frames import CLOSE, PING, PONG, TEXT, FrameParser, Message, Splitter, parse_close
+from .frames import CLOSE, PING, PONG, TEXT, FrameParser, Message, parse_close
+from .inflate import Splitter
 from .opening import Address, open_transport
 from .transport import Transport
 

@@ -20,13 +20,22 @@ from .events import AccountUpdate, AdlPrice, Event, Order, SystemClose, Trigger,
 from .fields import NumberType
 from .inflate import inflate, native
 
-__all__ = ["MAX_SIZE", "NoChannel", "decode", "event_from", "event_from_pure", "inflate_push"]
+__all__ = [
+    "KEYS",
+    "MAX_SIZE",
+    "NoChannel",
+    "decode",
+    "event_from",
+    "event_from_pure",
+    "inflate_push",
+    "native_decoder",
+]
 
 E = TypeVar("E", bound=Event)
 
 _new = object.__new__
 
-_ATTACHED_IDS = ("takerProfitTriggerId", "stopLossTriggerId")
+_TAKE, _STOP = "takerProfitTriggerId", "stopLossTriggerId"
 
 # The largest JSON that a push may hold, bytes; real ones stay under 2 KiB.
 MAX_SIZE = 1024 * 1024
@@ -172,7 +181,7 @@ def _order(push: Any, text: bytes, received_ns: int, number: NumberType) -> Orde
     if (
         type(body.get("orderId")) is float
         or type(body.get("contractId")) is float
-        or (attached and float in map(type, map(attached.get, _ATTACHED_IDS)))
+        or (attached and (type(attached.get(_TAKE)) is float or type(attached.get(_STOP)) is float))
     ):
         push = _with_exact_ids(text)
         body = push["order"]
@@ -275,24 +284,51 @@ _KINDS: dict[str, tuple[Any, ...]] = {
         (),
         ("orderId", "contractId"),
         (),
-        _ATTACHED_IDS,
+        (_TAKE, _STOP),
     ),
     "trigOrder": (Trigger, "trigOrder", True, None, None, (), ("triggerOrderId",), (), ()),
+}
+
+# The keys that _native.c and _delivery.c look up, as the very objects that orjson makes of them: it
+# keeps keys and gives the same each time, and a dict finds the same object quickest.
+KEYS: dict[str, str] = {
+    key: key
+    for key in loads(
+        b'{"channel":0,"uid":0,"d":0,"a":0,"c":0,"an":0,"la":0,"pn":0,"p":0,"et":0,"id":0,"cid":0,'
+        b'"l":0,"order":0,"orderId":0,"contractId":0,"orderAction":0,"dealVolume":0,"volume":0,'
+        b'"otoOrder":0,"takerProfitTriggerId":0,"stopLossTriggerId":0,"trigOrder":0,'
+        b'"triggerOrderId":0}'
+    )
 }
 
 _decode: Callable[[bytes, NumberType], Event]
 event_from: Callable[[bytes, int, NumberType], Event]
 """`event_from_pure`, or the same in C."""
 
+native_decoder: Any = None
+
 if native is None:
     _decode, event_from = _decode_pure, event_from_pure
 else:
     from ._native import Decoder
 
+    def _with_keys(entry: Any) -> Any:
+        if type(entry) is tuple:
+            return tuple(map(_with_keys, entry))
+        return KEYS[entry] if type(entry) is str else entry
+
     _slots: Any = tuple(
         getattr(Event, name) for name in ("_raw", "_wire", "_number", "_received_ns")
     )
-    _decoder = Decoder(
-        native, loads, _KINDS, _slots, _decode_pure, event_from_pure, MAX_SIZE, MAX_DEPTH
+    native_decoder = Decoder(
+        native,
+        loads,
+        KEYS["channel"],
+        {channel: _with_keys(kind) for channel, kind in _KINDS.items()},
+        _slots,
+        _decode_pure,
+        event_from_pure,
+        MAX_SIZE,
+        MAX_DEPTH,
     )
-    _decode, event_from = _decoder.decode, _decoder.event_from
+    _decode, event_from = native_decoder.decode, native_decoder.event_from

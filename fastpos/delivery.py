@@ -1,5 +1,8 @@
 """From a push to the user's functions: make the event, merge it, call.
 
+Where the C extension is there, and events are to be called with at once and have floats, it does
+all of this for pushes as they usually are (_delivery.c), and leaves the others to what is here.
+
 All of it happens on the reader thread; with ``dispatch="thread"`` the calling, and what comes of
 it, on the callback thread (see dispatch.py).
 """
@@ -14,18 +17,48 @@ from typing import Any
 
 from .book import Book
 from .callbacks import Callbacks, Handlers, callback_name
-from .decoder import event_from
+from .decoder import KEYS, event_from, native_decoder
 from .dispatch import Dispatcher
 from .errors import CallbackError, DecodeError, FastposError
-from .events import AccountUpdate, AdlPrice, Event, Order, SystemClose, Trigger, Unknown
+from .events import (
+    AccountUpdate,
+    AdlPrice,
+    Event,
+    Order,
+    Position,
+    SystemClose,
+    Trigger,
+    Unknown,
+)
 from .fields import NumberType
 from .logs import fields
+from .state import Entry, PositionEntry, State
 from .stats import Counters, count
 from .timing import CallbackTimes
 
 __all__ = ["Delivery"]
 
 _log = logging.getLogger("fastpos")
+
+Deliverer: Any = None  # of _native.c, None where it was not built
+if native_decoder is not None:
+    from ._native import Deliverer
+
+_CLASSES = {
+    kind.__name__: kind
+    for kind in (
+        AccountUpdate,
+        AdlPrice,
+        Book,
+        CallbackTimes,
+        Entry,
+        Handlers,
+        Order,
+        Position,
+        PositionEntry,
+        State,
+    )
+}
 
 
 class Delivery:
@@ -57,10 +90,8 @@ class Delivery:
         self._times = times or CallbackTimes(inf)
         self._dispatcher = dispatcher
         self._heard = 0.0  # when what is being delivered was received
-        self.muted = False
-        """True once no function may be called any more; set by the thread that stops."""
-        self.background = True
-        """Whether this runs on a thread of ours, where a user's sys.exit() would end nothing."""
+        self._muted = False  # no function may be called any more
+        self._background = True  # on a thread of ours, where a user's sys.exit() would end nothing
         self._routes: dict[type, Callable[[Any], None]] = {
             AccountUpdate: self._account_update,
             AdlPrice: self._adl_price,
@@ -69,6 +100,56 @@ class Delivery:
             SystemClose: lambda event: self.call(callbacks.on_system_close, event),
             Unknown: self._unknown,
         }
+        self._native: Any = None
+        if Deliverer is not None and number is float and dispatcher is None:
+            self._native = Deliverer(
+                native_decoder,
+                book,
+                book.lock,
+                callbacks,
+                self._times,
+                counters.events,
+                KEYS,
+                _CLASSES,
+                self.handle,
+                self.raised,
+            )
+
+    # --- for any thread ---------------------------------------------------------------------
+
+    def begin(self, background: bool) -> None:
+        """Begin a run; `background`: on a thread of ours, where sys.exit() would end nothing."""
+        self._muted = False
+        self._background = background
+        if self._native is not None:
+            self._native.muted = self._native.halted = False
+
+    def halt(self) -> None:
+        """Have `pushes` return before the next push."""
+        if self._native is not None:
+            self._native.halted = True
+
+    def mute(self) -> None:
+        """Call no function any more."""
+        self._muted = True
+        if self._native is not None:
+            self._native.muted = True
+
+    # --- the reader's -----------------------------------------------------------------------
+
+    def pushes(self, texts: list[bytes], start: int, received_ns: int) -> int:
+        """Deliver the pushes whose JSON is in ``texts[start:]``, as far as they are as usual.
+
+        Returns:
+            The position of the first that was not delivered, which `push` is for.
+
+        Raises:
+            BaseException: what a function raised to end the stream.
+        """
+        if self._native is None:
+            return start
+        at: int = self._native.deliver(texts, start, received_ns)
+        return at
 
     def push(self, text: bytes, received_ns: int) -> type[Event]:
         """Deliver the push whose JSON is `text`; give the class of its event.
@@ -78,10 +159,14 @@ class Delivery:
             DecodeError: it can't be decoded.
         """
         event = event_from(text, received_ns, self._number)
+        self.handle(event)
+        return type(event)
+
+    def handle(self, event: Event) -> None:
+        """Count, merge and hand out an event."""
         kind = type(event)
         self._events[kind] += 1
         self._routes[kind](event)
-        return kind
 
     def _account_update(self, event: AccountUpdate) -> None:
         self._book.apply_account(event)
@@ -135,36 +220,41 @@ class Delivery:
             return
         times = self._times
         for function in handlers.functions:
-            if self.muted:
+            if self._muted:
                 return
             times.begun = begun = times.now
             try:
                 function(event)
             except (Exception, SystemExit) as error:
-                if isinstance(error, SystemExit) and not self.background:
-                    raise
                 times.now = monotonic()
                 times.took(handlers.name, function, times.now - begun)
-                self._raised(handlers, function, event, error, queued)
+                self.raised(handlers, function, event, error, queued)
             else:
                 times.now = now = monotonic()
                 if now - begun > times.limit:
                     times.took(handlers.name, function, now - begun)
 
-    def _raised(
+    def raised(
         self,
         handlers: Handlers[Any],
         function: Callable[[Any], object],
         event: Any,
         error: BaseException,
-        queued: bool,
+        queued: bool = False,
     ) -> None:
+        """Report what `function` raised, or raise it if it is to end the stream."""
+        if isinstance(error, SystemExit):
+            if not self._background:
+                raise error
+        elif not isinstance(error, Exception):
+            raise error
         self._counters.callback_errors += 1
         if handlers is self._callbacks.on_error:  # reporting this to itself would not end
             name = callback_name(function)
-            _log.exception(
+            _log.error(
                 "on_error callback raised; it was called with: %s",
                 event,
+                exc_info=error,
                 extra=fields("callback_error", slot=handlers.name, callback=name),
             )
         else:

@@ -17,10 +17,13 @@ Frames that hold a whole push, which are nearly all, can be taken and inflated i
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from .errors import ProtocolError
+
+if TYPE_CHECKING:
+    from .inflate import Splitter
 
 __all__ = [
     "BINARY",
@@ -47,8 +50,6 @@ INFLATED = 0x12
 
 Message = tuple[int, Any]
 """An opcode, and the payload: str for TEXT, a list of bytes for INFLATED, bytes for all else."""
-
-Splitter = Callable[[bytearray, int, int, int, list[bytes]], int]
 
 FIN = 0x80
 RSV = 0x70

@@ -190,6 +190,7 @@ class Reader:
             if self._ended or self._stopping:
                 return
             self._stopping = True
+            self._delivery.halt()
             phase, self._phase = self._phase, _PAUSED
             connection, message = self._connection, self._message("unsub")
             self._state.notify_all()
@@ -306,7 +307,7 @@ class Reader:
     def _leave_callbacks(self) -> None:
         """End the callback thread, but do not wait long: Ctrl-C does not reach a callback on it."""
         if self._dispatcher is not None:
-            self._delivery.muted = True
+            self._delivery.mute()
             self._dispatcher.discard()
             with suppress(BaseException):  # that is what is being raised
                 self._dispatcher.finish(CLOSE_TIMEOUT)
@@ -522,15 +523,19 @@ class Reader:
 
     def _pushes(self, texts: list[bytes], connection: Connection) -> None:
         """Take pushes that are inflated already."""
-        counters, deliver, received_ns = self._counters, self._delivery.push, connection.received_ns
+        counters, delivery, received_ns = self._counters, self._delivery, connection.received_ns
         counters.last_message_ns = received_ns
         counters.messages += len(texts)
-        self._delivery.received(connection.last_heard)
-        for text in texts:
-            if self._stopping:
+        delivery.received(connection.last_heard)
+        at = 0
+        while not self._stopping:
+            at = delivery.pushes(texts, at, received_ns)
+            if at == len(texts) or self._stopping:
                 return
+            text = texts[at]
+            at += 1
             try:
-                if deliver(text, received_ns) is SystemClose:
+                if delivery.push(text, received_ns) is SystemClose:
                     self._system_close(connection)
             except DecodeError as error:
                 self._other(text, error, connection)

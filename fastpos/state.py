@@ -97,6 +97,8 @@ class State:
         base: looked in for positions that are not known here, while a journal is applied.
     """
 
+    __slots__ = ("_closed", "_number", "balances", "base", "orders", "positions", "triggers")
+
     def __init__(self, number: NumberType, base: State | None = None) -> None:
         self._number = number
         self.base = base

@@ -239,8 +239,7 @@ class PositionStream:
                 with ``reconnect=None`` the first failure.
             RuntimeError: it is running already.
         """
-        self._begin(threading.current_thread())
-        self._delivery.background = self._dispatcher is not None
+        self._begin(threading.current_thread(), background=self._dispatcher is not None)
         self._reader.run(next(_numbers))
 
     def start(self) -> PositionStream:
@@ -256,8 +255,7 @@ class PositionStream:
             name=f"fastpos-reader-{number}",
             daemon=True,
         )
-        self._begin(thread)
-        self._delivery.background = True
+        self._begin(thread, background=True)
         try:
             thread.start()
         except BaseException:
@@ -294,7 +292,7 @@ class PositionStream:
         if not self._wait_ended(min(2 * CLOSE_TIMEOUT, timeout / 2)):
             self._reader.abort()
             if not self._wait_ended(max(deadline - monotonic(), 0.0)):
-                self._delivery.muted = True
+                self._delivery.mute()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the stream has ended, at most `timeout` seconds.
@@ -325,9 +323,9 @@ class PositionStream:
     ) -> None:
         self.stop()
 
-    def _begin(self, thread: threading.Thread) -> None:
+    def _begin(self, thread: threading.Thread, background: bool) -> None:
         self._reader.begin(thread)
-        self._delivery.muted = False
+        self._delivery.begin(background)
 
     def _run_in_background(self, number: int) -> None:
         try:

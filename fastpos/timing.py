@@ -35,6 +35,9 @@ class CallbackTimes:
         slow_s: a function that took longer is logged, seconds.
     """
 
+    # Slots, so that _delivery.c finds them.
+    __slots__ = ("_heard", "_logged", "_max_lag_s", "_slow_s", "begun", "limit", "now", "slowest")
+
     def __init__(self, slow_s: float) -> None:
         self._slow_s = slow_s
         self._logged: dict[int, float] = {}  # id of a function -> when it was last logged

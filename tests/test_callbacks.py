@@ -377,6 +377,6 @@ def test_a_wish_to_leave_is_no_error(end: type[BaseException]) -> None:
         raise end
 
     stream = stream_with(on_order=leave, on_error=boom)
-    stream._delivery.background = False  # as under run_forever()
+    stream._delivery.begin(background=False)  # as under run_forever()
     with pytest.raises(end):
         deliver(stream, load("order"))
