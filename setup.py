@@ -1,8 +1,11 @@
-"""Builds the optional extension `fastpos._native` where ISA-L is found; metadata: pyproject.toml.
+"""Builds the optional extensions `fastpos._native` and `fastpos._tls`; metadata: pyproject.toml.
 
-ISA-L is looked for in $FASTPOS_ISAL (a prefix, with include/ and lib/ in it), then with pkg-config,
-then in the usual places. FASTPOS_ISAL_STATIC=1 links its static library. Whatever goes wrong,
-installation goes on: without the extension the `isal` wheel inflates.
+`_tls` needs a compiler and nothing else; it is for CPython with a GIL, and not for Windows.
+`_native` needs ISA-L, which is looked for in $FASTPOS_ISAL (a prefix, with include/ and lib/ in
+it), then with pkg-config, then in the usual places. FASTPOS_ISAL_STATIC=1 links its static library.
+
+Whatever goes wrong, installation goes on: without `_native` the `isal` wheel inflates, without
+`_tls` Python's `ssl` decrypts.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -58,6 +62,31 @@ def find_isal() -> tuple[Path, list[Path]]:
     raise FileNotFoundError("ISA-L not found (libisal-dev, isa-l)")
 
 
+NATIVE = Extension(
+    "fastpos._native",
+    ["fastpos/_native.c", "fastpos/_delivery.c"],
+    depends=["fastpos/_native.h", "fastpos/_deflate.h"],
+    optional=True,
+)
+TLS = Extension(
+    "fastpos._tls",
+    ["fastpos/_tls.c"],
+    libraries=["dl"] if sys.platform.startswith("linux") else [],
+    optional=True,
+)
+
+
+def extensions() -> list[Extension]:
+    """Those that are of use here."""
+    if (
+        sys.platform == "win32"
+        or sys.implementation.name != "cpython"
+        or sysconfig.get_config_var("Py_GIL_DISABLED")
+    ):
+        return [NATIVE]
+    return [NATIVE, TLS]
+
+
 class BuildOptional(build_ext):
     """Builds what can be built, and says in one line what can't."""
 
@@ -65,14 +94,16 @@ class BuildOptional(build_ext):
         try:
             super().run()
         except Exception as error:  # no compiler, no headers: nothing here may stop an installation
-            self.skip(error)
+            self.skip("its C extensions", error)
 
     def build_extension(self, ext: Extension) -> None:
         try:
-            self.link_isal(ext)
+            if ext is NATIVE:
+                self.link_isal(ext)
             super().build_extension(ext)
         except Exception as error:
-            self.skip(error)
+            instead = "the isal wheel" if ext is NATIVE else "Python's ssl"
+            self.skip(f"{ext.name}, {instead} will do", error)
 
     def link_isal(self, ext: Extension) -> None:
         include, libraries = find_isal()
@@ -88,19 +119,9 @@ class BuildOptional(build_ext):
         if sys.platform.startswith("linux"):  # ISA-L's names stay inside, whoever else has them
             ext.extra_link_args.append("-Wl,--exclude-libs,ALL")
 
-    def skip(self, error: Exception) -> None:
+    def skip(self, what: str, error: Exception) -> None:
         reason = " ".join(str(error).split())
-        print(f"fastpos: installed without its C extension, the isal wheel will do: {reason}")
+        print(f"fastpos: installed without {what}: {reason}")
 
 
-setup(
-    ext_modules=[
-        Extension(
-            "fastpos._native",
-            ["fastpos/_native.c", "fastpos/_delivery.c"],
-            depends=["fastpos/_native.h", "fastpos/_deflate.h"],
-            optional=True,
-        )
-    ],
-    cmdclass={"build_ext": BuildOptional},
-)
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildOptional})

@@ -18,6 +18,7 @@ from .inflate import inflater, native_error
 from .lines import line
 from .settings import DEFAULT_URL
 from .stream import PositionStream
+from .tls import direct_error
 
 __all__ = ["main"]
 
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.set_defaults(run=_simulate)
 
-    info = commands.add_parser("info", help="show versions and which inflater is in use")
+    info = commands.add_parser("info", help="show versions, and which C extensions are in use")
     info.set_defaults(run=_info)
     return parser
 
@@ -169,9 +170,9 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    why = f" ({native_error})" if native_error else ""
     _show(f"fastpos           {__version__}")
-    _show(f"inflater          {inflater}{why}")
+    _show(f"inflater          {inflater}{_why(native_error)}")
+    _show(f"tls               {'ssl module' if direct_error else 'direct'}{_why(direct_error)}")
     for name in _PARTS + _EXTRAS:
         try:
             found = version(name)
@@ -181,6 +182,10 @@ def _info(options: argparse.Namespace) -> int:
     _show(f"python            {platform.python_implementation()} {platform.python_version()}")
     _show(f"openssl           {ssl.OPENSSL_VERSION}")
     return 0
+
+
+def _why(error: str | None) -> str:
+    return f" ({error})" if error else ""
 
 
 def _show(text: str) -> None:

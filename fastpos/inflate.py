@@ -7,11 +7,12 @@ go of the GIL, and takes whole frames out of a receive buffer. Where it was not 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from isal import isal_zlib
 from isal.isal_zlib import decompressobj
+
+from .pure import check_wanted
 
 __all__ = ["BytesLike", "Splitter", "inflate", "inflate_pure", "inflater", "native_error",
            "new_splitter"]  # fmt: skip
@@ -72,8 +73,7 @@ native: Inflater | None
 """The one native inflater of the process, for all threads; its state has 85 KiB."""
 
 try:
-    if os.environ.get("FASTPOS_PURE", "0") not in ("", "0"):
-        raise ImportError("FASTPOS_PURE is set")
+    check_wanted()
     from ._native import Inflater
 except ImportError as error:
     inflate, inflater, native_error, native = inflate_pure, "isal", str(error), None

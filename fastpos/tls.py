@@ -5,21 +5,47 @@ write; an `ssl.SSLSocket` besides reads one record at a time and gives up the GI
 an `ssl.SSLObject` the socket is ours: `_lock` (see transport.py) is held around every use of the
 object, which is only ever work in memory, and around handing the ciphertext to the socket, so
 that records keep their order.
+
+`SSLObject.read`, too, gives one record and lets go of the GIL for it. `_tls.Reader` decrypts all
+that is there with the GIL held; where it was not built, with ``FASTPOS_PURE=1`` in the environment,
+or if it does not find what it needs in this Python's `ssl`, records are read one by one.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+from .pure import check_wanted
 from .transport import Transport
 
-__all__ = ["TlsTransport"]
+__all__ = ["TlsTransport", "direct_error"]
 
 CIPHERTEXT_SIZE = 32 * 1024  # two of TLS's largest records
+
+_KINDS: dict[int, type[ssl.SSLError]] = {
+    ssl.SSL_ERROR_ZERO_RETURN: ssl.SSLZeroReturnError,
+    ssl.SSL_ERROR_EOF: ssl.SSLEOFError,
+    ssl.SSL_ERROR_SYSCALL: ssl.SSLSyscallError,
+}
+
+_log = logging.getLogger("fastpos")
+
+direct_error: str | None
+"""Why records are read one by one; None when they are read directly."""
+
+_Reader: type[Reader] | None
+try:
+    check_wanted()
+    from ._tls import Reader
+except ImportError as error:
+    _Reader, direct_error = None, str(error)
+else:
+    _Reader, direct_error = Reader, None
 
 
 class TlsTransport(Transport):
@@ -36,6 +62,7 @@ class TlsTransport(Transport):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
+        self._reader: Reader | None = None  # for `_tls`, after the handshake; under `_lock` as well
         self._ciphertext = memoryview(bytearray(CIPHERTEXT_SIZE))
         # The reader's: there may be something to be had without reading the socket.
         self._unread = False
@@ -68,11 +95,22 @@ class TlsTransport(Transport):
             if failure is not None:
                 raise failure
             if done:
+                self._reader = self._new_reader()
                 self._unread = True
                 return
             if remaining <= 0 or not super().wait(remaining):
                 raise TimeoutError("the TLS handshake took too long")
             self._take_ciphertext()
+
+    def _new_reader(self) -> Reader | None:
+        if _Reader is None:
+            return None
+        try:
+            with self._lock:
+                return _Reader(self._tls, self._incoming)
+        except ValueError as error:
+            _log.debug("TLS records are read one by one: %s", error)
+            return None
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until there is something to read (see `Transport.wait`)."""
@@ -96,20 +134,16 @@ class TlsTransport(Transport):
         """Decrypt into `view` until it is full or there is no whole record left."""
         if self._ended is not None:
             raise self._ended
-        total, size = 0, len(view)
         self._unread = True
         with self._lock:
-            try:
-                while total < size:
-                    count: Any = self._tls.read(size - total, view[total:])
-                    if not count:
-                        raise ssl.SSLZeroReturnError
-                    total += count
-            except ssl.SSLWantReadError:
-                self._unread = False
-            except ssl.SSLError as error:
+            if self._reader is not None:
+                total, failure = _read_directly(self._reader, view)
+            else:
+                total, failure = _read_one_by_one(self._tls, view)
+            self._unread = failure is not None or total == len(view)
+            if failure is not None:
                 # OpenSSL tells it only once. With the next call, if there are bytes before it.
-                self._ended = _end(error)
+                self._ended = _end(failure)
                 if not total:
                     raise self._ended from None
             # What TLS itself has to say (an alert; to a renegotiation) is in the outgoing BIO now.
@@ -134,6 +168,39 @@ class TlsTransport(Transport):
         if data:
             self._tls.write(data)
         return self._outgoing.read()
+
+
+def _read_directly(reader: Reader, view: memoryview) -> tuple[int, ssl.SSLError | None]:
+    """Decrypt into `view`; give the count of bytes put there, and the failure that ended it."""
+    count, code, reason = reader.read(view)
+    if code in (ssl.SSL_ERROR_WANT_READ, 0):
+        return count, None
+    return count, _error(code, reason)
+
+
+def _read_one_by_one(tls: ssl.SSLObject, view: memoryview) -> tuple[int, ssl.SSLError | None]:
+    """The same through `ssl`."""
+    total, size = 0, len(view)
+    try:
+        while total < size:
+            count: Any = tls.read(size - total, view[total:])
+            if not count:
+                raise ssl.SSLZeroReturnError
+            total += count
+    except ssl.SSLWantReadError:
+        pass
+    except ssl.SSLError as error:
+        return total, error
+    return total, None
+
+
+def _error(code: int, reason: str | None) -> ssl.SSLError:
+    """What `ssl` makes of an error of OpenSSL's."""
+    kind = _KINDS.get(code, ssl.SSLError)
+    name = (reason or "unknown error").upper().replace(" ", "_")
+    error = kind(code, f"[SSL: {name}] {reason}")
+    error.library, error.reason = "SSL", name
+    return error
 
 
 def _end(error: ssl.SSLError) -> Exception:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastpos import PositionStream, ReconnectPolicy
+from fastpos import PositionStream, ReconnectPolicy, tls
 from fastpos.simulator import Exchange
 from tests.certificates import Certificates, make_certificates
 from tests.recording import KEY, Recorder, until
@@ -97,3 +97,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(scope="session")
 def project() -> Path:
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(params=["direct", "ssl"])
+def decrypting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """TLS records are read in this way, whatever is in use here: see fastpos/tls.py."""
+    reader = None
+    if request.param == "direct":
+        reader = pytest.importorskip("fastpos._tls", exc_type=ImportError).Reader
+    monkeypatch.setattr(tls, "_Reader", reader)
+    return str(request.param)

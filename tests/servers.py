@@ -467,6 +467,10 @@ class OpensslServer(_Rig):
         """A TLS 1.3 KeyUpdate; with `answer` the client must update its keys too."""
         self._write(b"K\n" if answer else b"k\n")
 
+    def renegotiate(self) -> None:
+        """A HelloRequest, which TLS 1.2 has: the client may shake hands again."""
+        self._write(b"r\n")
+
     def send_plaintext(self) -> None:
         """A line of text between the TLS records, which the client can't take for one."""
         self._write(b"P")

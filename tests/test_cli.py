@@ -150,13 +150,20 @@ def test_simulate_says_when_the_port_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("forced", "wanted"), [("1", r"isal \(FASTPOS_PURE"), ("", r"isa-l$|isal \(")]
+    ("forced", "inflater", "tls"),
+    [
+        ("1", r"isal \(FASTPOS_PURE", r"ssl module \(FASTPOS_PURE"),
+        ("", r"isa-l$|isal \(", r"direct$|ssl module \("),
+    ],
 )
-def test_info_tells_the_inflater_and_the_versions(forced: str, wanted: str) -> None:
+def test_info_tells_the_extensions_in_use_and_the_versions(
+    forced: str, inflater: str, tls: str
+) -> None:
     done = run("info", FASTPOS_PURE=forced)
     assert done.returncode == 0, done.stderr
     assert f"fastpos           {__version__}" in done.stdout
-    assert re.search(rf"^inflater +({wanted})", done.stdout, re.M)
+    assert re.search(rf"^inflater +({inflater})", done.stdout, re.M)
+    assert re.search(rf"^tls +({tls})", done.stdout, re.M)
     assert re.search(r"^orjson +\d", done.stdout, re.M)
 
 

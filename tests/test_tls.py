@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
@@ -36,7 +37,7 @@ from tests.servers import (
     read_frame,
 )
 
-pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.usefixtures("tidy", "decrypting"), pytest.mark.timeout(60)]
 
 Version = Literal["1.2", "1.3"]
 VERSIONS: list[Version] = ["1.2", "1.3"]
@@ -145,6 +146,28 @@ def test_a_key_update_is_answered_with_the_next_message(certificates: Certificat
         assert len(read_frame(server).payload) == 40_000
         connection.send("y")
         assert read_frame(server).payload == b"y"
+
+
+def test_keys_are_negotiated_anew_in_mid_stream(certificates: Certificates) -> None:
+    with openssl(certificates, "1.2") as (server, connection):
+        transport: Any = connection._transport
+
+        def wait_for_keys_other_than(old: bytes) -> None:
+            deadline = time.monotonic() + 10
+            while transport._tls.get_channel_binding("tls-unique") == old:
+                assert time.monotonic() < deadline
+                assert list(connection.receive(0.05)) == []
+
+        for number in range(3):
+            keys = transport._tls.get_channel_binding("tls-unique")
+            server.sendall(frame(TEXT, f"before {number}".encode()))
+            server.renegotiate()
+            assert take(connection, 1) == [(TEXT, f"before {number}")]
+            wait_for_keys_other_than(keys)
+            server.sendall(frame(TEXT, f"after {number}".encode()))
+            assert take(connection, 1) == [(TEXT, f"after {number}")]
+            connection.send(f"up {number}")
+            assert read_frame(server).payload == f"up {number}".encode()
 
 
 @pytest.mark.parametrize("tickets", [0, 2, 10])
