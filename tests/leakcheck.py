@@ -1,4 +1,4 @@
-"""Ten million frames through the C extension: no memory, no reference and no object may be left.
+"""Ten million frames through the C extensions: no memory, no reference and no object may be left.
 
 python tests/leakcheck.py [FRAMES]
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import gzip
+import ssl
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastpos import DecodeError, decode
 from fastpos._native import Inflater
+from fastpos._tls import Reader
+from tests.certificates import make_certificates
 from tests.test_inflate import BAD_FRAMES, MEMBERS, frame
 
 MAX_SIZE = 1 << 20
@@ -100,11 +104,72 @@ def decoding_odd_ones(_: Inflater, count: int) -> None:
             decode(ODD[index % len(ODD)])
 
 
+class Pair:
+    """A server and a client in memory, after the handshake."""
+
+    def __init__(self) -> None:
+        self.incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        of_server = ssl.MemoryBIO()
+        self.client = CLIENTS.wrap_bio(self.incoming, outgoing, server_hostname="localhost")
+        self.server = SERVERS.wrap_bio(of_server, self.incoming, server_side=True)
+        for side in (self.client, self.server, self.client, self.server):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+            of_server.write(outgoing.read())
+        self.reader = Reader(self.client, self.incoming)
+
+
+with tempfile.TemporaryDirectory() as directory:
+    CERTIFICATES = make_certificates(Path(directory))
+    CLIENTS, SERVERS = CERTIFICATES.client_context(), CERTIFICATES.good.context()
+PAIR = Pair()
+VIEW = memoryview(bytearray(64 * 1024))
+
+
+def decrypting(_: Inflater, count: int) -> None:
+    for index in range(count // BATCH):
+        for _number in range(BATCH):
+            PAIR.server.write(MEMBERS[index % len(MEMBERS)][:200])
+        code, reason = PAIR.reader.read(VIEW[: 1 + index % len(VIEW)])[1:]
+        while code == 0:
+            code, reason = PAIR.reader.read(VIEW)[1:]
+        if (code, reason) != (ssl.SSL_ERROR_WANT_READ, None):
+            raise AssertionError(reason)
+
+
+def new_connections_that_fail(_: Inflater, count: int) -> None:
+    for index in range(count):
+        pair = Pair()
+        if index % 3 == 0:
+            pair.incoming.write_eof()
+        elif index % 3 == 1:
+            pair.incoming.write(b"HTTP/1.1 400 Bad")
+        else:
+            with suppress(ssl.SSLWantReadError):
+                pair.server.unwrap()
+        with suppress(ValueError):
+            Reader(pair.client, ssl.MemoryBIO())
+        with suppress(TypeError, BufferError):
+            pair.reader.read(b"")  # type: ignore[arg-type]
+        if pair.reader.read(VIEW)[1] in (0, ssl.SSL_ERROR_WANT_READ):
+            raise AssertionError("no failure")
+
+
 def check(work: Callable[[Inflater, int], None], count: int) -> None:
     inflater = Inflater()
     work(inflater, WARM_UP)
     gc.collect()
-    watched = [inflater, Inflater, MAX_SIZE, LARGE, *MEMBERS, *REFUSED, *FRAMES]
+    watched = [
+        inflater,
+        Inflater,
+        Reader,
+        MAX_SIZE,
+        LARGE,
+        *PAIR.__dict__.values(),
+        *MEMBERS,
+        *REFUSED,
+        *FRAMES,
+    ]
     references = [sys.getrefcount(item) for item in watched]
     memory, blocks, started = resident(), sys.getallocatedblocks(), time.perf_counter()
     work(inflater, count)
@@ -113,9 +178,9 @@ def check(work: Callable[[Inflater, int], None], count: int) -> None:
     memory, blocks = resident() - memory, sys.getallocatedblocks() - blocks
     changed = [sys.getrefcount(item) for item in watched] != references
     name = work.__name__.replace("_", " ")
-    print(f"{name:14} {count:>10,} frames, {seconds:5.0f} s: {memory / 1024:+5.0f} KiB,", end="")
+    print(f"{name:14} {count:>10,} times, {seconds:5.0f} s: {memory / 1024:+5.0f} KiB,", end="")
     print(f" {blocks:+d} blocks, references {'changed' if changed else 'as before'}", flush=True)
-    if changed or memory > 1 << 20 or blocks > 20:
+    if changed or memory > 1 << 20 or blocks > 100:
         raise SystemExit("a leak")
 
 
@@ -129,6 +194,8 @@ def main() -> None:
     check(wrong_calls, count // 10)
     check(large_input, count // 1000)
     check(new_inflaters, count // 1000)
+    check(decrypting, count * 4 // 10)
+    check(new_connections_that_fail, count // 1000)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The C extension under AddressSanitizer and UndefinedBehaviorSanitizer: tests, mutated frames.
+"""The C extensions under AddressSanitizer and UndefinedBehaviorSanitizer: tests, mutated frames.
 
     python tests/sanitize.py [FRAMES]      # default: 1,000,000; needs gcc and ISA-L's headers
 
 Builds a copy with ``-fsanitize=address,undefined`` in a temporary directory and runs there the
-tests of inflating and decoding, and a loop that gives mutated frames to the extension. The input
+tests of inflating, decoding and TLS, and a loop that gives mutated frames to `_native`. The input
 ends at a page that must not be touched, so that ISA-L, which is not instrumented, is caught too
-when it reads too far; and whatever the extension makes of a frame, the `isal` wheel must make too.
+when it reads too far; and whatever it makes of a frame, the `isal` wheel must make too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
-TESTS = ["test_inflate.py", "test_decode.py", "test_frames.py"]
+TESTS = ["test_inflate.py", "test_decode.py", "test_frames.py", "test_records.py", "test_tls.py"]
 
 
 def main() -> None:
@@ -69,8 +69,9 @@ def build(copy: Path) -> None:
         env={**os.environ, "CFLAGS": FLAGS, "LDFLAGS": FLAGS},
         check=True,
     )
-    if not list((copy / "fastpos").glob("_native.*.so")):
-        raise SystemExit("the extension was not built")
+    for name in ("_native", "_tls"):
+        if not list((copy / "fastpos").glob(f"{name}.*.so")):
+            raise SystemExit(f"{name} was not built")
 
 
 def library(name: str) -> str:

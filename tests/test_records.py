@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import random
 import socket
@@ -27,6 +28,7 @@ from tests.connections import concurrently
 from tests.recording import until
 
 try:
+    from fastpos import _tls
     from fastpos._tls import Reader
 
     READER_MISSING = ""
@@ -544,13 +546,20 @@ def test_the_direct_way_can_be_forgone() -> None:
 
 @needs_reader
 def test_no_reader_outside_the_main_interpreter() -> None:
-    interpreters = pytest.importorskip("_xxsubinterpreters")
-    path = [str(Path(tls.__file__).parent.parent), *sys.path]
-    code = f"import sys; sys.path[:] = {path!r}\ntry:\n from fastpos._tls import Reader\n"
-    code += "except ImportError as error:\n assert 'interpreter' in str(error), error\n"
-    code += "else:\n raise AssertionError('there is one')"
-    own = interpreters.create()
+    load = (
+        "from importlib.util import module_from_spec, spec_from_file_location\n"
+        f"spec = spec_from_file_location('fastpos._tls', {_tls.__file__!r})\n"
+        "try: spec.loader.exec_module(module_from_spec(spec))\n"
+        "except ImportError as error: assert 'main interpreter' in str(error), error\n"
+        "else: raise AssertionError('there is one')\n"
+    )
+    if sys.version_info >= (3, 13):
+        interpreters = importlib.import_module("_interpreters")
+        own = interpreters.create("legacy")
+    else:
+        interpreters = importlib.import_module("_xxsubinterpreters")
+        own = interpreters.create(isolated=False)
     try:
-        interpreters.run_string(own, code)
+        assert interpreters.run_string(own, load) is None
     finally:
         interpreters.destroy(own)
