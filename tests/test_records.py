@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import os
 import random
+import shutil
 import socket
 import ssl
 import subprocess
@@ -542,6 +543,42 @@ def test_the_direct_way_is_used_where_it_was_built() -> None:
 
 def test_the_direct_way_can_be_forgone() -> None:
     assert direct_error("1") == "FASTPOS_PURE is set"
+
+
+# In a process of its own: `_ssl` looks as if it were built into the interpreter, and what is found
+# among the process's libraries is another OpenSSL, the copy given.
+ANOTHER_OPENSSL = """
+import ctypes, pathlib, sys, _ssl
+del _ssl.__file__
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+import pytest
+from fastpos import tls
+from fastpos._tls import Reader
+from tests.certificates import make_certificates
+from tests.test_records import shaken_hands
+certificates = make_certificates(pathlib.Path(sys.argv[2]))
+with shaken_hands(certificates.good.context(), certificates) as (client, server):
+    assert tls.direct_error is None
+    assert client._reader is None
+    with pytest.raises(ValueError, match="not this OpenSSL's"):
+        Reader(client._tls, client._incoming)
+"""
+
+
+@needs_reader
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries are looked up in /proc")
+def test_another_openssl_is_never_used(tmp_path: Path) -> None:
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    libraries = [Path(name) for name in mapped if Path(name).name.startswith("libssl")]
+    if not libraries:
+        pytest.skip("OpenSSL is linked statically")
+    copy = shutil.copy(libraries[0], tmp_path)
+    subprocess.run(
+        [sys.executable, "-c", ANOTHER_OPENSSL, copy, str(tmp_path)],
+        env={**os.environ, "FASTPOS_PURE": ""},
+        check=True,
+        cwd=Path(tls.__file__).parent.parent,
+    )
 
 
 @needs_reader
