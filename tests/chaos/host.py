@@ -1,0 +1,82 @@
+"""The host that a stream runs on: its name service and its wall clock, both of which can go wrong.
+
+They are this process's own, replaced while a `Host` is entered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any
+from unittest import mock
+
+__all__ = ["Host"]
+
+LOOKED_UP = "localhost"
+
+
+class Host:
+    """Looks `localhost` up, which a stream does at the start of every attempt to connect.
+
+    One trial at a time enters one. `_lock` guards `_lookups`; what goes wrong is told by single
+    attributes.
+    """
+
+    def __init__(self) -> None:
+        self.resolves = True
+        """False: the name service answers nothing."""
+        self.clock_offset_s = 0.0
+        """How far the wall clock is off, seconds."""
+        self._cleanup = contextlib.ExitStack()
+        self._lock = threading.Lock()
+        self._lookups: list[float] = []
+
+    @property
+    def lookups(self) -> list[float]:
+        """When the name was looked up, well or not (`time.monotonic`)."""
+        with self._lock:
+            return list(self._lookups)
+
+    def __enter__(self) -> Host:
+        look_up, seconds, nanoseconds = socket.getaddrinfo, time.time, time.time_ns
+
+        def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+            if host != LOOKED_UP:
+                return look_up(host, *args, **options)
+            with self._lock:
+                self._lookups.append(time.monotonic())
+            if not self.resolves:
+                # As getaddrinfo(3) says it when no name server can be reached.
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+            return look_up("127.0.0.1", *args, **options)
+
+        wrong = {
+            seconds: lambda: seconds() + self.clock_offset_s,
+            nanoseconds: lambda: nanoseconds() + int(self.clock_offset_s * 1e9),
+        }
+        replace = self._cleanup.enter_context
+        replace(mock.patch.object(socket, "getaddrinfo", getaddrinfo))
+        # Also where a module has it by a name of its own, as the library's have. The monotonic
+        # clock is not touched, as a host's is not when somebody sets the time.
+        for module in [m for name, m in sys.modules.items() if _is_affected(name)]:
+            for name, value in list(vars(module).items()):
+                for right, other in wrong.items():
+                    if value is right:
+                        replace(mock.patch.object(module, name, other))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._cleanup.close()
+
+
+def _is_affected(module: str) -> bool:
+    return module == "time" or module.partition(".")[0] in ("fastpos", "websocket")
