@@ -151,7 +151,7 @@ def test_ledger_sees_that_nothing_came_of_a_connection() -> None:
 def test_clock_of_the_host_is_the_librarys() -> None:
     with Host() as host:
         before, monotonic = fastpos.heartbeat.time_ns(), time.monotonic()
-        host.clock_offset_s = -3600.0
+        host.clock_offset_s = lambda: -3600.0
         assert before - 3601e9 < fastpos.heartbeat.time_ns() < before - 3590e9
         assert before / 1e9 - 3601 < time.time() < before / 1e9 - 3590
         assert 0 <= time.monotonic() - monotonic < 10

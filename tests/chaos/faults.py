@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 
 from tests.chaos.rig import (
     CONNECT_TIMEOUT,
@@ -128,12 +129,6 @@ def half_open(rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
-def half_open_clock_back(rig: Rig) -> Iterator[None]:
-    with clock_set_back(rig), half_open(rig):
-        yield
-
-
-@contextmanager
 def deaf(rig: Rig) -> Iterator[None]:
     rig.network.stop_reading_client()
     yield
@@ -224,12 +219,14 @@ def refused(times: int, rig: Rig) -> Iterator[None]:
 @contextmanager
 def message(data: bytes, rig: Rig) -> Iterator[None]:
     rig.exchange.push_bytes(data)
+    rig.burst()
     yield
 
 
 @contextmanager
 def text_message(text: str, rig: Rig) -> Iterator[None]:
     rig.exchange.push_bytes(text, text=True)
+    rig.burst()
     yield
 
 
@@ -259,20 +256,30 @@ def byte_by_byte(rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
-def clock_set_back(rig: Rig) -> Iterator[None]:
-    rig.exchange.ping_tolerance = 2 * 3600  # a ping says what the host takes for the time
-    rig.host.clock_offset_s = -3600.0
-    yield
-    rig.host.clock_offset_s = 0.0
-
-
-@contextmanager
 def clock_back(rig: Rig) -> Iterator[None]:
-    with clock_set_back(rig):
+    with _clock(rig, lambda: -3600.0):
         answered = rig.stream.stats.last_pong_ns
         rig.wait_pings(2)
         until(lambda: rig.stream.stats.last_pong_ns != answered, what="a pong")
         yield
+
+
+@contextmanager
+def clock_back_and(
+    fault: Callable[[Rig], AbstractContextManager[None]], rig: Rig
+) -> Iterator[None]:
+    """Another fault, while the clock is set back ten times a second: in every wait there is."""
+    began = monotonic()
+    with _clock(rig, lambda: -3600.0 * (1 + (monotonic() - began) // 0.1)), fault(rig):
+        yield
+
+
+@contextmanager
+def _clock(rig: Rig, offset_s: Callable[[], float]) -> Iterator[None]:
+    rig.exchange.ping_tolerance = 1e9  # seconds; a ping says what the host takes for the time
+    right, rig.host.clock_offset_s = rig.host.clock_offset_s, offset_s
+    yield
+    rig.host.clock_offset_s = right
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -471,12 +478,22 @@ FAULTS: tuple[Fault, ...] = (
     Fault("one byte at a time", byte_by_byte, Seen.NOT, loss=Loss.NONE),
     Fault("host's clock set back an hour", clock_back, Seen.NOT, loss=Loss.NONE),
     Fault(
-        "host's clock set back an hour, and half-open",
-        half_open_clock_back,
+        "host's clock set back again and again",
+        partial(clock_back_and, half_open),
         Seen.END,
         NO_PONG,
         DEAD,
+        case="and half-open",
         away=True,
         meanwhile=NO_HANDSHAKE,
+    ),
+    Fault(
+        "host's clock set back again and again",
+        partial(clock_back_and, no_upgrade),
+        Seen.ATTEMPT,
+        NO_HANDSHAKE,
+        UNOPENED,
+        case="and upgrade never answered",
+        away=True,
     ),
 )

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 from unittest import mock
@@ -29,7 +30,7 @@ class Host:
     def __init__(self) -> None:
         self.resolves = True
         """False: the name service answers nothing."""
-        self.clock_offset_s = 0.0
+        self.clock_offset_s: Callable[[], float] = lambda: 0.0
         """How far the wall clock is off, seconds."""
         self._cleanup = contextlib.ExitStack()
         self._lock = threading.Lock()
@@ -55,8 +56,8 @@ class Host:
             return look_up("127.0.0.1", *args, **options)
 
         wrong = {
-            seconds: lambda: seconds() + self.clock_offset_s,
-            nanoseconds: lambda: nanoseconds() + int(self.clock_offset_s * 1e9),
+            seconds: lambda: seconds() + self.clock_offset_s(),
+            nanoseconds: lambda: nanoseconds() + int(self.clock_offset_s() * 1e9),
         }
         replace = self._cleanup.enter_context
         replace(mock.patch.object(socket, "getaddrinfo", getaddrinfo))

@@ -52,7 +52,8 @@ def _worst(values: Iterable[float | None]) -> str:
     there = [value for value in values if value is not None]
     if not there:
         return ""
-    return f"{max(there):.2f} s" if max(there) >= 0.1 else f"{max(there) * 1e3:.0f} ms"
+    worst = max(there)
+    return f"{worst:.2f} s" if worst >= 0.1 else f"{max(worst * 1e3, 1):.0f} ms"
 
 
 def _reasons(outcomes: list[Outcome]) -> str:

@@ -91,7 +91,7 @@ class Rig:
                 reconnect=self._policy,
                 ssl_context=self._client_context,
                 proxy="",
-                **self.recorder.callbacks,
+                **self.recorder.callbacks,  # type: ignore[arg-type]
             )
             started.enter_context(self.stream)
             assert self.stream.wait_ready(SOON), "the stream was never subscribed"
@@ -130,6 +130,11 @@ class Rig:
         else:
             exchange.update_position(self._position, volume=number)
         return True
+
+    def burst(self) -> None:
+        """Let many events happen at once, so that what follows is in one read with them."""
+        count = self.rng.randint(5, 20)
+        self.exchange.wait_for(lambda: all(self._happen() for _ in range(count)))
 
     @property
     def sessions(self) -> list[list[int]]:

@@ -16,6 +16,8 @@ __all__ = ["Outcome", "try_fault"]
 # Waits of a trial end so long after the bound that they are to keep, seconds: what is late is
 # measured, and what never comes is told.
 PATIENCE = SOON
+# From the fault on, seconds. To the stream, the second or so since its start is of the outage too.
+AWAY_AT_MOST = 3.5
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Outcome:
     retried_in: float | None = None
     """From the first end of a connection to the first attempt to have another."""
     back_in: float | None = None
-    """From the server's return, or its last refusal, to on_ready."""
+    """From the server's return, or where it never went from the last end, to on_ready."""
     events: int = 0
     """How many there were."""
     unsent: int = 0
@@ -56,14 +58,15 @@ def try_fault(fault: Fault, seed: str) -> Outcome:
 def _try(fault: Fault, rig: Rig, outcome: Outcome) -> None:
     recorder = rig.recorder
     rig.wait_events(rig.rng.randint(3, 20))
+    rig.burst()
     began = monotonic()
     with fault.inject(rig):
         noticed_at = 0.0
         if fault.seen is not Seen.NOT:
             outcome.reason, noticed_at = _notice(fault, rig)
         if fault.away:
-            # Not a wait for anything: for so long the server is away.
-            sleep(rig.rng.uniform(0.0, 0.8))
+            # Not a wait for anything: for so long the server stays away.
+            sleep(rig.rng.uniform(0.0, max(AWAY_AT_MOST - (monotonic() - began), 0.0)))
     returned = monotonic()
     ends = fault.seen in (Seen.END, Seen.ATTEMPT)
     if ends:
