@@ -113,8 +113,8 @@ def event_from_pure(text: bytes, received_ns: int, number: NumberType) -> Event:
             push = json.loads(text, parse_float=_decimal)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"not JSON: {error}", text) from None
-    # A nest of so many levels is longer than any of these messages.
-    if len(text) > 4 * MAX_DEPTH and _too_deep(push, text):
+    # A nest of so many levels needs as many brackets twice; most messages are shorter.
+    if len(text) > 2 * MAX_DEPTH and _too_deep(push, text):
         raise DecodeError(f"not a push: nested over {MAX_DEPTH} levels deep", text)
     try:
         make = _MAKERS.get(push["channel"], _unknown)

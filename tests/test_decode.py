@@ -31,6 +31,7 @@ from fastpos import (
     Unknown,
     decode,
 )
+from fastpos.decoder import MAX_DEPTH
 from fastpos.fields import Record
 from fastpos.lines import line
 
@@ -418,6 +419,15 @@ def test_nests_are_refused_with_both_types_or_none(place: str, depth: int, pair:
     assert len(kinds) == 1
     if depth <= 20:
         assert kinds != {DecodeError}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("white", ["", " " * 1000])
+def test_the_limit_of_nests_is_the_same_in_short_texts(number: Any, white: str) -> None:
+    text = f'{{"channel":"x","a":%s}}{white}'
+    assert isinstance(decode(packed(text % nest(MAX_DEPTH - 1, "[]")), number), Unknown)
+    with pytest.raises(DecodeError, match="nested over 200 levels"):
+        decode(packed(text % nest(MAX_DEPTH, "[]")), number)
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
