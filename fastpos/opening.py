@@ -148,7 +148,7 @@ def open_transport(
     transport = connect_tcp(proxy or target, deadline, adopt)
     try:
         if proxy is not None:
-            open_tunnel(Guarded(transport, deadline, f"proxy {proxy}"), proxy, target)
+            open_tunnel(Guarded(transport, deadline, f"proxy {proxy}"), proxy, target, hide)
         if target.scheme == "wss":
             assert context is not None
             transport = start_tls(transport, context, target, deadline, adopt)
@@ -275,16 +275,21 @@ class Guarded:
 # --- proxies ------------------------------------------------------------------------------------
 
 
-def open_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
+def open_tunnel(
+    guarded: Guarded, proxy: Address, target: Address, hide: Callable[[str], str] = str
+) -> None:
     if proxy.scheme == "http":
-        _http_tunnel(guarded, proxy, target)
+        _http_tunnel(guarded, proxy, target, hide)
     else:
         _socks_tunnel(guarded, proxy, target)
 
 
-def _http_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
+def _http_tunnel(
+    guarded: Guarded, proxy: Address, target: Address, hide: Callable[[str], str]
+) -> None:
     """CONNECT (RFC 9110, section 9.3.6). websocket-client's own reads on without a limit."""
     lines = [f"CONNECT {target.host_port} HTTP/1.1", f"Host: {target.host_port}"]
+    login = ""
     if proxy.user is not None:
         login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
         lines.append(f"Proxy-Authorization: Basic {login}")
@@ -294,8 +299,12 @@ def _http_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
         answer += guarded.recv(1)  # what follows belongs to the next layer
     status = bytes(answer).split(b"\r\n", 1)[0].split(b" ", 2)[1:]
     if not status or not status[0].startswith(b"2"):
-        said = b" ".join(status).decode("ascii", "replace")[:SHOWN]
-        raise ConnectionFailed(f"proxy {proxy}: refuses to connect to {target.host_port}: {said!r}")
+        said = hide(b" ".join(status).decode("ascii", "replace"))
+        for secret in filter(None, (login, proxy.password)):  # a proxy may repeat what it was sent
+            said = said.replace(secret, "***")
+        raise ConnectionFailed(
+            f"proxy {proxy}: refuses to connect to {target.host_port}: {said[:SHOWN]!r}"
+        )
 
 
 def _socks_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:

@@ -204,6 +204,21 @@ def test_a_proxy_that_refuses(answer: bytes, complaint: str) -> None:
     assert "api-key" not in proxy.requests[0][1]
 
 
+@pytest.mark.parametrize(
+    "said", ["s3cret", base64.b64encode(b"user:s3cret").decode(), "the-token", "x" * 183 + "s3cret"]
+)
+def test_a_proxy_that_repeats_a_credential(said: str) -> None:
+    with handmade(f"HTTP/1.1 407 not with {said}\r\n\r\n".encode()) as (_, address):
+        error = refusal(
+            "ws://exchange.test/",
+            f"http://user:s3cret@{address}",
+            hide=lambda text: text.replace("the-token", "***"),
+        )
+    assert "refuses to connect to exchange.test:80: '407 not with " in str(error)
+    for start in range(0, len(said) - 4, 2):
+        assert set(said[start : start + 4]) == {"x"} or said[start : start + 4] not in str(error)
+
+
 def test_a_proxy_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
