@@ -113,12 +113,15 @@ class Counters:
         )
 
 
-# So many different channels or reasons are counted by name; a peer can't make it more.
+# So many different channels or reasons are counted by name, of so many characters; a peer can't
+# make it more.
 MAX_NAMES = 100
+MAX_LENGTH = 200
 
 
 def count(counts: dict[str, int], name: str) -> None:
     """Count one more of `name`."""
+    name = name[:MAX_LENGTH]
     if name not in counts and len(counts) >= MAX_NAMES:
         name = "other"
     counts[name] = counts.get(name, 0) + 1
