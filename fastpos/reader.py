@@ -537,14 +537,19 @@ class Reader:
             try:
                 if delivery.push(text, received_ns) is SystemClose:
                     self._system_close(connection)
+                continue
             except DecodeError as error:
-                self._other(text, error, connection)
+                refused = error.with_traceback(None)
+            # Not within `except`: what is raised from here would have it as its context, and in
+            # it what the server said, credentials and all.
+            self._other(text, refused, connection)
 
     def _message_in(self, opcode: int, payload: Any, connection: Connection) -> None:
         """Take a message as it came."""
         self._counters.messages += 1
         self._counters.last_message_ns = connection.received_ns
         self._delivery.received(connection.last_heard)
+        text: bytes | None = None
         try:
             if opcode == TEXT:
                 text = payload.encode()
@@ -554,14 +559,16 @@ class Reader:
                 raise DecodeError("not a push: not gzip", payload)
             else:  # a reply or a pong as deployments may send them
                 text = payload
-        except DecodeError as error:
-            self._report(error)
-            return
-        try:
             if self._delivery.push(text, connection.received_ns) is SystemClose:
                 self._system_close(connection)
+            return
         except DecodeError as error:
-            self._other(text, error, connection)
+            refused = error.with_traceback(None)
+        # Not within `except`, see above.
+        if text is None:
+            self._report(refused)
+        else:
+            self._other(text, refused, connection)
 
     def _system_close(self, connection: Connection) -> None:
         _log.info(

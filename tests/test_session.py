@@ -154,8 +154,9 @@ class Heard:
 
     def error(self, error: BaseException) -> None:
         self.texts += [repr(error), str(error), repr(vars(error))]
-        if error.__cause__ is not None:
-            self.error(error.__cause__)
+        for link in (error.__cause__, error.__context__):
+            if link is not None:
+                self.error(link)
 
     def disconnect(self, event: Disconnect) -> None:
         self.texts.append(repr(event))
