@@ -145,6 +145,8 @@ def open_transport(
     """
     deadline = monotonic() + timeout
     target = parse_url(url)
+    if proxy is not None:
+        hide = _hiding_login(proxy, hide)
     transport = connect_tcp(proxy or target, deadline, adopt)
     try:
         if proxy is not None:
@@ -279,9 +281,28 @@ def open_tunnel(
     guarded: Guarded, proxy: Address, target: Address, hide: Callable[[str], str] = str
 ) -> None:
     if proxy.scheme == "http":
-        _http_tunnel(guarded, proxy, target, hide)
+        _http_tunnel(guarded, proxy, target, _hiding_login(proxy, hide))
     else:
         _socks_tunnel(guarded, proxy, target)
+
+
+def _login(proxy: Address) -> str:
+    """User and password as HTTP sends them (RFC 7617)."""
+    return base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+
+
+def _hiding_login(proxy: Address, hide: Callable[[str], str]) -> Callable[[str], str]:
+    """Have `hide` take the proxy's login out too: a proxy may repeat what it was sent."""
+    if not proxy.password:
+        return hide
+    secrets = (_login(proxy), proxy.password)
+
+    def hide_both(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        return hide(text)
+
+    return hide_both
 
 
 def _http_tunnel(
@@ -289,10 +310,8 @@ def _http_tunnel(
 ) -> None:
     """CONNECT (RFC 9110, section 9.3.6). websocket-client's own reads on without a limit."""
     lines = [f"CONNECT {target.host_port} HTTP/1.1", f"Host: {target.host_port}"]
-    login = ""
     if proxy.user is not None:
-        login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {login}")
+        lines.append(f"Proxy-Authorization: Basic {_login(proxy)}")
     guarded.sendall("\r\n".join([*lines, "", ""]).encode())
     answer = bytearray()
     while not answer.endswith(b"\r\n\r\n"):
@@ -300,8 +319,6 @@ def _http_tunnel(
     status = bytes(answer).split(b"\r\n", 1)[0].split(b" ", 2)[1:]
     if not status or not status[0].startswith(b"2"):
         said = hide(b" ".join(status).decode("ascii", "replace"))
-        for secret in filter(None, (login, proxy.password)):  # a proxy may repeat what it was sent
-            said = said.replace(secret, "***")
         raise ConnectionFailed(
             f"proxy {proxy}: refuses to connect to {target.host_port}: {said[:SHOWN]!r}"
         )

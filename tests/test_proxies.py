@@ -219,6 +219,16 @@ def test_a_proxy_that_repeats_a_credential(said: str) -> None:
         assert set(said[start : start + 4]) == {"x"} or said[start : start + 4] not in str(error)
 
 
+def test_an_answer_through_a_proxy_that_repeats_its_password() -> None:
+    location = b"\r\nLocation: http://elsewhere/?user:s3cret\r\n"
+    with handmade(b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 301 Moved" + location + b"\r\n") as (
+        _,
+        address,
+    ):
+        error = refusal("ws://exchange.test/", f"http://user:s3cret@{address}")
+    assert "redirects to 'http://elsewhere/?user:***'" in str(error)
+
+
 def test_a_proxy_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
