@@ -13,6 +13,7 @@ import pytest
 
 from fastpos import PositionStream, ReconnectPolicy, tls
 from fastpos.simulator import Exchange
+from tests import credentials
 from tests.certificates import Certificates, make_certificates
 from tests.recording import KEY, Recorder, until
 
@@ -23,6 +24,7 @@ QUICK = ReconnectPolicy(initial=0.02, maximum=0.1)
 def pytest_configure(config: pytest.Config) -> None:
     # What a thread raises and nobody catches fails the test in which it happens.
     config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
+    config.pluginmanager.register(credentials, "credentials")
 
 
 def _threads() -> set[threading.Thread]:

@@ -1,0 +1,298 @@
+"""A pytest plugin: no credential is shown by a log record, an exception or a repr, in any test.
+
+Whatever is given to a stream, a snapshot source, a proxy's URL or the simulator as a credential is
+a secret until the test ends. Looked at are
+
+* every log record, from DEBUG on, formatted with its traceback;
+* the message of every `FastposError` that is made, and all of every one that reaches a user: in a
+  callback, or raised by a method of the stream or of the snapshot source;
+* the events that callbacks get, the first of each kind in each test;
+* what `repr` and `str` show of streams, their parts, settings and statistics, when a test ends.
+
+A hit fails the test in which it happened. The test's report names the place and not the secret.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import threading
+import traceback
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from fastpos import FastposError, PositionStream, opening, rest
+from fastpos.connection import Connection
+from fastpos.delivery import Delivery
+from fastpos.rest import AccountSnapshot
+from fastpos.session import Credential
+from fastpos.simulator import Exchange
+
+__all__ = ["Watch"]
+
+# What is shorter, or a mere word, may stand in a text for another reason.
+SHORTEST = 6
+# Events of one kind that are looked at in one test.
+SAMPLE = 20
+TESTS = Path(__file__).parent
+
+# Records that are not this library's: a server's or client's that a test runs at the far end, and
+# httpcore's of what it was answered, which only its logger's level can prevent.
+FOREIGN = re.compile(r"websockets\b|httpcore\.http11 .* receive_response_headers\.")
+
+
+class Watch(logging.Handler):
+    """Knows the secrets and notes where one is shown.
+
+    Any thread may call; `_lock` guards the secrets and what was found.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self._lock = threading.Lock()
+        self._secrets: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+        self._found: list[str] = []
+        self._seen: Counter[type] = Counter()
+        self._alive: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._records = logging.Formatter("%(name)s %(levelname)s %(threadName)s %(message)s")
+
+    def keep(self, secret: object) -> None:
+        """Take `secret` for one, if it is any good."""
+        if not isinstance(secret, str) or len(secret) < SHORTEST or secret.isalpha():
+            return
+        with self._lock:
+            if secret in self._secrets:
+                return
+            self._secrets |= {secret, quote(secret, safe="", errors="replace")}
+            self._pattern = re.compile("|".join(map(re.escape, self._secrets)))
+
+    def look(self, place: str, text: str) -> None:
+        """Note `place` if `text` shows a secret."""
+        pattern = self._pattern
+        if pattern is not None and pattern.search(text):
+            hidden = pattern.sub("<CREDENTIAL>", " ".join(text.split()))
+            at = max(hidden.find("<CREDENTIAL>") - 100, 0)
+            hidden = hidden[at : at + 250]
+            with self._lock:
+                self._found.append(f"{place}: {hidden}")
+
+    def found(self) -> list[str]:
+        """What was found since this was last asked."""
+        with self._lock:
+            found, self._found = self._found, []
+            self._secrets = set()  # hypothesis tries everything as a credential, "price" too
+            self._pattern = None
+            self._seen.clear()
+            self._alive.clear()
+        return found
+
+    def adopt(self, thing: object) -> None:
+        """Look at what `repr` and `str` show of `thing` when the test ends."""
+        self._alive.add(thing)
+
+    # --- what is looked at --------------------------------------------------------------------
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = shown_by(self._records.format, record)
+        if not FOREIGN.match(text):
+            self.look(f"log record of {record.name}", text)
+
+    def error(self, place: str, error: BaseException) -> None:
+        """Look at everything that a user can see of an exception and of its causes."""
+        link: BaseException | None = error
+        while link is not None:
+            if not raised_by_a_test(link):
+                shown = [shown_by(repr, link), shown_by(str, link), shown_by(repr, vars(link))]
+                self.look(f"{type(link).__name__} {place}", "\n".join(shown))
+            link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+    def event(self, name: str, event: Any) -> None:
+        kind = type(event)
+        self._seen[kind] += 1
+        if self._seen[kind] <= SAMPLE:
+            self.look(f"{kind.__name__} to {name}", shown_by(repr, event))
+            if isinstance(getattr(event, "error", None), BaseException):
+                self.error(f"in a {kind.__name__}", event.error)
+
+    def show_all(self) -> None:
+        """Look at what there is of streams and the like."""
+        for thing in list(self._alive):
+            for part in parts_of(thing):
+                self.look(f"repr of {type(part).__name__}", shown_by(repr, part))
+                self.look(f"str of {type(part).__name__}", shown_by(str, part))
+
+
+def shown_by(show: Callable[[Any], str], thing: object) -> str:
+    try:
+        return show(thing)
+    except Exception as error:  # tests have objects that can't be shown, on purpose
+        return type(error).__name__
+
+
+def parts_of(thing: Any) -> Iterator[Any]:
+    yield thing
+    if isinstance(thing, PositionStream):
+        yield thing.stats
+        for owner in (thing, thing._settings):  # but not the user's own dict of headers
+            yield from (part for part in vars(owner).values() if not isinstance(part, dict))
+        yield [thread.name for thread in threading.enumerate()]
+
+
+def raised_by_a_test(error: BaseException) -> bool:
+    """Whether it came from a function of the test's, which may say what it likes."""
+    if isinstance(error, FastposError) or error.__traceback__ is None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(TESTS)
+
+
+# --- where it looks -------------------------------------------------------------------------------
+
+
+def install(watch: Watch) -> Callable[[], None]:
+    """Have all that is looked at shown to `watch`; returns what takes it back."""
+    patched: list[tuple[Any, str, Any]] = []
+
+    def patch(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        own = owner.__dict__.get(name)
+        original = getattr(owner, name)
+        patched.append((owner, name, own))
+        setattr(owner, name, functools.wraps(original)(make(original)))
+
+    def raising(method: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return method(*args, **options)
+            except (FastposError, TypeError, ValueError) as error:
+                watch.error(f"raised by {method.__qualname__}", error)
+                raise
+
+        return call
+
+    def made(method: Any) -> Any:
+        def init(self: Any, *args: Any) -> None:
+            method(self, *args)
+            watch.look(f"message of {type(self).__name__}", str(args[0]) if args else "")
+
+        return init
+
+    def asked(method: Any) -> Any:
+        def get(self: Any) -> Any:
+            value = method(self)
+            watch.keep(value)
+            return value
+
+        return get
+
+    def built(method: Any) -> Any:
+        def init(self: Any, *args: Any, **options: Any) -> None:
+            for name in ("token", "api_key", "api_secret"):
+                watch.keep(options.get(name))
+            if type(self).__name__ == "AccountSnapshot":
+                for secret in args[1:3]:
+                    watch.keep(secret)
+            try:
+                method(self, *args, **options)
+            except (TypeError, ValueError) as error:
+                watch.error("raised by a constructor", error)
+                raise
+            watch.adopt(self)
+            if isinstance(self, Exchange):
+                for secret in (self.api_key, self.api_secret, self.token):
+                    watch.keep(secret)
+            elif isinstance(self, PositionStream) and self._settings.proxy is not None:
+                watch.keep(self._settings.proxy.password)
+
+        return init
+
+    def connected(method: Any) -> Any:
+        def init(self: Any, url: str, headers: Any = None, **options: Any) -> None:
+            for name in ("token", "api-key"):
+                watch.keep((headers or {}).get(name))
+            method(self, url, headers, **options)
+
+        return init
+
+    def called(method: Any) -> Any:
+        def call(self: Any, handlers: Any, event: Any) -> None:
+            if handlers.functions:
+                watch.event(handlers.name, event)
+            method(self, handlers, event)
+
+        return call
+
+    def reported(method: Any) -> Any:
+        def report(self: Any, error: FastposError) -> None:
+            watch.error("to on_error", error)
+            method(self, error)
+
+        return report
+
+    def tunnelled(function: Any) -> Any:
+        def open_tunnel(guarded: Any, proxy: Any, *args: Any) -> None:
+            watch.keep(proxy.password)
+            function(guarded, proxy, *args)
+
+        return open_tunnel
+
+    patch(FastposError, "__init__", made)
+    patch(Credential, "get", asked)
+    patch(Connection, "__init__", connected)
+    patch(Delivery, "call", called)
+    patch(Delivery, "report", reported)
+    for kind in (PositionStream, Exchange, AccountSnapshot):
+        patch(kind, "__init__", built)
+    for module in (opening, rest):
+        patch(module, "open_tunnel", tunnelled)
+    for name in ("run_forever", "wait_ready", "join", "start", "stop"):
+        patch(PositionStream, name, raising)
+    patch(AccountSnapshot, "__call__", raising)
+
+    def take_back() -> None:
+        for owner, name, own in reversed(patched):
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
+
+    return take_back
+
+
+# --- pytest's side --------------------------------------------------------------------------------
+
+_watch = Watch()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.add_cleanup(install(_watch))
+    root = logging.getLogger()
+    root.addHandler(_watch)
+    level = root.level
+    root.setLevel(logging.DEBUG)
+
+    def take_back() -> None:
+        root.removeHandler(_watch)
+        root.setLevel(level)
+
+    config.add_cleanup(take_back)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Before the fixtures are torn down, and after that, when the streams have stopped."""
+    _watch.show_all()
+    try:
+        yield
+    finally:
+        _watch.show_all()
+    found = _watch.found()
+    if found:
+        pytest.fail("a credential is shown by\n  " + "\n  ".join(found), pytrace=False)
