@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from time import monotonic, time_ns
 
-from websocket import ABNF
-
 from .errors import ConnectionFailed, FastposError, ProtocolError
 from .frames import CLOSE, PING, PONG, TEXT, FrameParser, Message, parse_close
 from .inflate import Splitter
@@ -247,6 +245,8 @@ class Connection:
             return False
 
     def _send(self, opcode: int, payload: str | bytes, timeout: float) -> None:
+        from websocket import ABNF  # noqa: PLC0415 -- see opening.py
+
         frame: bytes = ABNF.create_frame(payload, opcode).format()
         with self._lock:
             transport = self._transport

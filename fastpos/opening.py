@@ -12,12 +12,9 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
 from time import monotonic, time
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
-
-import websocket
 
 from .errors import AuthenticationError, ConnectionFailed
 from .tls import TlsTransport
@@ -382,6 +379,9 @@ class _Answer(Guarded):
 def _upgrade(
     answered: _Answer, url: str, headers: Mapping[str, str], hide: Callable[[str], str]
 ) -> None:
+    # Imported with the first start, as it takes longer than all of this package.
+    import websocket  # noqa: PLC0415
+
     peer = answered.peer
     client: Any = websocket.WebSocket(enable_multithread=False)
     try:
@@ -434,6 +434,8 @@ def _seconds(retry_after: str | None) -> float | None:
     if retry_after.isascii() and retry_after.isdigit():
         seconds = float(retry_after)
     else:
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 -- large, and rarely needed
+
         try:
             seconds = parsedate_to_datetime(retry_after).timestamp() - time()
         except (ValueError, OverflowError):

@@ -324,6 +324,10 @@ class PositionStream:
         self.stop()
 
     def _begin(self, thread: threading.Thread, background: bool) -> None:
+        # Needed by the threads, but not to be imported by them: in a process that is forked
+        # meanwhile nobody could import it any more.
+        import websocket  # noqa: F401, PLC0415
+
         self._reader.begin(thread)
         self._delivery.begin(background)
 

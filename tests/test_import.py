@@ -1,0 +1,109 @@
+"""What `import fastpos` does to the process of its host: nothing that was not asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Modules of the standard library that may be imported beyond those that isal and orjson import,
+# with what they import by themselves in one version of Python or the other.
+ALLOWED = {
+    *("socket", "_socket", "array", "errno", "select", "selectors", "ssl", "_ssl"),
+    *("base64", "binascii", "struct", "_struct", "ipaddress", "urllib", "urllib.parse"),
+    *("decimal", "_decimal", "numbers", "math", "random", "_random", "bisect", "_bisect"),
+    *("_sha2", "_sha512", "logging", "atexit", "string", "_string", "textwrap", "traceback"),
+    *("_colorize", "threading", "typing", "typing.io", "typing.re", "_typing", "warnings"),
+}
+
+PROGRAM = """
+import atexit, gc, json, locale, logging, os, signal, socket, ssl, sys, threading, time, warnings
+import isal.isal_zlib, orjson
+
+def state():
+    root = logging.getLogger()
+    linux = sys.platform == "linux"
+    return {
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "tasks": len(os.listdir("/proc/self/task")) if linux else None,
+        "descriptors": os.listdir("/proc/self/fd") if linux else None,
+        "handlers at exit": atexit._ncallbacks(),
+        "signal handlers": {str(n): repr(signal.getsignal(n)) for n in signal.valid_signals()},
+        "wake-up fd": signal.set_wakeup_fd(signal.set_wakeup_fd(-1)),
+        "root logger": [root.level, len(root.handlers), len(root.filters), root.disabled],
+        "logging": [logging.root.manager.disable, logging.raiseExceptions,
+                    repr(logging.getLoggerClass()), repr(logging.getLogRecordFactory()),
+                    repr(logging.lastResort)],
+        "warnings": repr(warnings.filters),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "time zone": time.tzname,
+        "socket": [socket.getdefaulttimeout(), repr(socket.socket), repr(socket.getaddrinfo)],
+        "ssl": repr(ssl._create_default_https_context),
+        "environment": dict(os.environ),
+        "directory": os.getcwd(),
+        "path": sys.path,
+        "hooks": [repr(hook) for hook in (
+            sys.excepthook, sys.unraisablehook, sys.displayhook, threading.excepthook,
+            sys.gettrace(), sys.getprofile(), threading._trace_hook, threading._profile_hook,
+            sys.meta_path, sys.path_hooks)],
+        "interpreter": [sys.getswitchinterval(), sys.getrecursionlimit(), threading.stack_size(),
+                        gc.isenabled(), gc.get_threshold()],
+    }
+
+before, modules = state(), set(sys.modules)
+import fastpos
+after = state()
+logger = logging.getLogger("fastpos")
+print(json.dumps({
+    "changed": {name: [before[name], after[name]] for name in after if after[name] != before[name]},
+    "modules": sorted(set(sys.modules) - modules),
+    "logger": [logger.level, len(logger.handlers), len(logger.filters), logger.propagate],
+}))
+"""
+
+
+def run(project: Path, program: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        cwd=project,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_importing_changes_nothing(project: Path, pure: str) -> None:
+    report: dict[str, Any] = json.loads(run(project, PROGRAM, FASTPOS_PURE=pure))
+    assert report["changed"] == {}
+    assert report["logger"] == [0, 0, 0, True]
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_importing_imports_little(project: Path, pure: str) -> None:
+    """Not websocket-client either, which comes with the first start."""
+    program = """
+        import sys
+        import isal.isal_zlib, orjson
+
+        before = set(sys.modules)
+        import fastpos
+
+        print(*sorted(set(sys.modules) - before))
+    """
+    imported = set(run(project, textwrap.dedent(program), FASTPOS_PURE=pure).split())
+    own = {name for name in imported if name.partition(".")[0] == "fastpos"}
+    assert "fastpos.stream" in own
+    assert own.isdisjoint({"fastpos.rest", "fastpos.simulator", "fastpos.cli", "fastpos.demo"})
+    assert imported - own - ALLOWED == set()
