@@ -44,7 +44,9 @@ class Transport:
         self._closed = False
         self._shut = False
         self._finished = False
-        sock.setblocking(bool(_DONTWAIT))
+        # A socket of gevent's waits in `send` whatever the flags say.
+        self._dontwait = _DONTWAIT if type(sock).__module__ == "socket" else 0
+        sock.setblocking(bool(self._dontwait))
 
     # --- the reader's -----------------------------------------------------------------------
 
@@ -69,7 +71,7 @@ class Transport:
             raise ConnectionAbortedError("stopped")
         if code:
             raise OSError(code, os.strerror(code))
-        self._sock.setblocking(bool(_DONTWAIT))
+        self._sock.setblocking(bool(self._dontwait))
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def detach(self) -> socket.socket:
@@ -176,7 +178,7 @@ class Transport:
         """Send what the kernel takes of what is pending; called under the lock."""
         while self._pending:
             try:
-                sent = self._sock.send(self._pending, _DONTWAIT)
+                sent = self._sock.send(self._pending, self._dontwait)
             except BlockingIOError:
                 return
             del self._pending[:sent]

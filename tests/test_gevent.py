@@ -1,0 +1,212 @@
+"""Under gevent, in a program that has patched the standard library before anything else.
+
+The program runs in a process of its own; the exchange is in this one, and is not patched.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fastpos.simulator import Exchange
+from tests.certificates import Certificates
+from tests.recording import KEY, order, push_frame, serve_subscription
+from tests.servers import PING, ScriptedServer, frame
+
+pytest.importorskip("gevent")
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("tidy")]
+
+PREAMBLE = """
+from gevent import monkey
+monkey.patch_all()
+
+import faulthandler, queue, ssl, sys, threading, time
+import gevent
+from fastpos import PositionStream
+
+faulthandler.dump_traceback_later(30, exit=True)
+url, key, authority = sys.argv[1:]
+context = ssl.create_default_context(cafile=authority) if authority else None
+ready, orders, errors = queue.Queue(), queue.Queue(), []
+stream = PositionStream(
+    url, api_key=key, broker=1003, proxy="", ssl_context=context,
+    ping_interval=0.2, pong_timeout=0.5,
+    on_ready=ready.put, on_order=orders.put, on_error=errors.append,
+)
+last_turn, longest = time.monotonic(), 0.0
+
+def others():  # what else runs in the program must get its turns
+    global last_turn, longest
+    while True:
+        now = time.monotonic()
+        longest, last_turn = max(longest, now - last_turn), now
+        time.sleep(0.01)
+
+gevent.spawn(others)
+
+def say(*words):
+    print(*words, flush=True)
+
+def stop_in_time():
+    began = time.monotonic()
+    stream.stop()
+    say("stopped", time.monotonic() - began < 3)
+"""
+
+
+@contextmanager
+def program(
+    server: Exchange | ScriptedServer, project: Path, body: str, authority: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    key = server.api_key if isinstance(server, Exchange) else KEY
+    source = PREAMBLE + textwrap.dedent(body)
+    process = subprocess.Popen(
+        [sys.executable, "-c", source, server.url, key, str(authority or "")],
+        cwd=project,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def heard(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What it still prints; nothing went wrong."""
+    out, err = process.communicate(timeout=30)
+    assert err == ""
+    assert process.returncode == 0
+    return out.strip()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_a_stream_and_its_faults(project: Path, certificates: Certificates, tls: bool) -> None:
+    body = """
+        stream.start()
+        assert stream.wait_ready(10)
+        ready.get(timeout=10)
+        for _ in range(3):
+            say("ready", orders.get(timeout=10).order_id)
+            ready.get(timeout=10)
+        say("ready", orders.get(timeout=10).order_id)
+        gevent.spawn(stop_in_time).get()
+        say("others had their turns", longest < 2)
+    """
+    context = certificates.good.context() if tls else None
+    authority = certificates.authority if tls else None
+    with (
+        Exchange(ssl_context=context) as exchange,
+        program(exchange, project, body, authority) as process,
+    ):
+        assert exchange.wait_for_subscribers(1, 10)
+        faults = (
+            exchange.drop,
+            lambda: exchange.drop(clean=True),
+            lambda: exchange.stall(handshakes=True, closes=True),  # no pong comes
+        )
+        for number, fault in enumerate(faults):
+            exchange.push(order(number))
+            assert heard(process) == f"ready {number}"
+            fault()
+            assert exchange.wait_for("sub", count=number + 2)
+        exchange.resume()
+        exchange.push(order(7))
+        assert heard(process) == "ready 7"
+        assert finish(process) == "stopped True\nothers had their turns True"
+        assert exchange.connections[-1].close_code == 1000
+        assert exchange.violations == []
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_peer_that_does_not_read(project: Path, certificates: Certificates, tls: bool) -> None:
+    """A send that would wait must not hold up a stop()."""
+    pings = frame(PING, b"x" * 125) * 1000
+
+    def serve(peer: socket.socket) -> None:
+        serve_subscription(peer)
+        peer.sendall(push_frame(order(1)))
+        while True:  # ends when the client has
+            peer.sendall(pings)
+
+    body = """
+        stream = PositionStream(
+            url, api_key=key, broker=1003, proxy="", ssl_context=context, on_order=orders.put,
+            on_error=errors.append,
+        )
+        stream.start()
+        orders.get(timeout=10)
+        while not stream.stats.disconnects:
+            time.sleep(0.01)
+        say(list(stream.stats.disconnects))
+        orders.get(timeout=10)
+        stop_in_time()
+    """
+    context = certificates.good.context() if tls else None
+    authority = certificates.authority if tls else None
+    with (
+        ScriptedServer(serve, context) as server,
+        program(server, project, body, authority) as process,
+    ):
+        assert "does not read" in heard(process)
+        assert finish(process) == "stopped True"
+
+
+def test_stop_in_a_callback(exchange: Exchange, project: Path) -> None:
+    body = """
+        stream.on_order(lambda order: stop_in_time())
+        stream.run_forever()
+        say("returned", stream.join(0))
+    """
+    with program(exchange, project, body) as process:
+        assert exchange.wait_for_subscribers(1, 10)
+        exchange.push(order(1))
+        assert finish(process) == "stopped True\nreturned True"
+    assert exchange.connections[0].close_code == 1000
+
+
+def test_ctrl_c_in_run_forever(exchange: Exchange, project: Path) -> None:
+    body = """
+        try:
+            stream.run_forever()
+        except KeyboardInterrupt:
+            say("raised again")
+    """
+    with program(exchange, project, body) as process:
+        assert exchange.wait_for_subscribers(1, 10)
+        assert exchange.wait_for("ping")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert out == "raised again\n"
+    assert "Traceback" not in err  # the exception's name is there: gevent's main loop shows it
+    assert process.returncode == 0
+    assert exchange.wait_for("close")
+
+
+def test_exit_without_stop(exchange: Exchange, project: Path) -> None:
+    body = """
+        stream.start()
+        assert stream.wait_ready(10)
+        say("ready")
+    """
+    with program(exchange, project, body) as process:
+        assert finish(process) == "ready"
+    assert exchange.wait_for_clients(0)
