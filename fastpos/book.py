@@ -13,6 +13,7 @@ from typing import Any
 
 from .events import AccountUpdate, AdlPrice, Balance, Event, Order, Position, Trigger
 from .fields import NumberType, as_integer, as_text
+from .process import Home
 from .snapshot import Snapshot
 from .state import Entry, PositionEntry, State, no_push
 
@@ -27,12 +28,15 @@ class Book:
 
     Args:
         number: type of numbers in what is handed out.
+        home: of the stream. In a child that was forked the lock may be held for ever, so the
+            methods for anybody raise RuntimeError there.
     """
 
-    __slots__ = ("_journal", "_number", "_state", "lock")
+    __slots__ = ("_home", "_journal", "_number", "_state", "lock")
 
-    def __init__(self, number: NumberType) -> None:
+    def __init__(self, number: NumberType, home: Home | None = None) -> None:
         self._number = number
+        self._home = home or Home()
         self.lock = threading.RLock()  # a signal handler may read while the reader merges
         self._state = State(number)
         self._journal: list[Event] | None = None
@@ -42,24 +46,28 @@ class Book:
     @property
     def positions(self) -> dict[int, Position]:
         """All positions, merged; a new dict. They are no events: their `change` is None."""
+        self._home.check()
         with self.lock:
             return self._state.show_positions()
 
     @property
     def balances(self) -> dict[str, Balance]:
         """All balances; a new dict."""
+        self._home.check()
         with self.lock:
             return self._state.show_balances()
 
     @property
     def orders(self) -> dict[str, Order]:
         """The open orders that were heard of; a new dict."""
+        self._home.check()
         with self.lock:
             return self._state.show_orders()
 
     @property
     def triggers(self) -> dict[str, Trigger]:
         """The waiting triggers that were heard of; a new dict."""
+        self._home.check()
         with self.lock:
             return self._state.show_triggers()
 
@@ -157,6 +165,7 @@ class Book:
 
     def dump(self) -> str:
         """Give all that is known as JSON, for `load`. Decimals are kept in full."""
+        self._home.check()
         with self.lock:
             state = self._state
             content = {
@@ -179,6 +188,7 @@ class Book:
         Raises:
             ValueError: it is not what `dump` gave. Nothing is taken in then.
         """
+        self._home.check()
         latest = no_push(self._number, 0)
         try:
             content = json.loads(text, parse_float=self._number)

@@ -24,6 +24,7 @@ from .callbacks import Handlers, callback_name
 from .errors import FastposError
 from .events import AdlPrice, Disconnect
 from .logs import fields
+from .process import Home
 
 __all__ = ["Dispatcher"]
 
@@ -45,11 +46,13 @@ class Dispatcher:
         size: so many events may wait. A tick, and the error that tells of a full queue, are let in
             beyond that.
         on_error: is told when the reader begins to wait; once while that happens again and again.
+        home: the process that this runs in.
     """
 
-    def __init__(self, size: int, on_error: Handlers[FastposError]) -> None:
+    def __init__(self, size: int, on_error: Handlers[FastposError], home: Home) -> None:
         self._size = size
         self._on_error = on_error
+        self._home = home
         self._thread: threading.Thread | None = None  # the reader's; the one that was last started
 
         self._changed = threading.Condition()
@@ -223,8 +226,11 @@ class Dispatcher:
                         extra=fields("internal_error"),
                     )
             except BaseException as error:
-                self._failure = error
-                end()
+                if not self._home.elsewhere:
+                    self._failure = error
+                    end()
+                return
+            if self._home.elsewhere:  # a function has forked, and this is the child
                 return
 
     def _take(self) -> _Entry | None:

@@ -35,6 +35,7 @@ from .frames import INFLATED, TEXT
 from .heartbeat import Heartbeat
 from .inflate import new_splitter
 from .logs import fields
+from .process import Forked, Home
 from .proxies import proxy_from_environment
 from .session import CONNECTED, SUBSCRIBED, read_reply
 from .settings import Settings
@@ -69,6 +70,7 @@ class Reader:
         heartbeat: is told of connections and pongs.
         synchronizer: is told of gaps, and given time while it wants some.
         dispatcher: the callback thread, None where the user's functions are called on this one.
+        home: the process that this runs in.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Reader:
         heartbeat: Heartbeat,
         synchronizer: Synchronizer,
         dispatcher: Dispatcher | None,
+        home: Home,
     ) -> None:
         self._settings = settings
         self._callbacks = callbacks
@@ -88,6 +91,7 @@ class Reader:
         self._heartbeat = heartbeat
         self._sync = synchronizer
         self._dispatcher = dispatcher
+        self._home = home
         self._ssl_context = settings.ssl_context
         self._warned = False
 
@@ -280,12 +284,13 @@ class Reader:
             failure.__cause__ = error
             raise
         finally:
-            self._heartbeat.stop()
-            with self._state:
-                self._ended = True
-                self._failure = failure
-                self._phase = _OPENING
-                self._state.notify_all()
+            if not self._home.elsewhere:  # else all of it is the parent's (see process.py)
+                self._heartbeat.stop()
+                with self._state:
+                    self._ended = True
+                    self._failure = failure
+                    self._phase = _OPENING
+                    self._state.notify_all()
 
     def _run(self, number: int) -> None:
         if self._dispatcher is None:
@@ -314,6 +319,7 @@ class Reader:
 
     def _connect_and_reconnect(self) -> None:
         while not self._stopping:
+            self._stay_home()
             self._attempts += 1
             self._ready_since = None
             self._counted = 0
@@ -333,6 +339,10 @@ class Reader:
             if retry_in is not None:
                 self._pause_for(retry_in)
 
+    def _stay_home(self) -> None:
+        if self._home.elsewhere:
+            raise Forked
+
     def _pause_for(self, seconds: float) -> None:
         deadline = monotonic() + seconds
         with self._state:
@@ -345,6 +355,7 @@ class Reader:
         connection: Connection | None = None
         try:
             connection = self._new_connection()
+            self._stay_home()
             with self._state:
                 if self._stopping:
                     return ConnectionEnded("stopped")
@@ -372,12 +383,16 @@ class Reader:
                 connection.close()
             return ConnectionEnded(str(error), None, error)
         except Exception as error:
+            if self._home.elsewhere:
+                raise
             # A mistake of ours, or a logging handler that raises, must not end the feed.
             reason = f"unexpected {type(error).__name__}: {error}"
             failure = FastposError(reason)
             failure.__cause__ = error
             return ConnectionEnded(reason, None, failure)
         except BaseException:  # Ctrl-C: leave in an orderly way
+            if self._home.elsewhere:
+                raise
             with self._state:
                 subscribed = self._phase in (_SUBSCRIBING, _READY)
                 self._stopping = True
@@ -387,19 +402,23 @@ class Reader:
                 connection.close()
             raise
         finally:
-            self._heartbeat.unwatch()
-            with self._state:
-                if self._phase == _READY and connection is not None:
-                    self._heard_until = connection.last_heard
-                if self._ready_since is not None:
-                    self._sync.end()
-                self._connection = None
-                self._phase = _OPENING
-            if connection is not None:
-                self._counters.bytes_received += connection.bytes_received - self._counted
-                if self._opened:
-                    self._silent_s = monotonic() - connection.last_heard
-                connection.end()
+            if not self._home.elsewhere:
+                self._leave(connection)
+
+    def _leave(self, connection: Connection | None) -> None:
+        self._heartbeat.unwatch()
+        with self._state:
+            if self._phase == _READY and connection is not None:
+                self._heard_until = connection.last_heard
+            if self._ready_since is not None:
+                self._sync.end()
+            self._connection = None
+            self._phase = _OPENING
+        if connection is not None:
+            self._counters.bytes_received += connection.bytes_received - self._counted
+            if self._opened:
+                self._silent_s = monotonic() - connection.last_heard
+            connection.end()
 
     def _new_connection(self) -> Connection:
         settings = self._settings
@@ -509,6 +528,7 @@ class Reader:
     def _read(self, connection: Connection) -> NoReturn:
         """Read until the connection ends, which is told by an exception."""
         while True:
+            self._stay_home()
             for opcode, payload in connection.receive(
                 POLL_INTERVAL if self._sync.pending else None
             ):

@@ -41,6 +41,7 @@ from .events import (
 )
 from .heartbeat import Heartbeat
 from .logs import fields
+from .process import Forked, Home
 from .reader import Reader
 from .reconnect import ReconnectPolicy
 from .session import CredentialSource
@@ -193,13 +194,14 @@ class PositionStream:
         for handlers, function in given:
             if function is not None:
                 handlers(function)
-        self._book = Book(settings.number)
+        self._home = Home()
+        self._book = Book(settings.number, self._home)
         self._counters = Counters()
         self._heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout)
         self._times = CallbackTimes(settings.slow_callback_s)
         self._dispatcher: Dispatcher | None = None
         if settings.dispatch == "thread":
-            self._dispatcher = Dispatcher(settings.queue_size, self.on_error)
+            self._dispatcher = Dispatcher(settings.queue_size, self.on_error, self._home)
         self._delivery = Delivery(
             self._callbacks,
             self._book,
@@ -224,6 +226,7 @@ class PositionStream:
             self._heartbeat,
             self._sync,
             self._dispatcher,
+            self._home,
         )
 
     def __repr__(self) -> str:
@@ -237,16 +240,21 @@ class PositionStream:
         Raises:
             FastposError: what ended the stream: `AuthenticationError`, `ReconnectExhausted`, or
                 with ``reconnect=None`` the first failure.
-            RuntimeError: it is running already.
+            RuntimeError: it is running already, or was started before an `os.fork()`.
         """
         self._begin(threading.current_thread(), background=self._dispatcher is not None)
-        self._reader.run(next(_numbers))
+        try:
+            self._reader.run(next(_numbers))
+        except Forked:
+            self._home.check()
+            raise
 
     def start(self) -> PositionStream:
         """Run in a thread of its own; return the stream.
 
         Raises:
-            RuntimeError: it is running already, or no thread can be started.
+            RuntimeError: it is running already, no thread can be started, or it was started
+                before an `os.fork()`.
         """
         number = next(_numbers)
         thread = threading.Thread(
@@ -272,6 +280,7 @@ class PositionStream:
         Raises:
             FastposError: what ended the stream.
         """
+        self._home.check()
         return self._reader.wait_ready(timeout)
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -280,11 +289,14 @@ class PositionStream:
         May be called from any thread, from a callback, and any number of times. In a callback it
         returns at once, and the stream ends when the callback does. Elsewhere no callback begins
         any more after it has returned. With ``dispatch="thread"`` the events that wait in the queue
-        are not delivered; only `on_disconnect` is called yet.
+        are not delivered; only `on_disconnect` is called yet. In a child that was forked it does
+        nothing: the stream is the parent's.
 
         Args:
             timeout: seconds to wait for all this; a callback that takes longer is left to finish.
         """
+        if self._home.elsewhere:
+            return
         deadline = monotonic() + timeout
         self._reader.stop()
         if self._reader.is_current:
@@ -304,6 +316,7 @@ class PositionStream:
             FastposError: what ended the stream.
             RuntimeError: called in a callback.
         """
+        self._home.check()
         if self._reader.is_current:
             raise RuntimeError("join() in a callback would wait for itself")
         if not self._wait_ended(timeout):
@@ -328,12 +341,15 @@ class PositionStream:
         # meanwhile nobody could import it any more.
         import websocket  # noqa: F401, PLC0415
 
+        self._home.settle()
         self._reader.begin(thread)
         self._delivery.begin(background)
 
     def _run_in_background(self, number: int) -> None:
         try:
             self._reader.run(number)
+        except Forked:
+            pass  # the child has no use for this thread
         except FastposError as error:
             # join() and wait_ready() raise it too, but nobody may be calling them.
             _log.error("%r has ended: %s", self, error, extra=self._fields("ended", error))
@@ -359,10 +375,12 @@ class PositionStream:
 
     def unsubscribe(self) -> None:
         """Pause the pushes. The connection stays; if it is lost it comes back paused."""
+        self._home.check()
         self._reader.pause()
 
     def subscribe(self) -> None:
         """Resume the pushes. `on_ready` tells when they come again, and how long the gap was."""
+        self._home.check()
         self._reader.resume()
 
     # --- what is known ----------------------------------------------------------------------

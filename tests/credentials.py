@@ -222,12 +222,21 @@ def install(watch: Watch) -> Callable[[], None]:
         return init
 
     def called(method: Any) -> Any:
-        def call(self: Any, handlers: Any, event: Any) -> None:
+        def call(self: Any, handlers: Any, event: Any, *queued: bool) -> None:
             if handlers.functions:
                 watch.event(handlers.name, event)
-            method(self, handlers, event)
+            method(self, handlers, event, *queued)
 
         return call
+
+    def delivered(method: Any) -> Any:
+        def pushes(self: Any, texts: list[bytes], start: int, received_ns: int) -> int:
+            # Events that are made and handed out in C show no more than the texts do.
+            for text in texts[start : start + SAMPLE]:
+                watch.look("a push", text.decode("utf-8", "replace"))
+            return int(method(self, texts, start, received_ns))
+
+        return pushes
 
     def reported(method: Any) -> Any:
         def report(self: Any, error: FastposError) -> None:
@@ -247,6 +256,7 @@ def install(watch: Watch) -> Callable[[], None]:
     patch(Credential, "get", asked)
     patch(Connection, "__init__", connected)
     patch(Delivery, "call", called)
+    patch(Delivery, "pushes", delivered)
     patch(Delivery, "report", reported)
     for kind in (PositionStream, Exchange, AccountSnapshot):
         patch(kind, "__init__", built)

@@ -24,6 +24,7 @@ from fastpos import (
 from fastpos.callbacks import Handlers
 from fastpos.dispatch import Dispatcher
 from fastpos.events import Disconnect, Order
+from fastpos.process import Home
 from fastpos.simulator import Exchange
 from fastpos.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
 from tests.recording import (
@@ -588,7 +589,7 @@ def test_discard_keeps_a_disconnect_that_comes_later() -> None:
     seen: list[object] = []
     handlers: Handlers[Any] = Handlers("on_any")
     handlers(seen.append)
-    dispatcher = Dispatcher(10, Handlers("on_error"))
+    dispatcher = Dispatcher(10, Handlers("on_error"), Home())
     entered, release = threading.Event(), threading.Event()
 
     def call(handlers: Handlers[Any], event: Any, heard: float) -> None:

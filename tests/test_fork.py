@@ -1,0 +1,340 @@
+"""`os.fork()` in the host: the child's copy of a stream refuses, and the parent's goes on."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastpos import PositionStream
+from fastpos.simulator import Exchange
+from tests.certificates import Certificates
+from tests.recording import SOON, Recorder, order
+
+if not hasattr(os, "fork"):
+    pytest.skip("no os.fork() here", allow_module_level=True)
+
+NewStream = Callable[..., PositionStream]
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.usefixtures("tidy"),
+    # What Python says since 3.12 of every fork of a process with threads.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
+]
+
+
+def in_child(function: Callable[[], Any]) -> Any:
+    """What `function` gives in a child; one that hangs is killed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(10)
+            os.close(reader)
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(pickle.dumps(function()))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        result = pipe.read()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return pickle.loads(result)
+
+
+USES: dict[str, Callable[[PositionStream], object]] = {
+    "start": lambda stream: stream.start(),
+    "run_forever": lambda stream: stream.run_forever(),
+    "with": lambda stream: stream.__enter__(),
+    "subscribe": lambda stream: stream.subscribe(),
+    "unsubscribe": lambda stream: stream.unsubscribe(),
+    "wait_ready": lambda stream: stream.wait_ready(5),
+    "join": lambda stream: stream.join(5),
+    "positions": lambda stream: stream.positions,
+    "balances": lambda stream: stream.balances,
+    "orders": lambda stream: stream.orders,
+    "triggers": lambda stream: stream.triggers,
+    "dump": lambda stream: stream.book.dump(),
+    "load": lambda stream: stream.book.load("{}"),
+}
+
+
+def outcomes(stream: PositionStream) -> dict[str, str]:
+    """What each use of a stream says, and that the rest may be used."""
+    said = {}
+    for name, use in USES.items():
+        try:
+            use(stream)
+        except RuntimeError as error:
+            said[name] = str(error)
+        except Exception as error:
+            said[name] = repr(error)
+    stream.stop()
+    stream.__exit__(None, None, None)
+    assert stream.stats.connects == 1
+    assert stream.synced is False
+    assert repr(stream)
+    return said
+
+
+def check_undisturbed(exchange: Exchange, stream: PositionStream, recorder: Recorder) -> None:
+    """The stream goes on with its first connection, and is stopped as ever."""
+    exchange.push(order(77))
+    assert recorder.wait("on_order")[-1].order_id == "77"
+    assert stream.wait_ready(0)
+    assert len(exchange.connections) == 1
+    assert exchange.connections[0].subscribed
+    assert exchange.counts["unsub"] == exchange.counts["close"] == 0
+    stream.stop()
+    assert exchange.wait_for("close")
+    assert exchange.connections[0].close_code == 1000
+    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
+    assert recorder.on_error == []
+    assert exchange.violations == []
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_child_refuses_and_parent_goes_on(
+    new_stream: NewStream, recorder: Recorder, certificates: Certificates, tls: bool
+) -> None:
+    context = certificates.good.context() if tls else None
+    with Exchange(ssl_context=context) as exchange:
+        ours = certificates.client_context() if tls else None
+        stream = new_stream(exchange, ssl_context=ours, ping_interval=0.1).start()
+        assert stream.wait_ready(SOON)
+        for _ in range(3):
+            said = in_child(lambda: outcomes(stream))
+            assert said.keys() == USES.keys()
+            for name, text in said.items():
+                assert "another process" in text, name
+        check_undisturbed(exchange, stream, recorder)
+
+
+def test_locks_that_are_held_at_the_fork(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    """They are held in the child for ever."""
+    stream = new_stream(exchange).start()
+    assert stream.wait_ready(SOON)
+    connection = stream._reader._connection
+    assert connection is not None
+    assert connection._transport is not None
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ExitStack() as locks:
+            for lock in (
+                stream._reader._state,
+                stream._book._lock,
+                stream._heartbeat._changed,
+                connection._lock,
+                connection._transport._lock,
+            ):
+                locks.enter_context(lock)
+            held.set()
+            release.wait(SOON)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(SOON)
+    try:
+        said = in_child(lambda: outcomes(stream))
+    finally:
+        release.set()
+        holder.join(SOON)
+    assert all("another process" in text for text in said.values())
+    check_undisturbed(exchange, stream, recorder)
+
+
+def test_copy_that_is_collected(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    stream = new_stream(exchange).start()
+    assert stream.wait_ready(SOON)
+
+    def forget() -> int:
+        for name in list(vars(stream)):
+            delattr(stream, name)
+        return gc.collect()
+
+    in_child(forget)
+    check_undisturbed(exchange, stream, recorder)
+
+
+def test_stream_of_its_own_in_the_child(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    stream = new_stream(exchange).start()
+    assert stream.wait_ready(SOON)
+
+    def another() -> tuple[bool, list[str]]:
+        with new_stream(exchange) as own:
+            return own.wait_ready(SOON), list(own.positions)
+
+    assert in_child(another) == (True, [])
+    assert exchange.wait_for_clients(1)
+    assert exchange.connections[1].close_code == 1000
+    assert exchange.connections[0].subscribed
+    exchange.push(order(77))
+    recorder.wait("on_order")
+
+
+def test_stream_that_was_not_started_may_be_started_in_the_child(
+    exchange: Exchange, new_stream: NewStream
+) -> None:
+    """A program may make its streams, and then turn itself into a daemon."""
+    stream = new_stream(exchange)
+
+    def start() -> bool:
+        with stream:
+            return stream.wait_ready(SOON) and stream.positions == {}
+
+    assert in_child(start) is True
+    assert exchange.wait_for_clients(0)
+    with stream:
+        assert stream.wait_ready(SOON)
+
+
+def test_multiprocessing(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
+    """The child ends in multiprocessing's own way."""
+    forking = multiprocessing.get_context("fork")
+    stream = new_stream(exchange, ping_interval=0.1).start()
+    assert stream.wait_ready(SOON)
+    queue = forking.SimpleQueue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process = forking.Process(target=lambda: queue.put(outcomes(stream)))
+        process.start()
+    process.join(10)
+    assert process.exitcode == 0
+    assert all("another process" in text for text in queue.get().values())
+    queue.close()
+    process.close()
+    check_undisturbed(exchange, stream, recorder)
+
+
+PREAMBLE = """
+import atexit, os, signal, sys, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from fastpos import PositionStream
+
+url, key, dispatch = sys.argv[1:]
+stream = PositionStream(
+    url, api_key=key, broker=1003, proxy="", ping_interval=0.1, dispatch=dispatch
+)
+
+def wait_for_child():
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("child ended with", status, flush=True)
+"""
+
+
+def run(exchange: Exchange, project: Path, body: str, dispatch: str = "reader") -> str:
+    """What a program prints; it must not complain, and it ends by itself."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", PREAMBLE + textwrap.dedent(body)),
+            *(exchange.url, exchange.api_key, dispatch),
+        ],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout
+
+
+def test_interpreter_exit_of_the_child(exchange: Exchange, project: Path) -> None:
+    body = """
+        atexit.register(stream.stop)
+        with stream:
+            assert stream.wait_ready(10)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                sys.exit(3)
+            wait_for_child()
+            before = stream.stats.last_pong_ns or 0
+            while (stream.stats.last_pong_ns or 0) <= before:
+                time.sleep(0.01)
+            print("connects", stream.stats.connects, stream.stats.disconnects)
+    """
+    assert run(exchange, project, body) == "child ended with 3\nconnects 1 {}\n"
+    assert exchange.counts["unsub"] == exchange.counts["close"] == 1
+    assert exchange.connections[0].close_code == 1000
+
+
+IN_CALLBACK = {
+    "returns": ("pass", "stream.start(); stream.join()"),
+    "returns to run_forever": (
+        "pass",
+        """
+try:
+    stream.run_forever()
+except RuntimeError as error:
+    assert child == 0 and "another process" in str(error)
+    os._exit(0)
+""",
+    ),
+    "leaves run_forever": ("sys.exit(0)", "stream.run_forever()"),
+    "leaves": ("os._exit(0)", "stream.start(); stream.join()"),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "dispatch"), [*((what, "reader") for what in IN_CALLBACK), ("returns", "thread"),
+                           ("leaves", "thread")]
+)  # fmt: skip
+def test_fork_in_a_callback(exchange: Exchange, project: Path, what: str, dispatch: str) -> None:
+    in_child, main = IN_CALLBACK[what]
+    body = f"""
+child = None
+
+@stream.on_order
+def fork(order):
+    global child
+    if order.order_id == "2":
+        stream.stop()
+        return
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        {in_child}
+    else:
+        wait_for_child()
+
+{main}
+print("connects", stream.stats.connects, stream.stats.disconnects)
+"""
+    done: list[str] = []
+    program = threading.Thread(target=lambda: done.append(run(exchange, project, body, dispatch)))
+    program.start()
+    assert exchange.wait_for_subscribers(1, 10)
+    exchange.push(order(1))
+    # The child, if it read on, would take this.
+    exchange.wait_for("ping", count=exchange.counts["ping"] + 5)
+    exchange.push(order(2))
+    program.join(30)
+    assert done == ["child ended with 0\nconnects 1 {'stopped': 1}\n"]
+    assert len(exchange.connections) == 1
+    assert exchange.counts["unsub"] == exchange.counts["close"] == 1
