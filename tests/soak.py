@@ -1,0 +1,533 @@
+"""Fifty streams in one process, under faults, for a while: `python -m tests.soak --minutes 30`.
+
+The exchanges are in a process of their own. Each numbers all that it pushes, and notes for every
+connection which numbers were queued on it; each stream notes the numbers that its functions were
+called with, connection by connection. Beside the streams a thread computes half of the time.
+
+At the end, exit status 1 unless all of these hold:
+
+- events: what was received on a connection is what was queued on it, from the first number on,
+  without a gap, a repetition or a change of order, up to where the connection broke. All of it
+  where the connection was closed in an orderly way, and on the last one. So every number that a
+  stream did not get is accounted for: pushed while it was not subscribed, or lost with a
+  connection that broke;
+- memory: over the last third of the time, the straight line fitted to the resident memory, and the
+  one fitted to Python's allocated blocks, rise by less than 1 % or, if that is more, by less than
+  twice the standard deviation of the samples around the line;
+- threads are as many in every sample; descriptors as many at the end, when all are subscribed, as
+  at the beginning, and after the stop as before the start;
+- no stream has ended, no function has raised, and the exchanges saw no violation of the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import multiprocessing
+import os
+import random
+import ssl
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any, TextIO
+
+from fastpos import CallbackError, DecodeError, Disconnect, PositionStream, ReconnectPolicy
+from fastpos.inflate import inflater
+from fastpos.simulator import Exchange
+from tests.certificates import Certificates, make_certificates
+
+EXCHANGES = 5
+OVER_TLS = 2  # of them
+PATIENCE = 60.0  # seconds for all streams to be subscribed again
+IDS = range(1, 21)  # of positions, orders and triggers: what is known must not grow
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+Ranges = list[list[int]]
+"""Numbers in the order in which they came: [first, last] of each run of consecutive ones."""
+
+
+def note(ranges: Ranges, number: int) -> None:
+    """Add a number, in its place in the order of arrival."""
+    if ranges and ranges[-1][1] + 1 == number:
+        ranges[-1][1] = number
+    else:
+        ranges.append([number, number])
+
+
+def count(ranges: Ranges) -> int:
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def begins_with(whole: Ranges, part: Ranges) -> bool:
+    """Whether `whole`, as a sequence of numbers, begins with `part`."""
+    if not part:
+        return True
+    return (
+        len(part) <= len(whole)
+        and part[:-1] == whole[: len(part) - 1]
+        and part[-1][0] == whole[len(part) - 1][0]
+        and part[-1][1] <= whole[len(part) - 1][1]
+    )
+
+
+# --- the exchanges' process -----------------------------------------------------------------------
+
+
+class NumberedExchange(Exchange):
+    """Numbers all that it pushes, and notes on which connections that was queued."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.last = 0
+        self.queued: defaultdict[int, Ranges] = defaultdict(list)
+
+    def push(self, message: Any) -> int:
+        with self._lock:
+            return self._push_next(lambda number: self._push_of({**message, "n": number}))
+
+    def push_garbage(self) -> None:
+        self._push_next(lambda number: bytes([0x82, 16]) + b"garbage %08d" % number)
+
+    def _push_next(self, frame: Callable[[int], bytes]) -> int:
+        with self._lock:
+            self.last += 1
+            if not self.faults.pushes:
+                return 0
+            data = frame(self.last)
+            takers = [r for r in self._live if r.subscribed and self._put(r, data)]
+            for record in takers:
+                note(self.queued[record.number], self.last)
+            return len(takers)
+
+
+class Driver:
+    """Makes one exchange busy and faulty, on two threads, until `stop`."""
+
+    def __init__(self, exchange: NumberedExchange, clients: int, seed: str) -> None:
+        self.exchange = exchange
+        self.faults: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._clients = clients
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._trade, args=(random.Random(f"{seed} trade"),)),
+            threading.Thread(target=self._fail, args=(random.Random(f"{seed} faults"),)),
+        ]
+        self._faults: dict[str, tuple[Callable[[], object], float]] = {
+            # what is done, and after how many seconds it is undone
+            "reset": (exchange.drop, 0),
+            "reset of one": (self._drop_one, 0),
+            "reset of another": (self._drop_one, 0),
+            "close": (lambda: exchange.drop(clean=True), 0),
+            "end without a close": (lambda: exchange.drop(clean=True, code=None), 0),
+            "system close": (exchange.system_close, 0),
+            "short stall": (exchange.stall, 0.5),
+            "stall": (exchange.stall, 4),
+            "no pongs": (lambda: exchange.stall(pushes=True, handshakes=True, closes=True), 4),
+            "never read": (exchange.never_read, 4),
+            "garbage": (exchange.push_garbage, 0),
+            "more garbage": (lambda: [exchange.push_garbage() for _ in range(10)], 0),
+            "half a frame": (exchange.truncate_frame, 0),
+            "half a frame and the end": (lambda: exchange.truncate_frame(end=True), 0),
+            "too large a frame": (lambda: exchange.announce_frame(1 << 24), 0),
+            "bad bytes": (lambda: exchange.send_raw(b"\xff\xff\xff"), 0),
+            "trickle": (lambda: exchange.trickle(7, 0.001), 2),
+            "no upgrade": (lambda: (exchange.refuse_upgrade(503), exchange.drop()), 2),
+            "no greeting": (lambda: (exchange.silent_connect(2), exchange.drop()), 0),
+            "no reply": (lambda: (exchange.ignore_subscription(2), exchange.drop()), 0),
+            "refusal": (lambda: (exchange.refuse_subscription(times=2), exchange.drop()), 0),
+            "WebSocket pings": (lambda: exchange.ws_ping(b"soak"), 0),
+        }
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self.exchange.clear_faults()
+
+    def _trade(self, dice: random.Random) -> None:
+        exchange = self.exchange
+        due = time.monotonic()
+        while not self._stopping.wait(max(due - time.monotonic(), 0)):
+            due += 0.5
+            if not exchange.positions:
+                exchange.open_position()
+            exchange.tick()
+            if dice.random() < 0.3:
+                for _ in range(dice.choice((1, 5, 50, 200))):
+                    self._event(dice)
+
+    def _event(self, dice: random.Random) -> None:
+        exchange, kind, action = self.exchange, dice.random(), dice.choice("12")
+        if kind < 0.4:
+            exchange.update_position(min(exchange.positions), volume=dice.randrange(1, 1000))
+        elif kind < 0.5:
+            exchange.set_balance("USDT", available=dice.randrange(10**6))
+        elif kind < 0.8:
+            order = {"orderId": str(dice.choice(IDS)), "volume": 10, "orderAction": action}
+            exchange.push({"channel": "order", "order": order})
+        elif kind < 0.9:
+            trigger = {"triggerOrderId": str(dice.choice(IDS)), "orderAction": action}
+            exchange.push({"channel": "trigOrder", "trigOrder": trigger})
+        elif (id := dice.choice(IDS)) not in exchange.positions:
+            exchange.open_position(position_id=id)
+        elif len(exchange.positions) > 1:
+            exchange.close_position(id)
+
+    def _fail(self, dice: random.Random) -> None:
+        exchange = self.exchange
+        while not self._stopping.wait(dice.uniform(0.2, 3.0)):
+            name = dice.choice(list(self._faults))
+            self.faults[name] += 1
+            do, seconds = self._faults[name]
+            do()
+            if seconds:
+                self._stopping.wait(seconds)
+                exchange.clear_faults()
+            if not exchange.wait_for_subscribers(self._clients, PATIENCE):
+                self.problems.append(f"not all subscribed {PATIENCE:g} s after: {name}")
+                return
+
+    def _drop_one(self) -> None:
+        for connection in exchange_clients(self.exchange)[:1]:
+            self.exchange.drop(connection=connection)
+
+
+def exchange_clients(exchange: Exchange) -> list[Any]:
+    """The subscribed connections, the longest idle first."""
+    return [connection for connection in exchange.connections[-50:] if connection.subscribed]
+
+
+def serve(pipe: Pipe, streams: int, seed: int, certificates: Certificates) -> None:
+    """Runs in a process of its own; the answers to what is asked over the pipe."""
+    exchanges = []
+    for number in range(EXCHANGES):
+        context = certificates.good.context() if number < OVER_TLS else None
+        exchanges.append(NumberedExchange(ssl_context=context).start())
+    drivers = [
+        Driver(exchange, len(range(number, streams, EXCHANGES)), f"{seed} {number}")
+        for number, exchange in enumerate(exchanges)
+    ]
+    first = exchanges[0]
+    pipe.send(([exchange.url for exchange in exchanges], first.api_key, first.broker))
+    pipe.recv()
+    for driver in drivers:
+        driver.start()
+    pipe.recv()
+    for driver in drivers:
+        driver.stop()
+    for driver in drivers:
+        if not driver.exchange.wait_for_subscribers(driver._clients, PATIENCE):
+            driver.problems.append("not all subscribed at the end")
+        driver.exchange.push({"channel": "SYSTEM", "et": "end of the soak"})
+    pipe.send([exchange.last for exchange in exchanges])
+    pipe.recv()
+    report: dict[int, list[tuple[Ranges, int | None]]] = {n: [] for n in range(streams)}
+    for exchange in exchanges:
+        for connection in exchange.connections:
+            report[int(connection.headers["X-Stream"])].append(
+                (exchange.queued[connection.number], connection.close_code)
+            )
+    faults: Counter[str] = Counter()
+    for driver in drivers:
+        faults.update(driver.faults)
+    problems = [problem for driver in drivers for problem in driver.problems]
+    problems += [f"violation: {text}" for exchange in exchanges for text in exchange.violations]
+    pipe.send((report, faults, problems))
+    for exchange in exchanges:
+        exchange.stop()
+
+
+# --- the streams' process -------------------------------------------------------------------------
+
+
+class Listener:
+    """Notes what one stream's functions are called with; runs on its reader thread.
+
+    What a connection brought is written to a file when it has ended, so as not to grow.
+    """
+
+    def __init__(self, number: int, file: TextIO) -> None:
+        self._number = number
+        self._file = file
+        self._ranges: Ranges = []
+        self.events = 0
+        self.latest = 0
+        self.raised = 0
+
+    def on_event(self, event: Any) -> None:
+        self._note(event.raw["n"])
+
+    def on_account(self, event: Any) -> None:
+        if event.position is None:  # else on_position was called with it
+            self._note(event.raw["n"])
+
+    def on_error(self, error: Exception) -> None:
+        if isinstance(error, DecodeError) and error.data.startswith(b"garbage "):
+            self._note(int(error.data.split()[1]))
+        elif isinstance(error, CallbackError):
+            self.raised += 1
+
+    def on_disconnect(self, event: Disconnect) -> None:
+        runs = " ".join(f"{first}-{last}" for first, last in self._ranges)
+        self._ranges = []
+        # One write, so that no other listener's gets in between.
+        self._file.write(f"{self._number} {int(event.reason == 'stopped')} {runs}\n")
+
+    def _note(self, number: int) -> None:
+        self.events += 1
+        self.latest = number
+        note(self._ranges, number)
+
+
+def written(path: Path, streams: int) -> list[list[tuple[Ranges, bool]]]:
+    """By stream and connection: what came, and whether `stop` ended it."""
+    found: list[list[tuple[Ranges, bool]]] = [[] for _ in range(streams)]
+    for line in path.read_text().splitlines():
+        number, stopped, *runs = line.split()
+        ranges = [[int(end) for end in run.split("-")] for run in runs]
+        found[int(number)].append((ranges, stopped == "1"))
+    return found
+
+
+@dataclass
+class Account:
+    """Where all the numbers went."""
+
+    received: int = 0
+    lost_with_connection: int = 0
+    pushed_in_gaps: int = 0
+    connections: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        stream: int,
+        sessions: list[tuple[Ranges, bool]],
+        connections: list[tuple[Ranges, int | None]],
+        last: int,
+    ) -> None:
+        """Compare what a stream received with what was queued for it, of numbers up to `last`."""
+        queued = sum(count(ranges) for ranges, _ in connections)
+        received = sum(count(ranges) for ranges, _ in sessions)
+        self.connections += len(connections)
+        self.received += received
+        self.lost_with_connection += queued - received
+        self.pushed_in_gaps += last - queued
+        position = 0
+        # A session of no events may have been none: the connection may have failed.
+        for ranges, stopped in (session for session in sessions if session[0]):
+            while position < len(connections):
+                whole, close_code = connections[position]
+                position += 1
+                if begins_with(whole, ranges):
+                    break
+                if close_code in (1000, 1001) and whole:
+                    self._problem(stream, f"all of {whole[-3:]} is missing")
+            else:
+                self._problem(stream, f"{ranges[-3:]} is not as it was sent")
+                return
+            if stopped and (whole != ranges or ranges[-1][1] != last):
+                self._problem(stream, f"{ranges[-1]} instead of {whole[-1]} at the end, of {last}")
+            elif close_code in (1000, 1001) and whole != ranges:
+                self._problem(stream, f"{ranges[-1]} instead of {whole[-1]}, closed in order")
+        for whole, close_code in connections[position:]:
+            if close_code in (1000, 1001) and whole:
+                self._problem(stream, f"all of {whole[-3:]} is missing")
+
+    def _problem(self, stream: int, text: str) -> None:
+        self.problems.append(f"stream {stream}: {text}")
+
+
+@dataclass
+class Sample:
+    """The process at one moment."""
+
+    at: float
+    resident: int
+    blocks: int
+    threads: int
+    descriptors: int
+
+
+def sample() -> Sample:
+    gc.collect()
+    return Sample(
+        time.monotonic(),
+        int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
+        sys.getallocatedblocks(),
+        len(os.listdir("/proc/self/task")),
+        len(os.listdir("/proc/self/fd")),
+    )
+
+
+def rise(samples: list[Sample], what: str) -> tuple[float, float, float]:
+    """Of a line fitted to the samples: its rise, the spread around it, and its middle."""
+    times = [each.at for each in samples]
+    values = [float(getattr(each, what)) for each in samples]
+    slope, start = statistics.linear_regression(times, values)
+    spread = statistics.pstdev(
+        value - start - slope * at for at, value in zip(times, values, strict=True)
+    )
+    return slope * (times[-1] - times[0]), spread, statistics.fmean(values)
+
+
+def compute(stop: threading.Event) -> None:
+    """A busy thread of the host's: takes the GIL for half of the time."""
+    while not stop.wait(0.02):
+        until = time.monotonic() + 0.02
+        while time.monotonic() < until:
+            sum(range(1000))
+
+
+def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
+    """Run it; give what is wrong."""
+    certificates = make_certificates(directory)
+    spawning = multiprocessing.get_context("spawn")
+    pipe, theirs = spawning.Pipe()
+    process = spawning.Process(target=serve, args=(theirs, streams, seed, certificates))
+    process.start()
+    theirs.close()
+    urls, key, broker = pipe.recv()
+    context = ssl.create_default_context(cafile=str(certificates.authority))
+
+    problems: list[str] = []
+    stop_computing = threading.Event()
+    computing = threading.Thread(target=compute, args=(stop_computing,), daemon=True)
+    computing.start()
+    with (directory / "received").open("w") as file:
+        listeners = [Listener(number, file) for number in range(streams)]
+        fleet = [
+            PositionStream(
+                urls[number % EXCHANGES],
+                api_key=key,
+                broker=broker,
+                proxy="",
+                ssl_context=context,
+                headers={"X-Stream": str(number)},
+                ping_interval=1.0,
+                pong_timeout=1.0,
+                connect_timeout=5.0,
+                subscribe_timeout=2.0,
+                reconnect=ReconnectPolicy(initial=0.2, maximum=2.0),
+                on_position=listener.on_event,
+                on_order=listener.on_event,
+                on_trigger=listener.on_event,
+                on_adl_price=listener.on_event,
+                on_system_close=listener.on_event,
+                on_unknown=listener.on_event,
+                on_account=listener.on_account,
+                on_error=listener.on_error,
+                on_disconnect=listener.on_disconnect,
+            )
+            for number, listener in enumerate(listeners)
+        ]
+        before = sample()
+        for stream in fleet:
+            stream.start()
+        for number, stream in enumerate(fleet):
+            if not stream.wait_ready(PATIENCE):
+                problems.append(f"stream {number}: not subscribed within {PATIENCE:g} s")
+        samples = [sample()]
+        pipe.send("go")
+        ends = time.monotonic() + minutes * 60
+        while (remaining := ends - time.monotonic()) > 0:
+            time.sleep(min(1.0, remaining))
+            samples.append(sample())
+        pipe.send("finish")
+        last = pipe.recv()
+        deadline = time.monotonic() + PATIENCE
+        for number, listener in enumerate(listeners):
+            while listener.latest < last[number % EXCHANGES] and time.monotonic() < deadline:
+                time.sleep(0.01)
+        final = sample()
+        stats = [stream.stats for stream in fleet]
+        for number, stream in enumerate(fleet):
+            began = time.monotonic()
+            stream.stop()
+            if time.monotonic() - began > 5:
+                problems.append(f"stream {number}: stop() took {time.monotonic() - began:.1f} s")
+            stream.join(0)
+        after = sample()
+    stop_computing.set()
+    computing.join()
+    pipe.send("report")
+    report, faults, said = pipe.recv()
+    process.join()
+
+    problems += said
+    account = Account()
+    for number, sessions in enumerate(written(directory / "received", streams)):
+        account.add(number, sessions, report[number], last[number % EXCHANGES])
+    problems += account.problems
+    if account.received != sum(listener.events for listener in listeners):
+        problems.append("the listeners' files are not whole")
+    problems += ["a function raised"] * sum(listener.raised for listener in listeners)
+
+    reasons: Counter[str] = Counter()
+    for each in stats:
+        reasons.update(each.disconnects)
+    print(f"{streams} streams, {EXCHANGES} exchanges, {minutes:g} min, seed {seed}, {inflater!r}")
+    print(f"faults: {faults.total()}: {', '.join(f'{n} {k}' for k, n in faults.most_common())}")
+    print(f"connections: {account.connections}, disconnects for {len(reasons)} reasons:")
+    for reason, times in reasons.most_common(12):
+        print(f"  {times:6} {reason}")
+    print(
+        f"events: {account.received} received, {account.pushed_in_gaps} pushed in gaps, "
+        f"{account.lost_with_connection} lost with a connection, "
+        f"{len(account.problems)} not accounted for"
+    )
+    tail = samples[len(samples) * 2 // 3 :]
+    for what, unit, scale in (("resident", "MiB", 1 << 20), ("blocks", "blocks", 1)):
+        risen, spread, middle = rise(tail, what)
+        allowed = max(middle / 100, 2 * spread)
+        print(
+            f"memory, {what}: {getattr(samples[0], what) / scale:.1f} {unit} at the beginning, "
+            f"{middle / scale:.1f} in the last third, where it rises by {risen / scale:+.2f}; "
+            f"allowed {allowed / scale:.2f} (spread {spread / scale:.2f})"
+        )
+        if risen > allowed:
+            problems.append(f"memory, {what}: rises by {risen / scale:.2f} {unit}")
+    threads = sorted({each.threads for each in samples})
+    print(f"threads: {before.threads} before, {threads} running, {after.threads} after")
+    if threads != [before.threads + 2 * streams] or after.threads != before.threads:
+        problems.append("threads are not constant")
+    print(
+        f"descriptors: {before.descriptors} before, {samples[0].descriptors} subscribed first, "
+        f"{final.descriptors} at the end, {after.descriptors} after"
+    )
+    if final.descriptors != samples[0].descriptors or after.descriptors != before.descriptors:
+        problems.append("descriptors are not constant")
+    return problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Many streams under faults, for a while.")
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--streams", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    arguments = parser.parse_args()
+    logging.getLogger("fastpos").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as directory:
+        problems = run(arguments.minutes, arguments.streams, arguments.seed, Path(directory))
+    for problem in problems[:20]:
+        print(f"FAILED: {problem}")
+    print("failed" if problems else "all is well")
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
