@@ -102,7 +102,7 @@ class Dispatcher:
                 return
         self._tell()
         with self._changed:
-            while not self._discarding and self._is_full(False):
+            while self._is_full(False):  # `discard` makes room too
                 self._changed.wait(SLICE)
             self._waited = monotonic()
             self._append(entry)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -151,8 +154,9 @@ def test_three_threads_of_one_number(exchange: Exchange, threaded: NewStream) ->
         assert own() == []
 
 
+@pytest.mark.parametrize("background", [True, False], ids=["start", "run_forever"])
 def test_what_a_callback_raises_is_reported_on_its_thread(
-    exchange: Exchange, threaded: NewStream, recorder: Recorder
+    exchange: Exchange, threaded: NewStream, recorder: Recorder, background: bool
 ) -> None:
     def fail(event: Order) -> None:
         raise SystemExit if event.order_id == "2" else ArithmeticError("went off")
@@ -161,20 +165,22 @@ def test_what_a_callback_raises_is_reported_on_its_thread(
     stream = threaded(exchange)
     stream.on_order(fail)
     stream.on_error(lambda _: threads.append(threading.current_thread().name))
-    with stream:
-        assert stream.wait_ready(SOON)
-        exchange.push(order(1))
-        exchange.push(order(2))
-        errors = recorder.wait("on_error", 2)
-        exchange.push(order(3))
-        recorder.wait("on_order", 3)
-        assert stream.stats.callback_errors >= 2
+    stream.on_ready(lambda _: [exchange.push(order(number)) for number in (1, 2, 3)])
+    stream.on_trigger(lambda _: stream.stop())
+    stream.on_ready(lambda _: exchange.place_trigger())
+    if background:
+        stream.start()
+        assert stream.join(SOON)
+    else:
+        stream.run_forever()
+    errors = recorder.on_error
+    assert stream.stats.callback_errors == 3
     assert [type(error) for error in errors[:2]] == [CallbackError] * 2
     assert [type(error.__cause__) for error in errors[:2]] == [ArithmeticError, SystemExit]
     assert all(name.startswith("fastpos-callbacks-") for name in threads)
     # As if it had been called directly: the report follows the call.
     names = [name for name, _ in recorder.calls]
-    assert names[1:5] == ["on_order", "on_error", "on_order", "on_error"]
+    assert names[1:-2] == ["on_order", "on_error"] * 3
 
 
 @pytest.mark.parametrize("background", [True, False], ids=["start", "run_forever"])
@@ -274,7 +280,7 @@ def test_waiting_is_told_once_for_each_time_it_begins(
     options = {} if heard else {"on_error": None}
     stream = threaded(exchange, queue_size=2, slow_callback_s=60, **options)
     with stream:
-        assert stream.wait_ready(SOON)
+        recorder.wait("on_ready")
         for episode in (1, 2):
             gate = Gate()
             stream.on_order = gate
@@ -403,12 +409,14 @@ def test_stop_throws_away_what_waits(
         if full:
             fill(exchange, stream, 5, gate)
         else:
-            for number in range(3):
-                exchange.push(order(number))
+            exchange.push(order(0))
+            assert gate.entered.wait(SOON)
+            exchange.push(order(1))
+            exchange.push(order(2))
             until(lambda: stream.stats.queue_depth == 2)
         stopper = threading.Thread(target=stream.stop)
         stopper.start()
-        until(lambda: stream.stats.queue_depth == 0, what="an empty queue")
+        until(lambda: stream.stats.queue_depth < 2, what="none but the Disconnect")
         gate.open.set()
         stopper.join(SOON)
         assert not stopper.is_alive()
@@ -537,7 +545,9 @@ def test_what_waits_is_delivered_when_the_stream_ends_by_itself(
     stream.on_order(gate)
     stream.start()
     assert stream.wait_ready(SOON)
-    for number in range(30):
+    exchange.push(order(0))
+    assert gate.entered.wait(SOON)
+    for number in range(1, 30):
         exchange.push(order(number))
     until(lambda: stream.stats.queue_depth == 29)
     exchange.drop()
@@ -550,6 +560,25 @@ def test_what_waits_is_delivered_when_the_stream_ends_by_itself(
     assert [name for name, _ in recorder.calls][-1] == "on_disconnect"
 
 
+@contextmanager
+def signal_when_full(
+    stream: PositionStream, exchange: Exchange, recorder: Recorder, gate: Gate, signum: int
+) -> Iterator[None]:
+    """Fills the queue of a stream that runs in this thread, then sends it a signal."""
+    this = threading.get_ident()
+
+    def run() -> None:
+        recorder.wait("on_ready")
+        fill(exchange, stream, 2, gate)
+        signal.pthread_kill(this, signum)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join(SOON)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no signals between threads")
 def test_ctrl_c_does_not_wait_long_for_a_callback(
     exchange: Exchange,
     threaded: NewStream,
@@ -560,20 +589,16 @@ def test_ctrl_c_does_not_wait_long_for_a_callback(
     """Ctrl-C reaches the reader in run_forever(), not the callback."""
     monkeypatch.setattr("fastpos.reader.CLOSE_TIMEOUT", 0.1)
     later: list[object] = []
-    stream = threaded(exchange, queue_size=1, slow_callback_s=60)
+    stream = threaded(exchange, queue_size=2, slow_callback_s=60)
     stream.on_order(gate)
     stream.on_order(later.append)
-    stream.on_ready(lambda _: [exchange.push(order(number)) for number in range(4)])
-
-    def interrupt(*_: object) -> None:
-        assert gate.entered.wait(SOON)
-        raise KeyboardInterrupt
-
-    assert stream._dispatcher is not None
-    monkeypatch.setattr(stream._dispatcher, "_tell", interrupt)  # where the queue is full
-    with pytest.raises(KeyboardInterrupt):
+    began = time.monotonic()
+    with (
+        signal_when_full(stream, exchange, recorder, gate, signal.SIGINT),
+        pytest.raises(KeyboardInterrupt),
+    ):
         stream.run_forever()
-    assert gate.entered.is_set()
+    assert time.monotonic() - began < SOON / 2
     with pytest.raises(RuntimeError, match="running"):
         stream.start()
     stream.stop()
@@ -582,6 +607,32 @@ def test_ctrl_c_does_not_wait_long_for_a_callback(
     until(lambda: not stream._dispatcher.is_alive)  # type: ignore[union-attr]
     assert recorder.calls == calls
     assert later == []
+    with stream:  # and it can begin again
+        assert stream.wait_ready(SOON)
+        exchange.push(order(9))
+        recorder.wait("on_order", 2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no signals between threads")
+def test_stop_in_a_signal_handler_while_the_reader_waits(
+    exchange: Exchange, threaded: NewStream, recorder: Recorder, gate: Gate
+) -> None:
+    stream = threaded(exchange, queue_size=2, slow_callback_s=60)
+    stream.on_order(gate)
+
+    def handle(*_: object) -> None:
+        stream.stop()
+        gate.open.set()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with signal_when_full(stream, exchange, recorder, gate, signal.SIGUSR1):
+            stream.run_forever()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert numbers(recorder.on_order) == [0]
+    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
+    assert exchange.wait_for("unsub")
 
 
 def test_discard_keeps_a_disconnect_that_comes_later() -> None:
@@ -697,13 +748,26 @@ def test_time_without_events_counts_for_no_callback(
     assert records_of(caplog, "slow_callback") == []
 
 
+def test_time_before_an_error_that_was_not_read_counts_for_no_callback() -> None:
+    errors: list[FastposError] = []
+    stream = PositionStream("ws://127.0.0.1:9/", api_key="k", broker=1, on_error=errors.append)
+    stream._times.now -= 3600
+    stream._delivery.report(FastposError("no snapshot"))
+    assert len(errors) == 1
+    assert stream.stats.slowest_callback_s < 60
+
+
 @pytest.mark.parametrize("dispatch", ["reader", "thread"])
 def test_lag(new_stream: NewStream, recorder: Recorder, dispatch: str) -> None:
     """What is received with something that a callback takes long for waits for that."""
 
+    go_on = threading.Event()
+
     def serve(peer: socket.socket) -> None:
         serve_subscription(peer)
         peer.sendall(push_frame(order(1)) + push_frame(order(2)))  # one read takes both
+        assert go_on.wait(SOON)
+        peer.sendall(push_frame(order(3)))
         answer_until_close(peer)
 
     def nap(event: Order) -> None:
@@ -717,6 +781,10 @@ def test_lag(new_stream: NewStream, recorder: Recorder, dispatch: str) -> None:
             recorder.wait("on_order", 2)
             until(lambda: stream.stats.lag_s >= 0.1, what="the lag")
             stats = stream.stats
+            go_on.set()
+            recorder.wait("on_order", 3)
+            until(lambda: stream.stats.lag_s < 0.1, what="no lag")
+            assert stream.stats.max_lag_s == stats.max_lag_s
     assert stats.lag_s == stats.max_lag_s < SOON
     assert stats.slowest_callback == nap.__qualname__
     assert 0.1 <= stats.slowest_callback_s < SOON
@@ -743,9 +811,9 @@ def test_a_function_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) ->
     assert at(LOG_INTERVAL + 3.0, one, 2.0) == 3
     assert times.slowest[0] == 30.0
     assert (times.slowest[1] or "").endswith("one")
-    for _ in range(3 * MAX_FUNCTIONS):
-        times.took("on_order", lambda _: None, 2.0)
-    assert len(times._logged) <= MAX_FUNCTIONS
+    for function in [lambda _: None for _ in range(3 * MAX_FUNCTIONS)]:
+        times.took("on_order", function, 2.0)
+    assert len(times._logged) == MAX_FUNCTIONS
 
 
 def test_name_of_a_callback_shows_no_arguments(
