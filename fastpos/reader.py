@@ -613,7 +613,7 @@ class Reader:
             if type(error.value) is dict and "pong" in error.value:
                 self._heartbeat.pong()
                 return
-        elif text[:1] == b"{":  # bare text is no JSON either, but a push of the wrong shape is none
+        elif text.lstrip()[:1] == b"{":  # a push of the wrong shape; bare text is no JSON either
             self._report(error)
             return
         if not self._reply(text, connection):

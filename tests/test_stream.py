@@ -192,6 +192,24 @@ def test_pushes_before_the_replies_are_not_lost(new_stream: NewStream, recorder:
     assert recorder.on_error == []
 
 
+@pytest.mark.parametrize("white", ["", " ", "\r\n\t"])
+def test_bad_push_before_the_replies_refuses_nothing(
+    new_stream: NewStream, recorder: Recorder, white: str
+) -> None:
+    bad = frame(BINARY, gzip.compress(f'{white}{{"channel":"order"}}'.encode()))
+
+    def serve(peer: socket.socket) -> None:
+        accept_upgrade(peer, bad + text_frame("connect success"))
+        read_frame(peer)
+        peer.sendall(bad + text_frame("sub success"))
+        answer_until_close(peer)
+
+    with ScriptedServer(serve) as server, new_stream(server.url) as stream:
+        recorder.wait("on_ready")
+        assert stream.stats.connects == 1
+    assert [type(error) for error in recorder.on_error] == [DecodeError, DecodeError]
+
+
 def test_push_right_before_sub_success_of_the_exchange(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder
 ) -> None:
