@@ -1,0 +1,205 @@
+"""The answers to the opening handshake: of the server to the upgrade, of a proxy to CONNECT.
+
+An input is one byte that says which proxy there is, if any, and what the peer says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from random import Random
+from typing import Any
+from unittest import mock
+
+import websocket._handshake
+
+import fastpos.opening
+from fastpos import AuthenticationError, FastposError
+from fastpos.errors import ConnectionFailed
+from fastpos.opening import MAX_HANDSHAKE, MAX_RETRY_AFTER, open_transport, parse_proxy
+from fastpos.session import Credential
+from tests.fuzz.mutators import mutate_bytes
+from tests.fuzz.peer import Peer
+from tests.servers import upgrade_response
+
+__all__ = ["mutate", "one", "seeds"]
+
+SECRET = "fuzzed-token-91b3e4"
+PASSWORD = "fuzzed-password-c2"
+URL = "ws://exchange.example/position_order/ws"
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+RIGHT = upgrade_response(KEY)
+ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+PROXIES = ("", f"http://user:{PASSWORD}@proxy", f"socks5h://user:{PASSWORD}@proxy")
+
+LINES = [
+    *RIGHT.split(b"\r\n")[:4],
+    b"HTTP/1.1 407 Proxy Authentication Required",
+    b"Upgrade: x, WebSocket",
+    b"Connection: close",
+    b"Sec-WebSocket-Accept: " + ACCEPT.upper(),
+    b"Sec-WebSocket-Extensions: permessage-deflate",
+    b"Sec-WebSocket-Protocol: mqtt",
+    b"Content-Length: 99999999999",
+    b"Content-Length: -1",
+    b"Set-Cookie: a=b; Domain=exchange.example",
+    b"Retry-After: 99999999999999999999",
+    b"Retry-After: Fri, 31 Dec 9999 23:59:59 +9999",
+    b"Location: wss://elsewhere/?token=" + SECRET.encode(),
+    b"no colon",
+    b"Two: colons: here",
+    b"",
+]
+
+HEADER = rb"[A-Za-z0-9-]+:[ -~]*\r\n"
+ANSWER = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) [ -~]*\r\n((?:" + HEADER + rb")*)\r\n")
+TUNNELLED = re.compile(rb"HTTP/1\.[01] 2[0-9]{2}(?: [ -~]*)?\r\n(?:" + HEADER + rb")*\r\n")
+
+
+def one(data: bytes) -> None:
+    if not data:
+        return
+    proxy = PROXIES[data[0] % len(PROXIES)]
+    said, peer = data[1:], Peer(data[1:])
+    error = opened(peer, proxy)
+    assert len(said) - len(peer.left) <= MAX_HANDSHAKE * (2 if proxy else 1)
+    if error is None:
+        assert not peer.closed
+        assert ACCEPT.lower() in said[: len(said) - len(peer.left)].lower()
+        assert said[: len(said) - len(peer.left)].endswith(b"\n")
+    else:
+        assert peer.closed
+        check_error(error, SECRET, *[PASSWORD] * bool(proxy))
+    if proxy.startswith("http"):
+        tunnelled = TUNNELLED.match(said)
+        if tunnelled is None:
+            return
+        said = said[tunnelled.end() :]
+    elif proxy:
+        return
+    answer = ANSWER.match(said)
+    if answer is not None and len(data) < MAX_HANDSHAKE:
+        check_answer(error, int(answer[1]), answer[2], said[answer.end() :], peer.left)
+
+
+def opened(peer: Peer, proxy: str) -> FastposError | None:
+    """How opening a connection to `peer` fails; None if it does not."""
+    credential = Credential("token", SECRET)
+    credential.get()
+
+    def connect(*_: object) -> Any:
+        return peer
+
+    with (
+        replaced(fastpos.opening, "connect_tcp", connect),
+        replaced(websocket._handshake, "_create_sec_websocket_key", lambda: KEY),
+    ):
+        try:
+            open_transport(
+                URL,
+                {"token": SECRET},
+                timeout=60,
+                context=None,
+                proxy=parse_proxy(proxy) if proxy else None,
+                adopt=lambda _: None,
+                hide=credential.hide,
+            )
+        except (ConnectionFailed, AuthenticationError) as error:
+            return error
+    return None
+
+
+replaced: Callable[..., Any] = mock.patch.object
+
+
+def check_error(error: FastposError, *secrets: str) -> None:
+    assert len(str(error)) < 1000
+    assert "exchange.example" in str(error) or "proxy" in str(error)
+    shown = f"{error!r} {error} {error.__cause__!r} {vars(error)}"
+    for secret in secrets:
+        assert secret not in shown
+    if isinstance(error, ConnectionFailed) and error.retry_after is not None:
+        assert 0 <= error.retry_after <= MAX_RETRY_AFTER
+
+
+def check_answer(
+    error: FastposError | None, status: int, lines: bytes, rest: bytes, left: bytes
+) -> None:
+    """A well-formed answer is taken for what it says."""
+    pairs = [line.split(b":", 1) for line in lines.split(b"\r\n")[:-1]]
+    headers = {name.lower(): value.strip() for name, value in pairs}
+    if len(headers) < len(pairs):
+        return  # some of the same name, which may be joined or not
+    refused = any(headers.get(b"sec-websocket-" + name) for name in (b"extensions", b"protocol"))
+    right = (
+        status == 101
+        and headers.get(b"upgrade", b"").lower() == b"websocket"
+        and headers.get(b"connection", b"").lower() == b"upgrade"
+        and headers.get(b"sec-websocket-accept") == ACCEPT
+        and not refused
+    )
+    if right:
+        assert error is None, repr(error)
+        assert left == rest
+    elif error is None:
+        # Lists of tokens are allowed in these two; all else must be as it is above.
+        assert status == 101
+        assert b"websocket" in headers[b"upgrade"].lower()
+        assert b"upgrade" in headers[b"connection"].lower()
+        assert headers[b"sec-websocket-accept"].lower() == ACCEPT.lower()
+        assert not refused
+    elif status != 101:
+        assert isinstance(error, AuthenticationError) == (status in (401, 403)), repr(error)
+        if isinstance(error, ConnectionFailed):
+            assert error.status == status
+
+
+def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    random = Random(seed)
+    if random.random() < 0.4:
+        return mutate_bytes(data, max_size)
+    if random.random() < 0.4:
+        status = b" %d " % random.choice([101, random.randrange(100, 600)])
+        return re.sub(rb" [0-9]{3} ", status, data, count=random.randrange(2))[:max_size]
+    lines = data[1:].split(b"\r\n")
+    at = random.randrange(len(lines))
+    lines[at : at + random.randrange(2)] = random.choices(LINES, k=random.randrange(2))
+    return (data[:1] + b"\r\n".join(lines))[:max_size]
+
+
+def seeds() -> list[bytes]:
+    secret = SECRET.encode()
+    answers = [
+        RIGHT,
+        RIGHT + b"\x81\x00",
+        RIGHT.replace(b"Upgrade\r\n", b"keep-alive, Upgrade\r\n"),
+        RIGHT.replace(b"101", b"200"),
+        RIGHT.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
+        RIGHT.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"),
+        *(b"HTTP/1.1 %d x\r\n\r\n" % status for status in (100, 204, 402, 403, 404, 426, 599)),
+        RIGHT.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\nContent-Length: 9\r\n\r\n"),
+        RIGHT.replace(ACCEPT, ACCEPT[::-1]),
+        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 99999999999\r\n\r\n",
+        b"HTTP/1.1 301 Moved\r\nLocation: wss://elsewhere/?token=" + secret + b"\r\n\r\n",
+        b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\n\r\n",
+        b"HTTP/1.1 429 Slow\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n\r\n",
+        b"HTTP/1.1 400 " + secret + b"\r\nX: " + secret + b"\r\n\r\n" + secret,
+        b"HTTP/1.1 x\r\n\r\n",
+        b"\xff\xfe\r\n: \r\n\r\n",
+        b"",
+    ]
+    tunnels = [
+        b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\n" + RIGHT,
+        b"HTTP/1.0 200\r\n\r\n" + RIGHT,
+        b"HTTP/1.1 407 Proxy Authentication Required " + PASSWORD.encode() + b"\r\n\r\n",
+        b"SSH-2.0\r\n\r\n",
+    ]
+    socks = [
+        b"\x05\x02\x01\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50" + RIGHT,
+        b"\x05\x00\x05\x00\x00\x03\x04name\x00\x50" + RIGHT,
+        b"\x05\x02\x01\x01",
+        b"\x05\xff",
+        b"\x05\x00\x05\x05\x00\x01",
+    ]
+    ways = enumerate([answers, tunnels, socks])
+    return [bytes([way]) + said for way, several in ways for said in several]
