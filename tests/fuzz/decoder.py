@@ -34,8 +34,8 @@ BODIES = {"ACCOUNT_UPDATE": "d", "order": "order", "trigOrder": "trigOrder"}
 
 def one(data: bytes) -> None:
     text = same_inflated(data, MAX_SIZE)
-    expected = text is not None and is_push(text)
     for number in (float, Decimal):
+        expected = text is not None and is_push(text, number)
         found = outcome(lambda number=number: decode(data, number))  # type: ignore[misc]
         assert isinstance(found, Event) == expected, f"{found!r}, of {text!r}"
         if text is None:
@@ -98,11 +98,17 @@ def same_inflated(data: bytes, limit: int) -> bytes | None:
     return content
 
 
-def is_push(text: bytes) -> bool:
+def is_push(text: bytes, number: NumberType = float) -> bool:
     """Whether this is to become an event."""
+
+    def parse_float(digits: str) -> float | Decimal:
+        value = finite(digits)
+        # In the place of a position 1e-400 is something with Decimal, and nothing with float.
+        return value if number is float else as_decimal(digits)
+
     try:
         push = json.loads(
-            text.decode(), parse_constant=refuse, parse_float=finite, parse_int=finite
+            text.decode(), parse_constant=refuse, parse_float=parse_float, parse_int=finite
         )
         pairs = json.loads(text, object_pairs_hook=list)  # those of equal keys too
         json.dumps(pairs, ensure_ascii=False).encode()  # refuses lone surrogates
@@ -196,6 +202,7 @@ def seeds() -> list[bytes]:
         b'{"channel":"x","a":' + b"[" * 200 + b"]" * 200 + b"}",
         b'{"channel":"ADL_PRICE","l":[{},1]}',
         b'{"channel":"ACCOUNT_UPDATE","d":{"a":[1],"p":"x"}}',
+        b'{"channel":"ACCOUNT_UPDATE","d":{"p":1e-400}}',
         b'{"pong":1713338308233}',
         b"connect success",
         b"",
