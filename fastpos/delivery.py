@@ -9,7 +9,6 @@ it, on the callback thread (see dispatch.py).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -31,14 +30,13 @@ from .events import (
     Unknown,
 )
 from .fields import NumberType
-from .logs import fields
+from .logs import fields, log
 from .state import Entry, PositionEntry, State
 from .stats import Counters, count
 from .timing import CallbackTimes
 
 __all__ = ["Delivery"]
 
-_log = logging.getLogger("fastpos")
 
 Deliverer: Any = None  # of _native.c, None where it was not built
 if native_decoder is not None:
@@ -251,7 +249,7 @@ class Delivery:
         self._counters.callback_errors += 1
         if handlers is self._callbacks.on_error:  # reporting this to itself would not end
             name = callback_name(function)
-            _log.error(
+            log.error(
                 "on_error callback raised; it was called with: %s",
                 event,
                 exc_info=error,
@@ -276,4 +274,4 @@ class Delivery:
         if isinstance(error, CallbackError):
             extra |= fields("callback_error", callback=callback_name(error.callback))
         detail = isinstance(error, (CallbackError, DecodeError))
-        _log.error("%s", error, exc_info=error if detail else None, extra=extra)
+        log.error("%s", error, exc_info=error if detail else None, extra=extra)

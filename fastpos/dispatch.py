@@ -11,11 +11,9 @@ entered again by the thread that holds it, so a signal handler that interrupts `
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 from .callbacks import Handlers, callback_name
 from .errors import FastposError
 from .events import AdlPrice, Disconnect
-from .logs import fields
+from .logs import fields, log
 from .process import Home
 
 __all__ = ["Dispatcher"]
@@ -35,8 +33,6 @@ EPISODE_GAP = 5.0
 
 # The functions, the event, and when it was received (`time.monotonic`).
 _Entry = tuple[Handlers[Any], Any, float]
-
-_log = logging.getLogger("fastpos")
 
 
 class Dispatcher:
@@ -172,7 +168,7 @@ class Dispatcher:
             callback=names,
             seconds=now - began,
         )
-        _log.warning("%s", error, extra=extra)
+        log.warning("%s", error, extra=extra)
         if self._on_error.functions:
             with self._changed:
                 if not self._discarding:  # first, as it is about all the others
@@ -219,12 +215,10 @@ class Dispatcher:
             try:
                 call(*entry)
             except Exception:
-                # A mistake of ours, or a logging handler that raises, must not end the feed.
-                with suppress(Exception):
-                    _log.exception(
-                        "the callback thread met an exception, and goes on",
-                        extra=fields("internal_error"),
-                    )
+                log.exception(  # a mistake of ours, which must not end the feed
+                    "the callback thread met an exception, and goes on",
+                    extra=fields("internal_error"),
+                )
             except BaseException as error:
                 if not self._home.elsewhere:
                     self._failure = error

@@ -7,7 +7,6 @@ entered again by the thread that holds it, so a signal handler may call all this
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +15,7 @@ from time import monotonic, time_ns
 
 from .connection import CLOSE_TIMEOUT, Connection
 from .errors import ConnectionFailed, FastposError
-from .logs import fields
+from .logs import fields, log
 
 __all__ = ["Heartbeat"]
 
@@ -24,8 +23,6 @@ __all__ = ["Heartbeat"]
 GRACE = 0.25
 # How often to look again once a deadline has passed, seconds.
 LOOK_AGAIN = 0.05
-
-_log = logging.getLogger("fastpos")
 
 
 class Heartbeat:
@@ -132,7 +129,7 @@ class Heartbeat:
                 if not self._turn():
                     return
             except Exception:  # without this thread a dead connection would go unnoticed
-                _log.exception(
+                log.exception(
                     "the ping thread met an exception, and goes on", extra=fields("internal_error")
                 )
 

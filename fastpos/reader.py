@@ -10,7 +10,6 @@ callback thread (dispatch.py) the user's functions call the public methods from 
 
 from __future__ import annotations
 
-import logging
 import ssl
 import threading
 from contextlib import suppress
@@ -34,7 +33,7 @@ from .events import Disconnect, Ready, SystemClose
 from .frames import INFLATED, TEXT
 from .heartbeat import Heartbeat
 from .inflate import new_splitter
-from .logs import fields
+from .logs import fields, log
 from .process import Forked, Home
 from .proxies import proxy_from_environment
 from .session import CONNECTED, SUBSCRIBED, read_reply
@@ -55,8 +54,6 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 # Where the subscription stands on the present connection.
 _OPENING, _GREETING, _SUBSCRIBING, _READY, _PAUSED = range(5)
-
-_log = logging.getLogger("fastpos")
 
 
 class Reader:
@@ -233,7 +230,7 @@ class Reader:
                 self._sync.interrupt()
                 self._unsubscribe()
         if paused:
-            _log.info("%s: paused", self._settings.address, extra=self._fields("paused"))
+            log.info("%s: paused", self._settings.address, extra=self._fields("paused"))
 
     def resume(self) -> None:
         """Subscribe again."""
@@ -366,7 +363,7 @@ class Reader:
             self._counters.connects += 1
             self._opened = True
             extra = self._fields("connected", attempt=self._attempts)
-            _log.info("%s: connected", self._settings.address, extra=extra)
+            log.info("%s: connected", self._settings.address, extra=extra)
             with self._state:
                 self._heartbeat.watch(connection)
                 if self._stopping:
@@ -385,7 +382,7 @@ class Reader:
         except Exception as error:
             if self._home.elsewhere:
                 raise
-            # A mistake of ours, or a logging handler that raises, must not end the feed.
+            # A mistake of ours must not end the feed.
             reason = f"unexpected {type(error).__name__}: {error}"
             failure = FastposError(reason)
             failure.__cause__ = error
@@ -436,7 +433,7 @@ class Reader:
                 self._ssl_context = ssl.create_default_context()
         elif not self._warned and not settings.address.is_loopback:
             self._warned = True
-            _log.warning(
+            log.warning(
                 "%s: the credential travels in clear; use wss://",
                 settings.address,
                 extra=self._fields("credential_in_clear"),
@@ -518,7 +515,7 @@ class Reader:
         )
         if self._silent_s is not None:
             what += f" (subscribed for {lasted:.1f} s, silent for the last {self._silent_s:.1f} s)"
-        _log.info("%s: %s: %s; %s", self._settings.address, what, reason, plan, extra=extra)
+        log.info("%s: %s: %s; %s", self._settings.address, what, reason, plan, extra=extra)
         self._delivery.tell(self._callbacks.on_disconnect, event)
         if ended.error is not None and retry_in is not None:
             self._delivery.report(ended.error)
@@ -591,7 +588,7 @@ class Reader:
             self._other(text, refused, connection)
 
     def _system_close(self, connection: Connection) -> None:
-        _log.info(
+        log.info(
             "%s: the exchange says that it closes",
             self._settings.address,
             extra=self._fields("system_close"),
@@ -671,7 +668,7 @@ class Reader:
         self._attempts = self._refusals = 0
         after = "" if gap is None else f" after a gap of {gap:.1f} s"
         extra = self._fields("subscribed", gap_s=gap, attempt=event.attempts)
-        _log.info("%s: subscribed%s", self._settings.address, after, extra=extra)
+        log.info("%s: subscribed%s", self._settings.address, after, extra=extra)
         self._sync.begin(gap)
         self._delivery.tell(self._callbacks.on_ready, event)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import logging
 import re
 import ssl
 import threading
@@ -32,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .errors import FastposError, SnapshotError
 from .events import Balance, Position
 from .fields import as_integer, as_number, as_text
-from .logs import fields
+from .logs import fields, log
 from .opening import (
     Address,
     Guarded,
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AccountSnapshot"]
 
-_log = logging.getLogger("fastpos")
 
 _TIME = "/fapi/v1/time"
 _ACCOUNT = "/fapi/v1/account"
@@ -159,7 +157,7 @@ class AccountSnapshot:
                 raise self._failure(text, code, status, left)
             if not self._warned:
                 self._warned = True
-                _log.warning(
+                log.warning(
                     "%s: the API key travels in clear; use https://",
                     self._base,
                     extra=fields("credential_in_clear", url=self._base),

@@ -11,7 +11,6 @@ runs.
 from __future__ import annotations
 
 import itertools
-import logging
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -40,7 +39,7 @@ from .events import (
     Unknown,
 )
 from .heartbeat import Heartbeat
-from .logs import fields
+from .logs import fields, log
 from .process import Forked, Home
 from .reader import Reader
 from .reconnect import ReconnectPolicy
@@ -52,7 +51,6 @@ from .timing import CallbackTimes
 
 __all__ = ["PositionStream"]
 
-_log = logging.getLogger("fastpos")
 _numbers = itertools.count(1)
 
 
@@ -352,10 +350,10 @@ class PositionStream:
             pass  # the child has no use for this thread
         except FastposError as error:
             # join() and wait_ready() raise it too, but nobody may be calling them.
-            _log.error("%r has ended: %s", self, error, extra=self._fields("ended", error))
+            log.error("%r has ended: %s", self, error, extra=self._fields("ended", error))
         except BaseException as error:
             text = "%r has ended by an exception that nobody caught"
-            _log.critical(text, self, exc_info=True, extra=self._fields("crashed", error))
+            log.critical(text, self, exc_info=True, extra=self._fields("crashed", error))
 
     def _fields(self, event: str, error: BaseException) -> dict[str, object]:
         return fields(event, url=str(self._settings.address), error=type(error).__name__)

@@ -9,7 +9,6 @@ What the two threads share is a `_Call`: the calling thread fills it and sets `d
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable
 from time import monotonic, time_ns
@@ -19,7 +18,7 @@ from .callbacks import Callbacks, _shown
 from .delivery import Delivery
 from .errors import SnapshotError
 from .events import Position, Synced
-from .logs import fields
+from .logs import fields, log
 from .reconnect import ReconnectPolicy
 from .snapshot import Snapshot
 
@@ -32,7 +31,6 @@ POLL_INTERVAL = 0.02
 # So many calls may be under way at once: one that takes too long can't be ended.
 MAX_CALLS = 3
 
-_log = logging.getLogger("fastpos")
 _numbers = itertools.count(1)
 
 
@@ -154,7 +152,7 @@ class Synchronizer:
                 self._ask()
             return
         if not call.abandoned and not self._book.journal_is_whole:
-            _log.warning(
+            log.warning(
                 "more pushes came than the journal holds; asking for a new snapshot",
                 extra=fields("journal_overflow"),
             )
@@ -221,7 +219,7 @@ class Synchronizer:
             updated=synced.updated,
             deleted=synced.deleted,
         )
-        _log.info("synced: %s", synced, extra=extra)
+        log.info("synced: %s", synced, extra=extra)
         # All of them, even if one of the functions stops the stream: they are in the book.
         for event in events:
             self._delivery.tell(self._callbacks.on_position, event)

@@ -6,14 +6,13 @@ Anybody may look.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Any
 
 from .callbacks import callback_name
-from .logs import fields
+from .logs import fields, log
 
 __all__ = ["CallbackTimes"]
 
@@ -21,8 +20,6 @@ __all__ = ["CallbackTimes"]
 LOG_INTERVAL = 60.0
 # So many slow functions are told apart; who makes a new one for each event may see more records.
 MAX_FUNCTIONS = 100
-
-_log = logging.getLogger("fastpos")
 
 
 class CallbackTimes:
@@ -65,7 +62,7 @@ class CallbackTimes:
             self.limit = min(seconds, self._slow_s)
         if seconds > self._slow_s and self._is_due(id(function)):
             name = callback_name(function)
-            _log.warning(
+            log.warning(
                 "%s callback %s took %.3f s",
                 slot,
                 name,

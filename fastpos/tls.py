@@ -13,13 +13,13 @@ or if it does not find what it needs in this Python's `ssl`, records are read on
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+from .logs import fields, log
 from .pure import check_wanted
 from .transport import Transport
 
@@ -33,7 +33,6 @@ _KINDS: dict[int, type[ssl.SSLError]] = {
     ssl.SSL_ERROR_SYSCALL: ssl.SSLSyscallError,
 }
 
-_log = logging.getLogger("fastpos")
 
 direct_error: str | None
 """Why records are read one by one; None when they are read directly."""
@@ -109,7 +108,11 @@ class TlsTransport(Transport):
             with self._lock:
                 return _Reader(self._tls, self._incoming)
         except ValueError as error:
-            _log.debug("TLS records are read one by one: %s", error)
+            log.debug(
+                "TLS records are read one by one: %s",
+                error,
+                extra=fields("tls_by_ssl_module", reason=str(error)),
+            )
             return None
 
     def wait(self, timeout: float | None) -> bool:

@@ -231,10 +231,11 @@ def install(watch: Watch) -> Callable[[], None]:
 
     def delivered(method: Any) -> Any:
         def pushes(self: Any, texts: list[bytes], start: int, received_ns: int) -> int:
-            # Events that are made and handed out in C show no more than the texts do.
-            for text in texts[start : start + SAMPLE]:
+            end = int(method(self, texts, start, received_ns))
+            # Events that were made and handed out in C show no more than their texts do.
+            for text in texts[start:end][:SAMPLE]:
                 watch.look("a push", text.decode("utf-8", "replace"))
-            return int(method(self, texts, start, received_ns))
+            return end
 
         return pushes
 

@@ -71,6 +71,7 @@ def test_demo_shows_all_kinds_of_events_and_a_recovered_drop() -> None:
     assert not done.stderr
 
 
+@pytest.mark.long
 def test_demo_goes_on_for_as_long_as_it_is_told() -> None:
     began = time.monotonic()
     assert run("demo", "--seconds", "7").returncode == 0

@@ -152,7 +152,7 @@ def _calls(project: Path) -> list[tuple[str, ast.Call]]:
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and isinstance(node.func.value, ast.Name)
-        and node.func.value.id == "_log"
+        and node.func.value.id == "log"
         and node.func.attr in EMITTING
     ]
 
