@@ -36,6 +36,7 @@ from tests.recording import (
     push_frame,
     serve_subscription,
     text_frame,
+    until,
 )
 from tests.servers import (
     ScriptedServer,
@@ -218,6 +219,32 @@ def test_stop_from_a_thread_and_from_a_callback_at_once(
     with within(3.0):
         stream.stop()
     assert own_threads() == []
+
+
+@pytest.mark.parametrize("where", ["credential", "snapshot"])
+def test_stop_in_the_other_functions(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, where: str
+) -> None:
+    """One runs on the reader thread before there is a connection, one on a thread of its own."""
+    took: list[float] = []
+
+    def leave() -> Any:
+        began = time.monotonic()
+        stream.stop()
+        took.append(time.monotonic() - began)
+        return exchange.api_key if where == "credential" else None
+
+    option = {"credential": {"api_key": leave}, "snapshot": {"snapshot": leave}}[where]
+    stream = new_stream(exchange, **option)
+    stream.start()
+    assert stream.join(SOON)
+    until(lambda: took, what="that stop() has returned")
+    assert took[0] < 3.0
+    assert own_threads() == []
+    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
+    assert recorder.on_error == []
+    assert exchange.wait_for_clients(0)
+    assert exchange.counts["connect"] == (where == "snapshot")
 
 
 def test_stop_before_start(exchange: Exchange, new_stream: NewStream) -> None:
@@ -576,6 +603,24 @@ def test_ctrl_c_in_run_forever(exchange: Exchange, project: Path, phase: str) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
+def test_ctrl_c_in_a_callback(exchange: Exchange, project: Path) -> None:
+    body = """
+    stream.on_order(lambda order: (print("in it", flush=True), time.sleep(60)))
+    """
+    with script(exchange, project, body + FOREVER) as process:
+        assert exchange.wait_for_subscribers(1, 10)
+        exchange.push(order(1))
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "in it\n"]
+        process.send_signal(signal.SIGINT)
+        out, err = finish(process)
+    assert out == "raised again []\n"
+    assert err == ""
+    assert exchange.connections[0].close_code == 1000
+    assert exchange.wait_for("unsub")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
 def test_ctrl_c_during_the_handshake(project: Path) -> None:
     with (
         ScriptedServer(lambda peer: read_request(peer) and peer.recv(1)) as server,
@@ -627,6 +672,90 @@ def test_stop_in_a_signal_handler(exchange: Exchange, project: Path, moment: str
     assert out.endswith("returned []\n")
     assert process.returncode == 0
     assert exchange.connections[0].close_code == 1000
+
+
+# Where a stream may be when the program ends, and what leads there.
+ELSEWHERE = {
+    "name lookup": """
+        import socket
+
+        entered = threading.Event()
+        socket.getaddrinfo = lambda *_, **__: (entered.set(), time.sleep(60))
+        stream.start()
+        assert entered.wait(10)
+    """,
+    "credential": """
+        entered = threading.Event()
+        stream = PositionStream(
+            url, api_key=lambda: (entered.set(), time.sleep(60)), broker=1003, proxy=""
+        )
+        stream.start()
+        assert entered.wait(10)
+    """,
+    "snapshot": """
+        entered = threading.Event()
+        stream = PositionStream(
+            url, api_key=key, broker=1003, proxy="",
+            snapshot=lambda: (entered.set(), time.sleep(60)),
+        )
+        stream.start()
+        assert entered.wait(10)
+    """,
+    "callback": """
+        entered = threading.Event()
+        stream.on_ready(lambda event: (entered.set(), time.sleep(60)))
+        stream.start()
+        assert entered.wait(10)
+    """,
+    "handshake": """
+        import socket
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        stream = PositionStream(
+            "ws://127.0.0.1:%d/" % listener.getsockname()[1], api_key=key, broker=1003, proxy=""
+        )
+        stream.start()
+        accepted, _ = listener.accept()
+        accepted.recv(1)
+    """,
+    "back-off": """
+        from fastpos import ReconnectPolicy
+
+        entered = threading.Event()
+        stream = PositionStream(
+            "ws://127.0.0.1:9/", api_key=key, broker=1003, proxy="",
+            reconnect=ReconnectPolicy(initial=1.0, jitter=0.0), on_error=lambda error: None,
+            on_disconnect=lambda event: entered.set(),
+        )
+        stream.start()
+        assert entered.wait(10)
+    """,
+}
+
+
+@pytest.mark.parametrize("phase", ELSEWHERE)
+@pytest.mark.parametrize("stopped", [False, True], ids=["without stop", "stop in atexit"])
+def test_interpreter_exit_wherever_it_is(
+    exchange: Exchange, project: Path, phase: str, stopped: bool
+) -> None:
+    body = ELSEWHERE[phase]
+    if stopped:
+        body += """
+        def leave():
+            began = time.monotonic()
+            stream.stop(timeout=0.5)
+            print("stopped", time.monotonic() - began < 1, flush=True)
+
+        atexit.register(leave)
+        """
+    body += """
+        print("end", flush=True)
+    """
+    with script(exchange, project, body) as process:
+        out, err = finish(process)
+    assert err == ""
+    assert out.endswith("end\nstopped True\n" if stopped else "end\n")
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("phase", ["subscribed", "busy", "connecting", "callback"])

@@ -1,0 +1,137 @@
+"""A thousand starts and stops leave no thread, no socket, no descriptor and no memory."""
+
+from __future__ import annotations
+
+import gc
+import os
+import ssl
+import sys
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection as Pipe
+
+import pytest
+
+from fastpos import PositionStream
+from fastpos.simulator import Exchange
+from tests.certificates import Certificates
+from tests.recording import SOON, until
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(sys.platform != "linux", reason="counts what /proc shows"),
+]
+
+WARM_UP = 50
+# What all the runs together may add, bytes; one object kept by each would make over 10,000.
+ALLOWED = 8192
+
+
+def serve(pipe: Pipe, context_of: Certificates | None) -> None:
+    """Runs in a process of its own, so that the exchange's threads and memory do not count."""
+    context = context_of.good.context() if context_of is not None else None
+    with Exchange(ssl_context=context) as exchange:
+        pipe.send((exchange.url, exchange.api_key, exchange.broker))
+        pipe.recv()
+        pipe.send((dict(exchange.counts), exchange.violations))
+
+
+@contextmanager
+def simulator(certificates: Certificates | None) -> Iterator[tuple[Pipe, str, str, int]]:
+    spawning = get_context("spawn")
+    ours, theirs = spawning.Pipe()
+    process = spawning.Process(target=serve, args=(theirs, certificates))
+    process.start()
+    theirs.close()
+    try:
+        yield (ours, *ours.recv())
+    finally:
+        process.terminate()  # it has nothing to do any more
+        process.join(10)
+        process.close()
+        ours.close()
+
+
+def descriptors() -> list[str]:
+    """What is open, by kind and number."""
+    names = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing itself
+            names.append(os.readlink(f"/proc/self/fd/{number}"))
+    return sorted(names)
+
+
+def kernel_threads() -> int:
+    """Threads as the kernel sees them, which takes a moment longer to end one."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def traced() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+@pytest.mark.parametrize("new_each_time", [False, True], ids=["one stream", "a stream each"])
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: bool) -> None:
+    runs = 300 if tls else 1000
+    context: ssl.SSLContext | None = certificates.client_context() if tls else None
+    with simulator(certificates if tls else None) as (pipe, url, key, broker):
+
+        def new() -> PositionStream:
+            return PositionStream(url, api_key=key, broker=broker, proxy="", ssl_context=context)
+
+        stream = new()
+
+        def run(times: int) -> None:
+            nonlocal stream
+            for _ in range(times):
+                if new_each_time:
+                    stream = new()
+                stream.start()
+                assert stream.wait_ready(SOON)
+                stream.stop()
+                assert len(threading.enumerate()) == threads
+
+        threads, tasks = len(threading.enumerate()), kernel_threads()
+        run(WARM_UP)
+        open_before = descriptors()
+        tracemalloc.start()
+        try:
+            run(WARM_UP)
+            before = traced()
+            run(runs)
+            gc.collect()
+            assert descriptors() == open_before
+            until(lambda: kernel_threads() == tasks, what="that no thread is left")
+            after = traced()
+        finally:
+            tracemalloc.stop()
+        pipe.send(None)
+        counts, violations = pipe.recv()
+    assert counts["unsub"] == counts["close"] == runs + 2 * WARM_UP
+    assert violations == []
+    print(f"{runs} runs: {after - before:+} bytes")
+    assert after - before < ALLOWED
+
+
+def test_many_at_once() -> None:
+    """Two threads and one descriptor for each, and none when they are stopped."""
+    with simulator(None) as (pipe, url, key, broker):
+        threads, open_before = kernel_threads(), descriptors()
+        streams = [
+            PositionStream(url, api_key=key, broker=broker, proxy="").start() for _ in range(50)
+        ]
+        assert all(stream.wait_ready(SOON) for stream in streams)
+        assert kernel_threads() == threads + 100
+        assert len(descriptors()) == len(open_before) + 50
+        for stream in streams:
+            stream.stop()
+        until(lambda: kernel_threads() == threads, what="that no thread is left")
+        assert descriptors() == open_before
+        pipe.send(None)
+        pipe.recv()
