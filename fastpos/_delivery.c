@@ -12,6 +12,7 @@
 #include "_native.h"
 
 #include <stddef.h>
+#include <time.h>
 
 typedef enum { NO, YES, FAILED } Answer;        /* FAILED: the exception is set */
 
@@ -38,7 +39,7 @@ typedef enum { NO, YES, FAILED } Answer;        /* FAILED: the exception is set 
 typedef struct {
     PyObject_HEAD
     Decoder *decoder;
-    PyObject *book, *times, *counts, *create, *update, *cancel, *zero;
+    PyObject *book, *times, *create, *update, *cancel, *zero;
 #define X(name) *name,
     PyTypeObject CLASSES(X) *end_of_classes;
     PyObject FUNCTIONS(X) CALLED(X) *end_of_objects;
@@ -49,6 +50,7 @@ typedef struct {
 #define X(class, name) class##_##name,
     Py_ssize_t SLOTS(X) end_of_slots;
 #undef X
+    long long account_updates, adl_prices, orders;      /* delivered */
     char muted, halted;
 } Deliverer;
 
@@ -325,11 +327,25 @@ merge(Deliverer *self, PyObject *event)
 
 /* --- calling ---------------------------------------------------------------------------------- */
 
+/* What time.monotonic() says. */
+static PyObject *
+monotonic(Deliverer *self)
+{
+#ifdef __linux__
+    struct timespec now;
+    (void)self;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return PyFloat_FromDouble((double)(now.tv_sec * 1000000000LL + now.tv_nsec) / 1e9);
+#else
+    return PyObject_CallNoArgs(self->monotonic);
+#endif
+}
+
 /* Takes the time that `function` took, which began at `begun`: 0, or -1 with an exception. */
 static int
 take_time(Deliverer *self, PyObject *handlers, PyObject *function, PyObject *begun)
 {
-    PyObject *now = PyObject_CallNoArgs(self->monotonic);
+    PyObject *now = monotonic(self);
     if (now == NULL)
         return -1;
     put(self->times, self->CallbackTimes_now, now);
@@ -389,21 +405,6 @@ call(Deliverer *self, PyObject *handlers, PyObject *event)
     return failed;
 }
 
-static int
-count(Deliverer *self, PyTypeObject *class)
-{
-    PyObject *known = PyDict_GetItemWithError(self->counts, (PyObject *)class);
-    long long number = 0;
-    if (known != NULL)
-        number = PyLong_AsLongLong(known);
-    if (PyErr_Occurred())
-        return -1;
-    PyObject *next = PyLong_FromLongLong(number + 1);
-    int failed = next == NULL || PyDict_SetItem(self->counts, (PyObject *)class, next) < 0;
-    Py_XDECREF(next);
-    return failed ? -1 : 0;
-}
-
 /* Counts, merges and hands out an event; -1 where that ends the stream. */
 static int
 deliver_event(Deliverer *self, PyObject *event)
@@ -417,12 +418,15 @@ deliver_event(Deliverer *self, PyObject *event)
         return result == NULL ? -1 : 0;
     }
     PyTypeObject *class = Py_TYPE(event);
-    if (count(self, class) < 0)
-        return -1;
-    if (class == self->Order)
+    if (class == self->Order) {
+        self->orders++;
         return call(self, self->on_order, event);
-    if (class == self->AdlPrice)
+    }
+    if (class == self->AdlPrice) {
+        self->adl_prices++;
         return call(self, self->on_adl_price, event);
+    }
+    self->account_updates++;
     /* Looked at before a function may change it. */
     PyObject *list = value_of(value_of(SLOT(event, self->decoder->offsets[WIRE]), self->key_d),
                               self->key_a);
@@ -472,11 +476,10 @@ Deliverer_deliver(Deliverer *self, PyObject *const *args, Py_ssize_t nargs)
 /* --- the type --------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(Deliverer_doc,
-"Deliverer(decoder, book, lock, callbacks, times, counts, keys, classes, handle, raised)\n--\n\n"
+"Deliverer(decoder, book, lock, callbacks, times, keys, classes, handle, raised)\n--\n\n"
 "Delivers pushes.\n\n"
 "`lock` is the book's. `callbacks` has the handlers as attributes, `keys` and `classes` have\n"
-"the keys of the wire and the classes that are used, by name. `counts` maps an event's class to\n"
-"how many were delivered.\n"
+"the keys of the wire and the classes that are used, by name.\n"
 "`times` takes the functions' time. ``handle(event)`` does all that there is to do with an event,\n"
 "which is not as usual.\n"
 "``raised(handlers, function, event, error)`` is told of what a function raised, and may raise to\n"
@@ -555,15 +558,14 @@ Deliverer_fill(Deliverer *self, PyObject *lock, PyObject *callbacks, PyObject *k
 static PyObject *
 Deliverer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *decoder, *book, *lock, *callbacks, *times, *counts, *keys, *classes, *handle,
+    PyObject *decoder, *book, *lock, *callbacks, *times, *keys, *classes, *handle,
         *raised;
     if (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0) {
         PyErr_SetString(PyExc_TypeError, "Deliverer() takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "OOOOOO!O!O!OO", &decoder, &book, &lock, &callbacks, &times,
-                          &PyDict_Type, &counts, &PyDict_Type, &keys, &PyDict_Type, &classes,
-                          &handle, &raised))
+    if (!PyArg_ParseTuple(args, "OOOOOO!O!OO", &decoder, &book, &lock, &callbacks, &times,
+                          &PyDict_Type, &keys, &PyDict_Type, &classes, &handle, &raised))
         return NULL;
     PyObject *module = PyType_GetModule(type);
     PyObject *own = module == NULL ? NULL : PyObject_GetAttrString(module, "Decoder");
@@ -581,7 +583,6 @@ Deliverer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->decoder = (Decoder *)Py_NewRef(decoder);
     self->book = Py_NewRef(book);
     self->times = Py_NewRef(times);
-    self->counts = Py_NewRef(counts);
     self->handle = Py_NewRef(handle);
     self->raised = Py_NewRef(raised);
     if (Deliverer_fill(self, lock, callbacks, keys, classes) < 0)
@@ -596,7 +597,6 @@ Deliverer_traverse(Deliverer *self, visitproc visit, void *arg)
     Py_VISIT(self->decoder);
     Py_VISIT(self->book);
     Py_VISIT(self->times);
-    Py_VISIT(self->counts);
 #define X(name) Py_VISIT(self->name);
     CLASSES(X)
     FUNCTIONS(X)
@@ -611,7 +611,6 @@ Deliverer_clear(Deliverer *self)
     Py_CLEAR(self->decoder);
     Py_CLEAR(self->book);
     Py_CLEAR(self->times);
-    Py_CLEAR(self->counts);
     Py_CLEAR(self->create);
     Py_CLEAR(self->update);
     Py_CLEAR(self->cancel);
@@ -643,6 +642,11 @@ static PyMethodDef Deliverer_methods[] = {
 };
 
 static PyMemberDef Deliverer_members[] = {
+    {"account_updates", T_LONGLONG, offsetof(Deliverer, account_updates), READONLY,
+     "How many were delivered."},
+    {"adl_prices", T_LONGLONG, offsetof(Deliverer, adl_prices), READONLY,
+     "How many were delivered."},
+    {"orders", T_LONGLONG, offsetof(Deliverer, orders), READONLY, "How many were delivered."},
     {"muted", T_BOOL, offsetof(Deliverer, muted), 0, "No function may be called any more."},
     {"halted", T_BOOL, offsetof(Deliverer, halted), 0, "No push may be begun any more."},
     {NULL, 0, 0, 0, NULL},

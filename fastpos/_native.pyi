@@ -32,6 +32,9 @@ class Decoder:
     def event_from(self, text: bytes, received_ns: int, number: NumberType, /) -> Event: ...
 
 class Deliverer:
+    account_updates: int
+    adl_prices: int
+    orders: int
     muted: bool
     halted: bool
     def __new__(
@@ -41,7 +44,6 @@ class Deliverer:
         lock: Any,
         callbacks: Any,
         times: Any,
-        counts: dict[type, int],
         keys: dict[str, str],
         classes: dict[str, type],
         handle: Callable[[Any], object],

@@ -9,6 +9,7 @@ it, on the callback thread (see dispatch.py).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -83,7 +84,7 @@ class Delivery:
         self._callbacks = callbacks
         self._book = book
         self._counters = counters
-        self._events = counters.events
+        self._events: defaultdict[type, int] = defaultdict(int)
         self._number = number
         self._times = times or CallbackTimes(inf)
         self._dispatcher = dispatcher
@@ -106,7 +107,6 @@ class Delivery:
                 book.lock,
                 callbacks,
                 self._times,
-                counters.events,
                 KEYS,
                 _CLASSES,
                 self.handle,
@@ -132,6 +132,20 @@ class Delivery:
         self._muted = True
         if self._native is not None:
             self._native.muted = True
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many events were delivered, by the name of their class."""
+        counts = {kind.__name__: number for kind, number in list(self._events.items())}
+        if self._native is not None:
+            for kind, number in (
+                (AccountUpdate, self._native.account_updates),
+                (AdlPrice, self._native.adl_prices),
+                (Order, self._native.orders),
+            ):
+                if number:
+                    counts[kind.__name__] = counts.get(kind.__name__, 0) + number
+        return counts
 
     # --- the reader's -----------------------------------------------------------------------
 

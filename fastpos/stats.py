@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any, NamedTuple
 
 from .dispatch import Dispatcher
@@ -73,7 +72,6 @@ class Counters:
         self.disconnects: dict[str, int] = {}
         self.messages = 0
         self.bytes_received = 0
-        self.events: defaultdict[type, int] = defaultdict(int)
         self.decode_errors = 0
         self.callback_errors = 0
         self.unknown_channels: dict[str, int] = {}
@@ -84,6 +82,7 @@ class Counters:
         last_ping_ns: int | None,
         last_pong_ns: int | None,
         round_trip_s: float | None,
+        events: dict[str, int],
         times: CallbackTimes,
         dispatcher: Dispatcher | None,
     ) -> Stats:
@@ -96,7 +95,7 @@ class Counters:
             disconnects=dict(self.disconnects),
             messages=self.messages,
             bytes_received=self.bytes_received,
-            events={kind.__name__: number for kind, number in list(self.events.items())},
+            events=events,
             decode_errors=self.decode_errors,
             callback_errors=self.callback_errors,
             unknown_channels=dict(self.unknown_channels),

@@ -422,6 +422,7 @@ class PositionStream:
             heartbeat.last_ping_ns,
             heartbeat.last_pong_ns,
             heartbeat.round_trip_s,
+            self._delivery.counts,
             self._times,
             self._dispatcher,
         )

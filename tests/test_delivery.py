@@ -73,7 +73,7 @@ class Rig:
         """All that anybody can see of what was delivered."""
         return {
             "told": [(name, type(event), _seen(event)) for name, event in self.told],
-            "counts": dict(self.counters.events),
+            "counts": self.delivery.counts,
             "errors": self.counters.decode_errors,
             "dump": self.book.dump(),
             "positions": {

@@ -578,8 +578,8 @@ def test_split_takes_the_longest_payload_of_two_length_bytes(split: Callable[...
     assert out == [content]
 
 
-def test_split_stops_when_it_has_made_1_mib(split: Callable[..., int]) -> None:
-    contents = [bytes([number]) * 100 * KIB for number in range(25)]
+def test_split_stops_when_it_has_made_16_kib(split: Callable[..., int]) -> None:
+    contents = [bytes([number]) * 1600 for number in range(25)]
     buffer = b"".join(frame(gzip.compress(content)) for content in contents)
     out: list[bytes] = []
     counts = []
