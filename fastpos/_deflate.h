@@ -14,7 +14,7 @@
  * Reading: eight bytes at a time into `bits`, of which `count` are sure to be there. The trailer's
  * eight bytes follow the deflate data, so a load that begins in the data ends in the member. Bits
  * beyond the data are garbage or zero; whoever used some ends after the data's end, which is
- * checked once, at the end. Writing: copies go up to 7 bytes beyond what they should write, into
+ * checked once, at the end. Writing: copies go up to 15 bytes beyond what they should write, into
  * the room that the caller leaves. */
 
 #ifndef FASTPOS_DEFLATE_H
@@ -24,7 +24,7 @@
 #include <string.h>
 
 #define DEFLATE_MAX_BITS 11             /* of a code that is as usual */
-#define DEFLATE_ROOM_BEYOND 8           /* of the output, that may be written */
+#define DEFLATE_ROOM_BEYOND 16          /* of the output, that may be written */
 #define GZIP_HEADER 10
 #define GZIP_TRAILER 8
 
@@ -117,6 +117,8 @@ build_table(uint32_t *table, const Codes *codes, int max_bits)
 
 #define BITS(n) (bits & ((1ull << (n)) - 1))
 #define DROP(n) (bits >>= (n), count -= (n))
+/* By the entry's low bits: a shift takes no notice of those above the sixth, the flags. */
+#define DROP_CODE(entry) (bits >>= (entry) & 63, count -= CODE_BITS(entry))
 #define REFILL() \
     do { \
         uint64_t word = 0; \
@@ -171,7 +173,9 @@ inflate_usual(DeflateTables *tables, const uint8_t *member, uint32_t size, uint8
         precode_lengths[order[i]] = (uint8_t)BITS(3);
         DROP(3);
     }
-    Codes precode = {0};
+    Codes precode;
+    precode.used = 0;
+    memset(precode.of_length, 0, sizeof(precode.of_length));
     for (int symbol = 0; symbol < 19; symbol++)
         if (precode_lengths[symbol] != 0)
             add_code(&precode, (uint32_t)symbol << 16, precode_lengths[symbol]);
@@ -191,7 +195,7 @@ inflate_usual(DeflateTables *tables, const uint8_t *member, uint32_t size, uint8
         if (count < 7 + 7)
             REFILL();
         uint32_t entry = precode_table[BITS(precode_bits)];
-        DROP(CODE_BITS(entry));
+        DROP_CODE(entry);
         int times = 1;
         switch (VALUE(entry)) {
         case 16:
@@ -243,7 +247,7 @@ inflate_usual(DeflateTables *tables, const uint8_t *member, uint32_t size, uint8
         if (entry & LITERAL) {
             int more = 4;
             do {
-                DROP(CODE_BITS(entry));
+                DROP_CODE(entry);
                 *to++ = (uint8_t)VALUE(entry);
                 entry = tables->literals[BITS(literal_bits)];
             } while (--more > 0 && entry & LITERAL);
@@ -253,22 +257,28 @@ inflate_usual(DeflateTables *tables, const uint8_t *member, uint32_t size, uint8
                 return 0;
             REFILL();
         }
-        DROP(CODE_BITS(entry));
+        DROP_CODE(entry);
         if (entry & BLOCK_END)
             break;
         uint32_t run = VALUE(entry) + (uint32_t)BITS(EXTRA_BITS(entry));
         DROP(EXTRA_BITS(entry));
         entry = tables->distances[BITS(distance_bits)];
-        DROP(CODE_BITS(entry));
+        DROP_CODE(entry);
         uint32_t distance = VALUE(entry) + (uint32_t)BITS(EXTRA_BITS(entry));
         DROP(EXTRA_BITS(entry));
         if (run > (size_t)(out_end - to) || distance > (size_t)(to - out))
             return 0;
         const uint8_t *from = to - distance;
         uint8_t *const run_end = to + run;
-        if (distance >= 8)
-            for (; to < run_end; to += 8, from += 8)
+        if (distance >= 8) {
+            memcpy(to, from, 8);
+            memcpy(to + 8, from + 8, 8);
+            while ((to += 16) < run_end) {
+                from += 16;
                 memcpy(to, from, 8);
+                memcpy(to + 8, from + 8, 8);
+            }
+        }
         else
             while (to < run_end)
                 *to++ = *from++;
@@ -279,6 +289,7 @@ inflate_usual(DeflateTables *tables, const uint8_t *member, uint32_t size, uint8
 
 #undef BITS
 #undef DROP
+#undef DROP_CODE
 #undef REFILL
 #undef LITERAL
 #undef BLOCK_END
