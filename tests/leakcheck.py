@@ -20,6 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from fastpos import DecodeError, decode
 from fastpos._native import Inflater
 from fastpos._tls import Reader
+from fastpos.book import Book
+from fastpos.callbacks import Callbacks
+from fastpos.delivery import Delivery
+from fastpos.stats import Counters
+from fastpos.timing import CallbackTimes
 from tests.certificates import make_certificates
 from tests.test_inflate import BAD_FRAMES, MEMBERS, frame
 
@@ -57,8 +62,11 @@ def splitting(inflater: Inflater, count: int) -> None:
     buffer = bytearray(b"".join(FRAMES[index % len(FRAMES)] for index in range(BATCH)))
     for _ in range(count // BATCH):
         out: list[bytes] = []
-        if inflater.split(buffer, 0, len(buffer), MAX_SIZE, out) != len(buffer):
-            raise AssertionError("not all frames were taken")
+        end = 0
+        while end < len(buffer):
+            before, end = end, inflater.split(buffer, end, len(buffer), MAX_SIZE, out)
+            if end == before:
+                raise AssertionError("not all frames were taken")
 
 
 def refusing(inflater: Inflater, count: int) -> None:
@@ -102,6 +110,48 @@ def decoding_odd_ones(_: Inflater, count: int) -> None:
     for index in range(count):
         with suppress(DecodeError):
             decode(ODD[index % len(ODD)])
+
+
+def fail(_: object) -> None:
+    raise ValueError
+
+
+class Line:
+    """Pushes to functions, one of which raises."""
+
+    def __init__(self) -> None:
+        callbacks = Callbacks()
+        for slot in (callbacks.on_position, callbacks.on_order, callbacks.on_adl_price):
+            slot(len_of)
+        callbacks.on_order(fail)
+        callbacks.on_error(len_of)
+        self.delivery = Delivery(
+            callbacks, Book(float), Counters(), float, CallbackTimes(1.0), None
+        )
+        self.texts = list(map(gzip.decompress, MEMBERS)) * 10
+
+    def deliver(self) -> None:
+        at = 0
+        while (at := self.delivery.pushes(self.texts, at, 10**18)) < len(self.texts):
+            self.delivery.push(self.texts[at], 10**18)
+            at += 1
+
+
+def len_of(event: object) -> None:
+    hash(event)
+
+
+LINE = Line()
+
+
+def delivering(_: Inflater, count: int) -> None:
+    for _number in range(count // len(LINE.texts)):
+        LINE.deliver()
+
+
+def new_deliveries(_: Inflater, count: int) -> None:
+    for _number in range(count):
+        Line().deliver()
 
 
 class Pair:
@@ -178,7 +228,7 @@ def check(work: Callable[[Inflater, int], None], count: int) -> None:
     memory, blocks = resident() - memory, sys.getallocatedblocks() - blocks
     changed = [sys.getrefcount(item) for item in watched] != references
     name = work.__name__.replace("_", " ")
-    print(f"{name:14} {count:>10,} times, {seconds:5.0f} s: {memory / 1024:+5.0f} KiB,", end="")
+    print(f"{name:26} {count:>10,} times, {seconds:5.0f} s: {memory / 1024:+5.0f} KiB,", end="")
     print(f" {blocks:+d} blocks, references {'changed' if changed else 'as before'}", flush=True)
     if changed or memory > 1 << 20 or blocks > 100:
         raise SystemExit("a leak")
@@ -190,6 +240,8 @@ def main() -> None:
     check(splitting, count * 4 // 10)
     check(decoding, count * 4 // 10)
     check(decoding_odd_ones, count // 10)
+    check(delivering, count // 10)
+    check(new_deliveries, count // 2000)
     check(refusing, count * 2 // 10)
     check(wrong_calls, count // 10)
     check(large_input, count // 1000)

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
-TESTS = ["test_inflate.py", "test_decode.py", "test_frames.py", "test_records.py", "test_tls.py"]
+TESTS = [
+    "test_inflate.py",
+    "test_decode.py",
+    "test_delivery.py",
+    "test_frames.py",
+    "test_records.py",
+    "test_tls.py",
+]
 
 
 def main() -> None:
