@@ -260,9 +260,10 @@ class Listener:
     What a connection brought is written to a file when it has ended, so as not to grow.
     """
 
-    def __init__(self, number: int, file: TextIO) -> None:
+    def __init__(self, number: int, file: TextIO, lock: threading.Lock) -> None:
         self._number = number
         self._file = file
+        self._lock = lock  # of all listeners, for `file`, which is not safe for several threads
         self._ranges: Ranges = []
         self.events = 0
         self.latest = 0
@@ -284,8 +285,8 @@ class Listener:
     def on_disconnect(self, event: Disconnect) -> None:
         runs = " ".join(f"{first}-{last}" for first, last in self._ranges)
         self._ranges = []
-        # One write, so that no other listener's gets in between.
-        self._file.write(f"{self._number} {int(event.reason == 'stopped')} {runs}\n")
+        with self._lock:
+            self._file.write(f"{self._number} {int(event.reason == 'stopped')} {runs}\n")
 
     def _note(self, number: int) -> None:
         self.events += 1
@@ -409,7 +410,8 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     computing = threading.Thread(target=compute, args=(stop_computing,), daemon=True)
     computing.start()
     with (directory / "received").open("w") as file:
-        listeners = [Listener(number, file) for number in range(streams)]
+        lock = threading.Lock()
+        listeners = [Listener(number, file, lock) for number in range(streams)]
         fleet = [
             PositionStream(
                 urls[number % EXCHANGES],
