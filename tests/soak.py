@@ -48,7 +48,9 @@ from tests.certificates import Certificates, make_certificates
 EXCHANGES = 5
 OVER_TLS = 2  # of them
 PATIENCE = 60.0  # seconds for all streams to be subscribed again
-IDS = range(1, 21)  # of positions, orders and triggers: what is known must not grow
+# Of positions, orders and triggers. All are open nearly always, or what a stream knows would grow:
+# a closing that is lost in a gap leaves something behind.
+IDS = range(1, 11)
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 Ranges = list[list[int]]
@@ -161,31 +163,40 @@ class Driver:
     def _trade(self, dice: random.Random) -> None:
         exchange = self.exchange
         due = time.monotonic()
+        for id in IDS:
+            exchange.open_position(position_id=id)
+            self._order(id, "1")
+            self._trigger(id, "1")
         while not self._stopping.wait(max(due - time.monotonic(), 0)):
             due += 0.5
-            if not exchange.positions:
-                exchange.open_position()
             exchange.tick()
             if dice.random() < 0.3:
                 for _ in range(dice.choice((1, 5, 50, 200))):
                     self._event(dice)
 
     def _event(self, dice: random.Random) -> None:
-        exchange, kind, action = self.exchange, dice.random(), dice.choice("12")
+        exchange, kind, id = self.exchange, dice.random(), dice.choice(IDS)
         if kind < 0.4:
-            exchange.update_position(min(exchange.positions), volume=dice.randrange(1, 1000))
+            exchange.update_position(id, volume=dice.randrange(1, 1000))
         elif kind < 0.5:
             exchange.set_balance("USDT", available=dice.randrange(10**6))
         elif kind < 0.8:
-            order = {"orderId": str(dice.choice(IDS)), "volume": 10, "orderAction": action}
-            exchange.push({"channel": "order", "order": order})
+            for action in "231":
+                self._order(id, action)
         elif kind < 0.9:
-            trigger = {"triggerOrderId": str(dice.choice(IDS)), "orderAction": action}
-            exchange.push({"channel": "trigOrder", "trigOrder": trigger})
-        elif (id := dice.choice(IDS)) not in exchange.positions:
-            exchange.open_position(position_id=id)
-        elif len(exchange.positions) > 1:
+            for action in "21":
+                self._trigger(id, action)
+        else:
             exchange.close_position(id)
+            exchange.open_position(position_id=id)
+
+    def _order(self, id: int, action: str) -> None:
+        order = {"orderId": str(id), "volume": 10, "orderAction": action}
+        self.exchange.push({"channel": "order", "order": order})
+
+    def _trigger(self, id: int, action: str) -> None:
+        trigger = {"triggerOrderId": str(id), "volume": 10, "orderAction": action}
+        self.exchange.push({"channel": "trigOrder", "trigOrder": trigger})
 
     def _fail(self, dice: random.Random) -> None:
         exchange = self.exchange

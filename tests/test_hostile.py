@@ -25,7 +25,7 @@ from tests.pushes import packed
 from tests.recording import SOON, Recorder, order
 from tests.servers import BINARY, CONTINUATION, TEXT, frame
 
-pytestmark = [pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(60)]
 
 KIB = 1024
 MIB = 1024 * KIB
