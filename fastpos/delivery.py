@@ -1,7 +1,7 @@
 """From a push to the user's functions: make the event, merge it, call.
 
-Where the C extension is there, and events are to be called with at once and have floats, it does
-all of this for pushes as they usually are (_delivery.c), and leaves the others to what is here.
+With the C extension, numbers as floats and callbacks on the reader thread, C does all of this for
+pushes as they usually are (_delivery.c). The others are left to what is here.
 
 All of it happens on the reader thread; with ``dispatch="thread"`` the calling, and what comes of
 it, on the callback thread (see dispatch.py).
@@ -37,7 +37,6 @@ from .stats import Counters, count
 from .timing import CallbackTimes
 
 __all__ = ["Delivery"]
-
 
 Deliverer: Any = None  # of _native.c, None where it was not built
 if native_decoder is not None:

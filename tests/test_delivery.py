@@ -198,7 +198,7 @@ _between = st.sampled_from(["nothing", "nothing", "nothing", "stale", "journal",
 
 
 @needs_native
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.lists(_push, max_size=6), _between), max_size=8))
 def test_native_and_python_do_the_same(reads: list[tuple[list[bytes], str]]) -> None:
     rigs = Rig(native=True), Rig(native=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
 import pickle
@@ -45,6 +46,8 @@ def in_child(function: Callable[[], Any]) -> Any:
         status = 1
         try:
             signal.alarm(10)
+            # A handler of pytest's may be writing at the fork, and its file stays locked here.
+            logging.disable()
             os.close(reader)
             with os.fdopen(writer, "wb") as pipe:
                 pipe.write(pickle.dumps(function()))
@@ -301,6 +304,7 @@ except RuntimeError as error:
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "dispatch"), [*((what, "reader") for what in IN_CALLBACK), ("returns", "thread"),
                            ("leaves", "thread")]

@@ -493,6 +493,7 @@ def refusal_of(data: bytes, max_size: int) -> str:
     return ""
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(bytes_of_any_kind, conversations().map(lambda conversation: conversation[0])))
 def test_websockets_agrees(data: bytes) -> None:

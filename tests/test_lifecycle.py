@@ -166,6 +166,7 @@ def test_stop_of_a_server_that_goes_on_at_leisure(
             over.set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["stall", "never_read"])
 def test_stop_of_a_silent_server(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder, fault: str
@@ -733,6 +734,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", ELSEWHERE)
 @pytest.mark.parametrize("stopped", [False, True], ids=["without stop", "stop in atexit"])
 def test_interpreter_exit_wherever_it_is(

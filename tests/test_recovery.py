@@ -398,6 +398,7 @@ def test_other_refusals_of_the_upgrade_are_tried_again(
     assert all(str(status) in e.reason or status == 302 for e in recorder.on_disconnect[:2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_obeyed(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder, form: str

@@ -899,6 +899,7 @@ def test_exchange_may_answer_unsub(new_stream: NewStream, recorder: Recorder) ->
 def test_pause_and_resume_from_callbacks(
     exchange: Exchange, stream: PositionStream, recorder: Recorder
 ) -> None:
+    recorder.wait("on_ready", 1)
     stream.on_order(lambda _: stream.unsubscribe())
     stream.on_ready(lambda _: stream.unsubscribe())
     exchange.push(order(1))

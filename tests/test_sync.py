@@ -1634,6 +1634,7 @@ def frantic() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("frantic")
 def test_readers_see_whole_states_during_merges(
     exchange: Exchange, stream: PositionStream, source: Source, synceds: list[Synced]
@@ -1666,6 +1667,7 @@ def test_readers_see_whole_states_during_merges(
     assert torn == []
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("frantic")
 def test_stop_races_with_the_snapshot(
     exchange: Exchange, stream: PositionStream, source: Source, bot: Bot
