@@ -95,6 +95,7 @@ class Rig:
             )
             started.enter_context(self.stream)
             assert self.stream.wait_ready(SOON), "the stream was never subscribed"
+            until(lambda: bool(self.sessions), SOON, "that on_ready was called")
             self._feeder = threading.Thread(target=self._feed, daemon=True)
             self._feeder.start()
             started.callback(self._end_feeding)
