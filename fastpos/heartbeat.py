@@ -57,10 +57,16 @@ class Heartbeat:
         self._farewell: Callable[[], None] | None = None
         self._dismissed: float | None = None  # when the connection is to be ended whatever comes
 
-    def start(self, name: str) -> None:
-        """Start the thread."""
+    def start(self, name: str, interrupted: Callable[[BaseException], None]) -> None:
+        """Start the thread.
+
+        Args:
+            name: the thread's.
+            interrupted: is told on it of a Ctrl-C that arrives there. Only where threads are
+                greenlets (gevent) can that be.
+        """
         self._stopped = False
-        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        thread = threading.Thread(target=self._run, args=(interrupted,), name=name, daemon=True)
         thread.start()
         self._thread = thread
 
@@ -123,11 +129,13 @@ class Heartbeat:
 
     # --- the thread ---------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, interrupted: Callable[[BaseException], None]) -> None:
         while True:
             try:
                 if not self._turn():
                     return
+            except KeyboardInterrupt as error:
+                interrupted(error)
             except Exception:  # without this thread a dead connection would go unnoticed
                 log.exception(
                     "the ping thread met an exception, and goes on", extra=fields("internal_error")

@@ -105,6 +105,7 @@ class Reader:
         self._stopping = False
         self._ended = True
         self._failure: FastposError | None = None  # what ended the last run
+        self._interruption: BaseException | None = None  # a Ctrl-C that came to another thread
         self._phase = _OPENING
         self._wanted = True  # False between pause() and resume()
         self._thread: threading.Thread | None = None  # that runs it
@@ -127,7 +128,7 @@ class Reader:
             if self._dispatcher is not None and self._dispatcher.is_alive:
                 raise RuntimeError("a callback of the stream's last run is still running")
             self._ended = self._stopping = False
-            self._failure = None
+            self._failure = self._interruption = None
             self._thread = thread
 
     def wait_ready(self, timeout: float | None) -> bool:
@@ -272,6 +273,8 @@ class Reader:
         self._heard_until = None
         try:
             self._run(number)
+            if self._interruption is not None:
+                raise self._interruption
         except FastposError as error:
             failure = error
             raise
@@ -291,12 +294,12 @@ class Reader:
 
     def _run(self, number: int) -> None:
         if self._dispatcher is None:
-            self._heartbeat.start(f"fastpos-ping-{number}")
+            self._heartbeat.start(f"fastpos-ping-{number}", self._interrupted)
             self._connect_and_reconnect()
             return
         self._dispatcher.start(f"fastpos-callbacks-{number}", self._delivery.call_queued, self.stop)
         try:
-            self._heartbeat.start(f"fastpos-ping-{number}")
+            self._heartbeat.start(f"fastpos-ping-{number}", self._interrupted)
             self._connect_and_reconnect()
         except FastposError as error:
             with self._state:
@@ -305,6 +308,10 @@ class Reader:
             self._dispatcher.finish()
             raise
         self._dispatcher.finish()
+
+    def _interrupted(self, error: BaseException) -> None:
+        self._interruption = error
+        self.stop()
 
     def _leave_callbacks(self) -> None:
         """End the callback thread, but do not wait long: Ctrl-C does not reach a callback on it."""
