@@ -489,7 +489,7 @@ PyDoc_STRVAR(Deliverer_doc,
 static Py_ssize_t
 offset_of(PyTypeObject *class, const char *name)
 {
-    PyObject *member = PyObject_GetAttrString((PyObject *)class, name);
+    PyObject *member = attribute((PyObject *)class, name);
     Py_ssize_t offset = -1;
     if (member != NULL && Py_IS_TYPE(member, &PyMemberDescr_Type))
         offset = ((PyMemberDescrObject *)member)->d_member->offset;
@@ -525,7 +525,7 @@ Deliverer_fill(Deliverer *self, PyObject *lock, PyObject *callbacks, PyObject *k
     KEYS(X)
 #undef X
 #define X(name) \
-    if ((self->name = PyObject_GetAttrString(callbacks, #name)) == NULL) \
+    if ((self->name = attribute(callbacks, #name)) == NULL) \
         return -1; \
     if (!Py_IS_TYPE(self->name, self->Handlers)) { \
         PyErr_SetString(PyExc_TypeError, #name " is no Handlers"); \
@@ -533,8 +533,8 @@ Deliverer_fill(Deliverer *self, PyObject *lock, PyObject *callbacks, PyObject *k
     }
     CALLED(X)
 #undef X
-    self->acquire = PyObject_GetAttrString(lock, "acquire");
-    self->release = PyObject_GetAttrString(lock, "release");
+    self->acquire = attribute(lock, "acquire");
+    self->release = attribute(lock, "release");
     self->create = PyUnicode_InternFromString("CREATE");
     self->update = PyUnicode_InternFromString("UPDATE");
     self->cancel = PyUnicode_InternFromString("2");
@@ -547,9 +547,9 @@ Deliverer_fill(Deliverer *self, PyObject *lock, PyObject *callbacks, PyObject *k
         return -1;
     }
     PyObject *time = PyImport_ImportModule("time");
-    self->monotonic = time == NULL ? NULL : PyObject_GetAttrString(time, "monotonic");
+    self->monotonic = time == NULL ? NULL : attribute(time, "monotonic");
     Py_XDECREF(time);
-    self->took = PyObject_GetAttrString(self->times, "took");
+    self->took = attribute(self->times, "took");
     if (self->monotonic == NULL || self->took == NULL)
         return -1;
     return 0;
@@ -568,7 +568,7 @@ Deliverer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                           &PyDict_Type, &keys, &PyDict_Type, &classes, &handle, &raised))
         return NULL;
     PyObject *module = PyType_GetModule(type);
-    PyObject *own = module == NULL ? NULL : PyObject_GetAttrString(module, "Decoder");
+    PyObject *own = module == NULL ? NULL : attribute(module, "Decoder");
     if (own == NULL)
         return NULL;
     int fits = Py_IS_TYPE(decoder, (PyTypeObject *)own);

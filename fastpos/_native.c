@@ -505,7 +505,7 @@ Decoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                           &PyTuple_Type, &slots, &decode, &event_from, &max_size, &max_depth))
         return NULL;
     PyObject *module = PyType_GetModule(type);
-    PyObject *own = module == NULL ? NULL : PyObject_GetAttrString(module, "Inflater");
+    PyObject *own = module == NULL ? NULL : attribute(module, "Inflater");
     if (own == NULL)
         return NULL;
     int fits = PyObject_TypeCheck(inflater, (PyTypeObject *)own)

@@ -39,6 +39,17 @@ value_of(PyObject *dict, PyObject *key)
     return value == Py_None ? NULL : value;
 }
 
+/* object.name, by the one string that everybody has of that name: the interpreter's cache of lookups
+ * would keep others. */
+static inline PyObject *
+attribute(PyObject *object, const char *name)
+{
+    PyObject *key = PyUnicode_InternFromString(name);
+    PyObject *value = key == NULL ? NULL : PyObject_GetAttr(object, key);
+    Py_XDECREF(key);
+    return value;
+}
+
 /* The event of a push, from its JSON: a new reference; NULL without an exception where something is
  * not as usual. */
 PyObject *make_event(Decoder *self, PyObject *text, PyObject *received_ns);

@@ -94,6 +94,17 @@ image_of(const void *address)
     return dladdr(address, &info) ? info.dli_fbase : NULL;
 }
 
+/* object.name, by the one string that everybody has of that name: the interpreter's cache of lookups
+ * would keep others. */
+static PyObject *
+attribute(PyObject *object, const char *name)
+{
+    PyObject *key = PyUnicode_InternFromString(name);
+    PyObject *value = key == NULL ? NULL : PyObject_GetAttr(object, key);
+    Py_XDECREF(key);
+    return value;
+}
+
 /* Why the SSL of `socket` can't be used, NULL if it can: then it is in `*result`. An exception may
  * be set besides. */
 static const char *
@@ -105,7 +116,7 @@ check_ssl(const State *openssl, PyObject *socket, PyObject *incoming, SSL **resu
         || openssl->bio_type->tp_basicsize < (Py_ssize_t)sizeof(MemoryBIO))
         return "_ssl's objects are too small";
     const SSLSocket *fields = (const SSLSocket *)socket;
-    PyObject *context = PyObject_GetAttrString(socket, "context");
+    PyObject *context = attribute(socket, "context");
     Py_XDECREF(context);                /* `socket` has another reference, if it is what it seems */
     if (fields->socket != NULL || fields->context != context || context == NULL)
         return "_SSLSocket has another layout";
@@ -115,7 +126,9 @@ check_ssl(const State *openssl, PyObject *socket, PyObject *incoming, SSL **resu
     if (openssl->SSL_get_ex_data(ssl, APP_DATA) != (void *)socket)
         return "the connection is not this object's";
 
-    PyObject *version = PyObject_CallMethod(socket, "version", NULL);
+    PyObject *method = attribute(socket, "version");
+    PyObject *version = method == NULL ? NULL : PyObject_CallNoArgs(method);
+    Py_XDECREF(method);
     int same = version != NULL && PyUnicode_Check(version)
                && PyUnicode_CompareWithASCIIString(version, openssl->SSL_get_version(ssl)) == 0;
     Py_XDECREF(version);
@@ -148,7 +161,7 @@ Reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (openssl == NULL)
         return NULL;
     SSL *ssl = NULL;
-    PyObject *socket = PyObject_GetAttrString(tls, "_sslobj");
+    PyObject *socket = attribute(tls, "_sslobj");
     const char *refusal = socket == NULL ? "not an SSLObject"
                                          : check_ssl(openssl, socket, incoming, &ssl);
     Reader *self = refusal == NULL ? (Reader *)type->tp_alloc(type, 0) : NULL;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import ssl
 import sys
@@ -29,6 +30,14 @@ pytestmark = [
 WARM_UP = 50
 # What all the runs together may add, bytes; one object kept by each would make over 10,000.
 ALLOWED = 8192
+
+
+@pytest.fixture(autouse=True)
+def no_logs() -> Iterator[None]:
+    """Records that pytest keeps would count."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def serve(pipe: Pipe, context_of: Certificates | None) -> None:
