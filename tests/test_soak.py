@@ -78,7 +78,7 @@ def test_what_is_not_accounted_for(sessions: list[tuple[Ranges, bool]]) -> None:
 
 
 def test_rise_of_a_line() -> None:
-    samples = [Sample(float(at), 100 + 2 * at + at % 2, 0, 0, 0) for at in range(11)]
+    samples = [Sample(float(at), 100 + 2 * at + at % 2, 0, 0, 0, 0) for at in range(11)]
     risen, spread, middle = rise(samples, "resident")
     assert risen == pytest.approx(20, abs=0.5)
     assert spread == pytest.approx(0.5, abs=0.05)
