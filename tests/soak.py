@@ -14,8 +14,8 @@ At the end, exit status 1 unless all of these hold:
 - memory: over the last third of the time, the straight lines fitted to the resident memory, to what
   `malloc` has handed out (where the C library is glibc) and to Python's allocated blocks each rise
   by less than 1 % or, if that is more, by less than three times the standard deviation of the
-  samples around the line. glibc is told to keep one arena and no caches for single threads, or a hundred
-  caches that fill slowly would look like a leak;
+  samples around the line. glibc is told to keep one arena and no caches for single threads, or a
+  hundred caches that fill slowly would look like a leak;
 - threads are as many in every sample; descriptors as many at the end, when all are subscribed, as
   at the beginning, and after the stop as before the start;
 - no stream has ended, no function has raised, and the exchanges saw no violation of the protocol.
