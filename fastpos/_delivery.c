@@ -112,14 +112,11 @@ entry_of(PyObject *dict, PyObject *key, PyTypeObject *class)
 
 /* --- merging: under the book's lock, YES where it was done ------------------------------------ */
 
+/* Puts `wire` in place of what is known under `key`, if it tells all of that. */
 static Answer
-merge_balance(Deliverer *self, PyObject *balances, PyObject *wire, PyObject *event)
+renew(Deliverer *self, PyObject *known, PyObject *key, PyObject *wire, PyObject *event)
 {
-    PyObject *coin = value_of(wire, self->key_c);
-    if (coin == NULL || !PyUnicode_CheckExact(coin) || value_of(wire, self->key_an) == NULL
-        || value_of(wire, self->key_la) == NULL || value_of(wire, self->key_pn) == NULL)
-        return NO;
-    PyObject *entry = entry_of(balances, coin, self->Entry);
+    PyObject *entry = entry_of(known, key, self->Entry);
     if (entry == NULL)
         return NO;
     PyObject *copy = tells_all(wire, SLOT(entry, self->Entry_wire)) ? PyDict_Copy(wire) : NULL;
@@ -130,6 +127,16 @@ merge_balance(Deliverer *self, PyObject *balances, PyObject *wire, PyObject *eve
     }
     Py_DECREF(entry);
     return copy != NULL ? YES : NO;
+}
+
+static Answer
+merge_balance(Deliverer *self, PyObject *balances, PyObject *wire, PyObject *event)
+{
+    PyObject *coin = value_of(wire, self->key_c);
+    if (coin == NULL || !PyUnicode_CheckExact(coin) || value_of(wire, self->key_an) == NULL
+        || value_of(wire, self->key_la) == NULL || value_of(wire, self->key_pn) == NULL)
+        return NO;
+    return renew(self, balances, coin, wire, event);
 }
 
 /* The merged position, a new reference; NULL without an exception where it is not as usual. */
@@ -283,17 +290,7 @@ merge_order(Deliverer *self, PyObject *state, PyObject *event)
     if (id == NULL || !PyUnicode_CheckExact(id) || !PyDict_CheckExact(orders)
         || is_open(self, wire) != YES)
         return NO;
-    PyObject *entry = entry_of(orders, id, self->Entry);
-    if (entry == NULL)
-        return NO;
-    PyObject *copy = tells_all(wire, SLOT(entry, self->Entry_wire)) ? PyDict_Copy(wire) : NULL;
-    if (copy != NULL) {
-        put(entry, self->Entry_wire, copy);
-        put(entry, self->Entry_latest, Py_NewRef(event));
-        put(entry, self->Entry_stale, Py_NewRef(Py_False));
-    }
-    Py_DECREF(entry);
-    return copy != NULL ? YES : NO;
+    return renew(self, orders, id, wire, event);
 }
 
 /* Merges an event into the book if that is as usual; no exception is left. */
