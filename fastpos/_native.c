@@ -82,15 +82,21 @@ inflate_with(struct inflate_state *state, const uint8_t *in, uint32_t size, uint
     return state->total_out == length ? SOUND : WRONG_TRAILER;
 }
 
-/* Whether it is a push as they are; it is in the scratch buffer then. */
+static uint32_t
+little_endian(const uint8_t *at)
+{
+    return at[0] | at[1] << 8 | at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+/* Whether it is a push as they are, of `length` bytes; it is in the scratch buffer then. */
 static int
 is_usual(Inflater *self, const uint8_t *in, uint32_t size, uint32_t length)
 {
     if (!inflate_usual(&self->tables, in, size, self->scratch, length))
         return 0;
     const uint8_t *trailer = in + size - GZIP_TRAILER;
-    uint32_t checksum = trailer[0] | trailer[1] << 8 | trailer[2] << 16 | (uint32_t)trailer[3] << 24;
-    return crc32_gzip_refl(0, self->scratch, length) == checksum;
+    return little_endian(trailer) == crc32_gzip_refl(0, self->scratch, length)
+        && little_endian(trailer + 4) == length;        /* not so where max_size has cut it */
 }
 
 static Verdict
@@ -143,8 +149,7 @@ inflate_member(Inflater *self, const uint8_t *in, uint32_t size, Py_ssize_t max_
         limit = UINT32_MAX;
     uint32_t length = 0;
     if (size >= 4) {
-        const uint8_t *claim = in + size - 4;
-        length = claim[0] | claim[1] << 8 | claim[2] << 16 | (uint32_t)claim[3] << 24;
+        length = little_endian(in + size - 4);
         if (length > limit)
             length = (uint32_t)limit;
     }
