@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # What a thread raises and nobody catches fails the test in which it happens.
     config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
     config.pluginmanager.register(credentials, "credentials")
+    # A shell starts what runs in its background with Ctrl-C ignored, and programs inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _threads() -> set[threading.Thread]:
