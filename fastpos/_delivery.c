@@ -119,14 +119,14 @@ renew(Deliverer *self, PyObject *known, PyObject *key, PyObject *wire, PyObject 
     PyObject *entry = entry_of(known, key, self->Entry);
     if (entry == NULL)
         return NO;
-    PyObject *copy = tells_all(wire, SLOT(entry, self->Entry_wire)) ? PyDict_Copy(wire) : NULL;
-    if (copy != NULL) {
-        put(entry, self->Entry_wire, copy);
+    int all = tells_all(wire, SLOT(entry, self->Entry_wire));
+    if (all) {
+        put(entry, self->Entry_wire, Py_NewRef(wire));
         put(entry, self->Entry_latest, Py_NewRef(event));
         put(entry, self->Entry_stale, Py_NewRef(Py_False));
     }
     Py_DECREF(entry);
-    return copy != NULL ? YES : NO;
+    return all ? YES : NO;
 }
 
 static Answer
@@ -162,7 +162,7 @@ merge_position(Deliverer *self, PyObject *positions, PyObject *part, PyObject *c
         goto done;
     if (is_create && complete == Py_True) {     /* a new position, of which all is told */
         before = PyDict_New();
-        wire = PyDict_Copy(part);
+        wire = Py_NewRef(part);
     }
     else {
         before = tick == Py_None ? Py_NewRef(known) : merged(known, tick);
@@ -230,19 +230,18 @@ merge_ticks(Deliverer *self, PyObject *state, PyObject *event)
         PyObject *entry = entry_of(positions, id, self->PositionEntry);
         if (entry == NULL)
             return NO;
-        PyObject *copy = NULL, *tick = SLOT(entry, self->PositionEntry_tick);
+        PyObject *tick = SLOT(entry, self->PositionEntry_tick);
         PyObject *stale = SLOT(entry, self->PositionEntry_stale);
-        if (SLOT(entry, self->PositionEntry_latest) != event    /* else it is listed twice */
+        int all = SLOT(entry, self->PositionEntry_latest) != event  /* else it is listed twice */
             && (tick == Py_None || tells_all(wire, tick)) && PyFrozenSet_CheckExact(stale)
-            && PySet_GET_SIZE(stale) == 0)
-            copy = PyDict_Copy(wire);
-        if (copy != NULL) {
-            put(entry, self->PositionEntry_tick, copy);
+            && PySet_GET_SIZE(stale) == 0;
+        if (all) {
+            put(entry, self->PositionEntry_tick, Py_NewRef(wire));
             put(entry, self->PositionEntry_latest, Py_NewRef(event));
             put(entry, self->PositionEntry_missed, Py_NewRef(self->zero));
         }
         Py_DECREF(entry);
-        if (copy == NULL)
+        if (!all)
             return NO;
     }
     if (PyList_GET_SIZE(list) == PyDict_GET_SIZE(positions))

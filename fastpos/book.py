@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-from copy import deepcopy
 from typing import Any
 
 from .events import AccountUpdate, AdlPrice, Balance, Event, Order, Position, Trigger
@@ -124,11 +123,7 @@ class Book:
     def _note(self, event: Event) -> None:
         assert self._journal is not None
         if len(self._journal) < JOURNAL_LIMIT:
-            # A copy, as the event is about to be handed out with its dicts.
-            kept = type(event)._view(deepcopy(event._wire), self._number)
-            kept._raw = event._raw
-            kept._received_ns = event._received_ns
-            self._journal.append(kept)
+            self._journal.append(event)
         else:
             self._journal = None
 

@@ -200,7 +200,7 @@ class Delivery:
         self.call(self._callbacks.on_trigger, event)
 
     def _unknown(self, event: Unknown) -> None:
-        count(self._counters.unknown_channels, event.raw["channel"])
+        count(self._counters.unknown_channels, event._raw["channel"])
         self.call(self._callbacks.on_unknown, event)
 
     def received(self, at: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeAlias
 
-from .fields import Record, as_integer, choice, derived, flag, integer, number, own, text
+from .fields import Record, as_integer, choice, derived, flag, integer, number, own, shown, text
 
 __all__ = [
     "AccountUpdate",
@@ -375,7 +375,7 @@ class Unknown(Event):
 
     __slots__ = ()
 
-    raw: dict[str, Any] = own("_raw")
+    raw: dict[str, Any] = shown(compared=True)
     """The JSON object as the wire gave it: compared and shown, as there is nothing else."""
 
 

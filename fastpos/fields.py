@@ -32,6 +32,7 @@ __all__ = [
     "integer",
     "number",
     "own",
+    "shown",
     "text",
 ]
 
@@ -173,13 +174,38 @@ def own(slot: str, default: Any = None, compared: bool = True) -> Any:
     return field
 
 
+def shown(compared: bool) -> Any:
+    """The wire's object as a copy of the reader's own, made when it is first asked for."""
+
+    def get(self: Record) -> Any:
+        try:
+            return self._copy
+        except AttributeError:
+            copy = self._copy = _copied(self._raw)
+            return copy
+
+    field = Field(get)
+    field.slot, field.compared = "_raw", compared
+    return field
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if kind is list else value
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class _Slots:
     """What records keep inside. Declared apart from `Record`, where a type checker would take
     them for arguments of the constructor."""
 
     __slots__ = ()
-    _raw: dict[str, Any]  # the JSON object as the wire gave it
+    # The JSON object as the wire gave it, which other records show as well, and a book merges:
+    # nobody changes it.
+    _raw: dict[str, Any]
+    _copy: Any  # what `raw` gave
     _wire: dict[str, Any]  # the object that the fields are read from
     _number: NumberType
     # Of some classes only:
@@ -201,13 +227,14 @@ class Record(_Slots):
     `raw` and (on events) `received_ns`: what was said counts, not how and when.
     """
 
-    __slots__ = ("_number", "_raw", "_wire")
+    __slots__ = ("_copy", "_number", "_raw", "_wire")
     _fields: ClassVar[dict[str, Field]] = {}
     # The attribute that tells one thing from another, for hash().
     _identity: ClassVar[str | None] = None
 
-    raw: dict[str, Any] = own("_raw", compared=False)
-    """The JSON object as the wire gave it. Empty for a record that was made with keywords."""
+    raw: dict[str, Any] = shown(compared=False)
+    """The JSON object as the wire gave it; a copy, so what is done to it changes nothing else.
+    Empty for a record that was made with keywords."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

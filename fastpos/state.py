@@ -1,7 +1,8 @@
 """What is known of an account, merged: positions, balances, open orders and triggers.
 
 An UPDATE and a tick carry only part of a position, so the wire's values are kept and what comes is
-merged over them. What was handed out never changes: a merge makes a new dict.
+merged over them. What was handed out never changes: a merge makes a new dict, and what a push
+brought is kept as it is, since nobody is given anything but a copy of it.
 
 No lock and no thread here; book.py has them.
 """
@@ -136,7 +137,7 @@ class State:
             if known is None and self.base is not None:
                 known = self.base.balances.get(coin)
             if known is None:
-                balances[coin] = Entry({**wire}, update)
+                balances[coin] = Entry(wire, update)
             elif (
                 [*wire] == known.keys
                 and wire.get("an") is not None
@@ -144,11 +145,11 @@ class State:
                 and wire.get("pn") is not None
             ):  # it tells all that is known
                 if known is balances.get(coin):
-                    known.wire = {**wire}
+                    known.wire = wire
                     known.latest = update
                     known.stale = False
                 else:  # the base's, which stays as it is
-                    balances[coin] = Entry({**wire}, update)
+                    balances[coin] = Entry(wire, update)
             else:
                 entry = balances[coin] = Entry(_merged(known.wire, wire), update)
                 entry.stale = known.stale and not known.wire.keys() <= wire.keys()
@@ -165,7 +166,7 @@ class State:
         complete = change == "CREATE" or (entry is not None and entry.complete)
         if entry is None or (change == "CREATE" and entry.complete):
             before: dict[str, Any] = {}  # a new position, of which all is told
-            wire = {**part}
+            wire = part
         else:
             before = entry.wire if entry.tick is None else _merged(entry.wire, entry.tick)
             wire = _merged(before, part)
@@ -209,11 +210,11 @@ class State:
             listed.add(id)
             entry = self.positions.get(id) or self._base_entry(id)
             if entry is None:
-                entry = PositionEntry({**wire}, event, False, None)
+                entry = PositionEntry(wire, event, False, None)
             else:
                 tick = entry.tick
                 if tick is None or ([*tick] == [*wire] and None not in wire.values()):
-                    entry.tick = {**wire}  # it tells all that the one before it did
+                    entry.tick = wire  # it tells all that the one before it did
                 else:
                     entry.tick = _merged(tick, wire)
                 entry.latest = event
@@ -235,11 +236,8 @@ class State:
             if type(id) is not str:
                 return
         known = self.orders.get(id)
-        if known is None:
-            wire = {**wire}
-        elif [*wire] == known.keys and None not in wire.values():
-            wire = {**wire}  # it tells all that the one before it did
-        else:
+        # It may tell all that the one before it did.
+        if known is not None and ([*wire] != known.keys or None in wire.values()):
             wire = _merged(known.wire, wire)
             known = None
         action = wire.get("orderAction")
@@ -261,7 +259,7 @@ class State:
             self.triggers.pop(id, None)
         else:
             known = self.triggers.get(id)
-            wire = {**trigger._wire} if known is None else _merged(known.wire, trigger._wire)
+            wire = trigger._wire if known is None else _merged(known.wire, trigger._wire)
             self.triggers[id] = Entry(wire, trigger)
 
     def _base_entry(self, id: int) -> PositionEntry | None:
@@ -329,7 +327,7 @@ class State:
             id = getattr(record, kind._identity)
             if type(id) is not id_kind:
                 raise ValueError(f"the snapshot holds a {kind.__name__} of no {kind._identity}")
-            yield record, id, no_push(self._number, received_ns, record.raw)
+            yield record, id, no_push(self._number, received_ns, record._raw)
 
     def _wire_of(self, record: Record) -> dict[str, Any]:
         wire = {

@@ -523,6 +523,24 @@ def test_only_one_of_two_attached_orders() -> None:
     assert said(order.stop_loss) == {"price": 5.0, "trigger_order_id": "77"}
 
 
+def test_what_is_done_to_raw_changes_nothing_else() -> None:
+    update = decoded("account_update_create")
+    assert update.raw is update.raw
+    shared = update.position
+    before = values(update), values(shared), shared.raw
+    update.raw["d"]["p"]["pv"] = update.raw["uid"] = -1
+    update.raw["d"]["a"].clear()
+    assert (values(update), values(shared), shared.raw) == before
+    order = decoded("order")
+    before = values(order)
+    order.raw["order"]["otoOrder"].clear()
+    assert values(order) == before
+    tick = decoded("adl_price_two").ticks[0]
+    before = values(tick)
+    tick.raw.clear()
+    assert values(tick) == before
+
+
 def test_undocumented_fields_are_in_raw() -> None:
     order = order_with(orderId="1", feeCoin="BTC")
     assert order.raw["order"]["feeCoin"] == "BTC"
