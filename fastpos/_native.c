@@ -348,7 +348,7 @@ static PyType_Spec Inflater_spec = {
  * what the table of kinds says, and the event's slots are filled in place. Whatever is not as usual
  * is handed to the Python functions of decoder.py, which decide what it is. */
 
-/* What the table says of one channel, in the order of its tuples. */
+/* What the table says of one channel, in the order of its tuples: see _Kind in decoder.py. */
 enum { KIND_CLASS, KIND_BODY, KIND_WIRE_IS_BODY, KIND_LIST, KIND_OBJECT, KIND_PUSH_IDS,
        KIND_BODY_IDS, KIND_LIST_IDS, KIND_OBJECT_IDS, N_KIND };
 
@@ -489,11 +489,9 @@ Decoder_decode(Decoder *self, PyObject *const *args, Py_ssize_t nargs)
 PyDoc_STRVAR(Decoder_doc,
 "Decoder(inflater, loads, channel, kinds, slots, decode, event_from, max_size, max_depth)\n--\n\n"
 "Decodes pushes.\n\n"
-"`loads` parses JSON. `channel` is the key of a push's channel. `kinds` maps a channel to a tuple: the event's class; the key of the body,\n"
-"None for the push itself; whether the fields are read from the body or from the push; the keys\n"
-"in the body of a list of objects and of an object, None for none; and four tuples with the keys\n"
-"of ids in the push, the body, the objects of the list, the object. `slots` are the member\n"
-"descriptors of an event's raw, wire, number and received_ns. `decode` and `event_from` are the\n"
+"`loads` parses JSON. `channel` is the key of a push's channel. `kinds` maps a channel to what\n"
+"decoder.py calls a _Kind, as a tuple. `slots` are the member descriptors of an event's raw, wire,\n"
+"number and received_ns. `decode` and `event_from` are the\n"
 "Python functions that take what is not as usual, as are JSON of more than `max_size` bytes and\n"
 "of more than `max_depth` opening brackets.");
 

@@ -11,14 +11,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 from time import time_ns
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from isal.isal_zlib import decompressobj
 from orjson import loads
 
 from .errors import DecodeError
 from .events import AccountUpdate, AdlPrice, Event, Order, SystemClose, Trigger, Unknown
 from .fields import NumberType
-from .inflate import inflate, native
+from .inflate import GZIP_WBITS, inflate, native
 
 __all__ = [
     "KEYS",
@@ -35,13 +36,15 @@ E = TypeVar("E", bound=Event)
 
 _new = object.__new__
 
-_TAKE, _STOP = "takerProfitTriggerId", "stopLossTriggerId"
-
 # The largest JSON that a push may hold, bytes; real ones stay under 2 KiB.
 MAX_SIZE = 1024 * 1024
 # Objects and lists within each other; real pushes have 4. Python's own limits (for pickling, for
 # repr) begin at a few hundred.
-MAX_DEPTH = 200
+MAX_DEPTH = 256
+# So many bytes, and no fewer, can be nested more deeply; most pushes have fewer.
+_FLAT = 2 * MAX_DEPTH
+# A member of so many bytes has no content of over MAX_SIZE: deflate packs at most 1,032 into one.
+_SMALL = MAX_SIZE // 1032
 
 
 class NoChannel(DecodeError):
@@ -88,14 +91,25 @@ def inflate_push(data: bytes, max_size: int) -> bytes:
 
 
 def _decode_pure(data: bytes, number: NumberType) -> Event:
+    # A usual push takes the shortest way, without a call that can be spared. Whatever is not usual
+    # begins again, and is looked at with care.
+    if number is float and len(data) <= _SMALL:
+        try:
+            member = decompressobj(GZIP_WBITS)
+            text = member.decompress(data)
+            if member.eof and not member.unused_data and len(text) <= _FLAT:
+                push = loads(text)
+                return _MAKERS[push[_CHANNEL]](push, text, time_ns(), number)
+        except Exception:
+            pass
+    return _decode_any(data, number)
+
+
+def _decode_any(data: bytes, number: NumberType) -> Event:
     if number is not float and number is not Decimal:
         raise ValueError(f"number must be float or decimal.Decimal, not {number!r}")
     try:
-        text = inflate(data, MAX_SIZE)
-    except ValueError as error:
-        raise DecodeError(f"not a push: {error}", data) from None
-    try:
-        return event_from_pure(text, time_ns(), number)
+        return event_from_pure(inflate_push(data, MAX_SIZE), time_ns(), number)
     except NoChannel as error:
         raise DecodeError(str(error), error.data) from None
 
@@ -113,11 +127,10 @@ def event_from_pure(text: bytes, received_ns: int, number: NumberType) -> Event:
             push = json.loads(text, parse_float=_decimal)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"not JSON: {error}", text) from None
-    # A nest of so many levels needs as many brackets twice; most messages are shorter.
-    if len(text) > 2 * MAX_DEPTH and _too_deep(push, text):
+    if len(text) > _FLAT and _too_deep(push, text):
         raise DecodeError(f"not a push: nested over {MAX_DEPTH} levels deep", text)
     try:
-        make = _MAKERS.get(push["channel"], _unknown)
+        make = _MAKERS.get(push[_CHANNEL], _unknown)
     except (TypeError, KeyError):
         if type(push) is dict and "channel" in push:
             raise _wrong("channel", "a string", text) from None
@@ -125,25 +138,24 @@ def event_from_pure(text: bytes, received_ns: int, number: NumberType) -> Event:
     return make(push, text, received_ns, number)
 
 
+# Makers begin with a look at what is usual: the keys are there, and hold what they should. Only
+# where that fails does `_checked` decide.
+
+
 def _account_update(push: Any, text: bytes, received_ns: int, number: NumberType) -> AccountUpdate:
-    body = push.get("d")
-    if type(body) is not dict:
-        raise _wrong("d", "an object", text)
-    balances = body.get("a")
-    if balances is not None:
-        if type(balances) is not list:
-            raise _wrong("d.a", "a list", text)
+    try:
+        body = push[_D]
+        balances = body[_A]
         for balance in balances:
             if type(balance) is not dict:
-                raise _wrong("d.a", "a list of objects", text)
-    position = body.get("p")
-    if position:
-        if type(position) is not dict:
-            raise _wrong("d.p", "an object", text)
-        if type(position.get("id")) is float or type(position.get("cid")) is float:
-            push = _with_exact_ids(text)
-    if type(push.get("uid")) is float:
-        push = _with_exact_ids(text)
+                raise TypeError
+        if type(balances) is not list or type(push[_UID]) is float:
+            raise TypeError
+        position = body.get(_P)
+        if position and (type(position[_ID]) is float or type(position.get(_CID)) is float):
+            raise TypeError
+    except (KeyError, TypeError):
+        push = _checked(push, text)
     event = _new(AccountUpdate)
     event._raw = event._wire = push
     event._received_ns = received_ns
@@ -152,18 +164,15 @@ def _account_update(push: Any, text: bytes, received_ns: int, number: NumberType
 
 
 def _adl_price(push: Any, text: bytes, received_ns: int, number: NumberType) -> AdlPrice:
-    exact = type(push.get("uid")) is not float
-    ticks = push.get("l")
-    if ticks is not None:
-        if type(ticks) is not list:
-            raise _wrong("l", "a list", text)
+    try:
+        ticks = push[_L]
         for tick in ticks:
-            if type(tick) is not dict:
-                raise _wrong("l", "a list of objects", text)
-            if type(tick.get("id")) is float:
-                exact = False
-    if not exact:
-        push = _with_exact_ids(text)
+            if type(tick[_ID]) is float:
+                raise TypeError
+        if type(ticks) is not list or type(push[_UID]) is float:
+            raise TypeError
+    except (KeyError, TypeError):
+        push = _checked(push, text)
     event = _new(AdlPrice)
     event._raw = event._wire = push
     event._received_ns = received_ns
@@ -172,19 +181,16 @@ def _adl_price(push: Any, text: bytes, received_ns: int, number: NumberType) -> 
 
 
 def _order(push: Any, text: bytes, received_ns: int, number: NumberType) -> Order:
-    body = push.get("order")
-    if type(body) is not dict:
-        raise _wrong("order", "an object", text)
-    attached = body.get("otoOrder")
-    if attached is not None and type(attached) is not dict:
-        raise _wrong("order.otoOrder", "an object", text)
-    if (
-        type(body.get("orderId")) is float
-        or type(body.get("contractId")) is float
-        or (attached and (type(attached.get(_TAKE)) is float or type(attached.get(_STOP)) is float))
-    ):
-        push = _with_exact_ids(text)
-        body = push["order"]
+    try:
+        body = push[_ORDER]
+        if type(body[_ORDER_ID]) is float or type(body[_CONTRACT_ID]) is float:
+            raise TypeError
+        attached = body.get(_OTO_ORDER)
+        if attached and (type(attached[_TAKE]) is float or type(attached[_STOP]) is float):
+            raise TypeError
+    except (KeyError, TypeError):
+        push = _checked(push, text)
+        body = push[_ORDER]
     event = _new(Order)
     event._raw = push
     event._wire = body
@@ -194,25 +200,48 @@ def _order(push: Any, text: bytes, received_ns: int, number: NumberType) -> Orde
 
 
 def _trigger(push: Any, text: bytes, received_ns: int, number: NumberType) -> Trigger:
-    body = push.get("trigOrder")
-    if type(body) is not dict:
-        raise _wrong("trigOrder", "an object", text)
-    if type(body.get("triggerOrderId")) is float:
-        push = _with_exact_ids(text)
-        body = push["trigOrder"]
+    push = _checked(push, text)
     event = _new(Trigger)
     event._raw = push
-    event._wire = body
+    event._wire = push["trigOrder"]
     event._received_ns = received_ns
     event._number = number
     return event
+
+
+def _checked(push: Any, text: bytes) -> Any:
+    """Give `push` with exact ids, if it has the shape that `_KINDS` says.
+
+    Raises:
+        DecodeError: it has another.
+    """
+    kind = _KINDS[push["channel"]]
+    body = push if kind.body is None else push.get(kind.body)
+    path = f"{kind.body}." if kind.body else ""
+    if type(body) is not dict:
+        raise _wrong(path[:-1], "an object", text)
+    items = body.get(kind.list)
+    if items is not None:
+        if type(items) is not list:
+            raise _wrong(f"{path}{kind.list}", "a list", text)
+        if any(type(item) is not dict for item in items):
+            raise _wrong(f"{path}{kind.list}", "a list of objects", text)
+    part = body.get(kind.object)
+    if part and type(part) is not dict:
+        raise _wrong(f"{path}{kind.object}", "an object", text)
+    holders = [(push, kind.push_ids), (body, kind.body_ids), (part or {}, kind.object_ids)]
+    holders += [(item, kind.list_ids) for item in items or ()]
+    if any(type(holder.get(key)) is float for holder, keys in holders for key in keys):
+        # orjson gives integers beyond 64 bits as doubles; the standard library gives all digits.
+        return json.loads(text)
+    return push
 
 
 def _system(push: Any, text: bytes, received_ns: int, number: NumberType) -> SystemClose | Unknown:
     if push.get("et") != "close":  # the one documented value; another must not end the connection
         return _unknown(push, text, received_ns, number)
     if type(push.get("uid")) is float:
-        push = _with_exact_ids(text)
+        push = json.loads(text)
     return _plain(SystemClose, push, received_ns, number)
 
 
@@ -257,11 +286,6 @@ def _decimal(text: str) -> Decimal:
     return Decimal("-0" if text[0] == "-" else 0)
 
 
-def _with_exact_ids(text: bytes) -> Any:
-    # orjson gives integers beyond 64 bits as doubles; the standard library gives all digits.
-    return json.loads(text)
-
-
 _MAKERS: dict[str, Callable[[Any, bytes, int, NumberType], Event]] = {
     "ACCOUNT_UPDATE": _account_update,
     "ADL_PRICE": _adl_price,
@@ -270,27 +294,52 @@ _MAKERS: dict[str, Callable[[Any, bytes, int, NumberType], Event]] = {
     "trigOrder": _trigger,
 }
 
-# What _native.c goes by; see there for the meaning of each column. It makes the events of these
-# channels where everything is as usual and leaves the rest to the functions above.
-_KINDS: dict[str, tuple[Any, ...]] = {
-    "ACCOUNT_UPDATE": (AccountUpdate, "d", False, "a", "p", ("uid",), (), (), ("id", "cid")),
-    "ADL_PRICE": (AdlPrice, None, False, "l", None, ("uid",), (), ("id",), ()),
-    "order": (
+
+class _Kind(NamedTuple):
+    """The shape of a channel's pushes, as `_checked` and _native.c go by it."""
+
+    event: type[Event]
+    body: str | None
+    """Key of the object that holds the rest; None: the push itself."""
+    wire_is_body: bool
+    """Whether the event's attributes are the body's, and not the push's."""
+    list: str | None = None
+    """Key, in the body, of a list of objects."""
+    object: str | None = None
+    """Key, in the body, of an object."""
+    # Keys of ids, which may have more digits than a double holds.
+    push_ids: tuple[str, ...] = ()
+    body_ids: tuple[str, ...] = ()
+    list_ids: tuple[str, ...] = ()
+    object_ids: tuple[str, ...] = ()
+
+
+_KINDS: dict[str, _Kind] = {
+    "ACCOUNT_UPDATE": _Kind(
+        AccountUpdate,
+        "d",
+        wire_is_body=False,
+        list="a",
+        object="p",
+        push_ids=("uid",),
+        object_ids=("id", "cid"),
+    ),
+    "ADL_PRICE": _Kind(
+        AdlPrice, None, wire_is_body=False, list="l", push_ids=("uid",), list_ids=("id",)
+    ),
+    "order": _Kind(
         Order,
         "order",
-        True,
-        None,
-        "otoOrder",
-        (),
-        ("orderId", "contractId"),
-        (),
-        (_TAKE, _STOP),
+        wire_is_body=True,
+        object="otoOrder",
+        body_ids=("orderId", "contractId"),
+        object_ids=("takerProfitTriggerId", "stopLossTriggerId"),
     ),
-    "trigOrder": (Trigger, "trigOrder", True, None, None, (), ("triggerOrderId",), (), ()),
+    "trigOrder": _Kind(Trigger, "trigOrder", wire_is_body=True, body_ids=("triggerOrderId",)),
 }
 
-# The keys that _native.c and _delivery.c look up, as the very objects that orjson makes of them: it
-# keeps keys and gives the same each time, and a dict finds the same object quickest.
+# The keys that are looked up here and in C, as the very objects that orjson makes of them: it keeps
+# keys and gives the same each time, and a dict finds the same object quickest.
 KEYS: dict[str, str] = {
     key: key
     for key in loads(
@@ -300,6 +349,12 @@ KEYS: dict[str, str] = {
         b'"triggerOrderId":0}'
     )
 }
+
+_CHANNEL, _UID, _D, _A = KEYS["channel"], KEYS["uid"], KEYS["d"], KEYS["a"]
+_P, _ID, _CID, _L = KEYS["p"], KEYS["id"], KEYS["cid"], KEYS["l"]
+_ORDER, _OTO_ORDER = KEYS["order"], KEYS["otoOrder"]
+_ORDER_ID, _CONTRACT_ID = KEYS["orderId"], KEYS["contractId"]
+_TAKE, _STOP = KEYS["takerProfitTriggerId"], KEYS["stopLossTriggerId"]
 
 _decode: Callable[[bytes, NumberType], Event]
 event_from: Callable[[bytes, int, NumberType], Event]
@@ -313,7 +368,7 @@ else:
     from ._native import Decoder
 
     def _with_keys(entry: Any) -> Any:
-        if type(entry) is tuple:
+        if isinstance(entry, tuple):
             return tuple(map(_with_keys, entry))
         return KEYS[entry] if type(entry) is str else entry
 
@@ -326,7 +381,7 @@ else:
         KEYS["channel"],
         {channel: _with_keys(kind) for channel, kind in _KINDS.items()},
         _slots,
-        _decode_pure,
+        _decode_any,
         event_from_pure,
         MAX_SIZE,
         MAX_DEPTH,

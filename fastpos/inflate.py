@@ -14,15 +14,24 @@ from isal.isal_zlib import decompressobj
 
 from .pure import check_wanted
 
-__all__ = ["BytesLike", "Splitter", "inflate", "inflate_pure", "inflater", "native_error",
-           "new_splitter"]  # fmt: skip
+__all__ = [
+    "GZIP_WBITS",
+    "BytesLike",
+    "Splitter",
+    "inflate",
+    "inflate_pure",
+    "inflater",
+    "native_error",
+    "new_splitter",
+]
 
 BytesLike = bytes | bytearray | memoryview
 
 # (buffer, start, end, max_size, out) -> position; see `Inflater.split` in _native.c.
 Splitter = Callable[[BytesLike, int, int, int, list[bytes]], int]
 
-_GZIP_WITH_HEADER = 31  # wbits
+GZIP_WBITS = 31
+"""To zlib and isal: a gzip member with its header and trailer."""
 
 _IsalError: type[Exception] = isal_zlib.IsalError  # type: ignore[assignment]  # isal's stub errs
 
@@ -45,7 +54,7 @@ def inflate_pure(data: BytesLike, max_size: int, /) -> bytes:
     if max_size < 1:  # to isal, 0 means no limit
         raise ValueError("max_size must be at least 1")
     # isal's one-shot `decompress` is 0.2 µs faster, but does not tell where the member ended.
-    member = decompressobj(_GZIP_WITH_HEADER)
+    member = decompressobj(GZIP_WBITS)
     try:
         content = member.decompress(data, max_size)
         if member.eof and not member.unused_data:

@@ -419,6 +419,7 @@ def test_null_is_none(name: str) -> None:
         {"channel": "ACCOUNT_UPDATE", "d": {"et": "DEFAULT", "a": None, "p": None}},
         {"channel": "ACCOUNT_UPDATE", "d": {"et": "DEFAULT", "p": {}}},
         {"channel": "order", "order": {"otoOrder": None}},
+        {"channel": "order", "order": {"otoOrder": []}},
     ],
 )
 def test_parts_that_are_null_are_not_there(push: Any) -> None:
