@@ -65,12 +65,13 @@ def find_isal() -> tuple[Path, list[Path]]:
 NATIVE = Extension(
     "fastpos._native",
     ["fastpos/_native.c", "fastpos/_delivery.c"],
-    depends=["fastpos/_native.h", "fastpos/_deflate.h"],
+    depends=["fastpos/_native.h", "fastpos/_deflate.h", "fastpos/_attribute.h"],
     optional=True,
 )
 TLS = Extension(
     "fastpos._tls",
     ["fastpos/_tls.c"],
+    depends=["fastpos/_attribute.h"],
     libraries=["dl"] if sys.platform.startswith("linux") else [],
     optional=True,
 )

@@ -7,6 +7,8 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include "_attribute.h"
+
 #ifndef Py_BEGIN_CRITICAL_SECTION       /* before CPython 3.13, where the GIL is always there */
 #define Py_BEGIN_CRITICAL_SECTION(object) {
 #define Py_END_CRITICAL_SECTION() }
@@ -37,17 +39,6 @@ value_of(PyObject *dict, PyObject *key)
 {
     PyObject *value = key == Py_None ? NULL : PyDict_GetItemWithError(dict, key);
     return value == Py_None ? NULL : value;
-}
-
-/* object.name, by the one string that everybody has of that name: the interpreter's cache of lookups
- * would keep others. */
-static inline PyObject *
-attribute(PyObject *object, const char *name)
-{
-    PyObject *key = PyUnicode_InternFromString(name);
-    PyObject *value = key == NULL ? NULL : PyObject_GetAttr(object, key);
-    Py_XDECREF(key);
-    return value;
 }
 
 /* The event of a push, from its JSON: a new reference; NULL without an exception where something is

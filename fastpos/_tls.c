@@ -26,6 +26,8 @@
 #include <Python.h>
 #include <dlfcn.h>
 
+#include "_attribute.h"
+
 #if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x030F0000
 #error "_ssl._SSLSocket is known from CPython 3.10 to 3.14"
 #endif
@@ -92,17 +94,6 @@ image_of(const void *address)
 {
     Dl_info info;
     return dladdr(address, &info) ? info.dli_fbase : NULL;
-}
-
-/* object.name, by the one string that everybody has of that name: the interpreter's cache of lookups
- * would keep others. */
-static PyObject *
-attribute(PyObject *object, const char *name)
-{
-    PyObject *key = PyUnicode_InternFromString(name);
-    PyObject *value = key == NULL ? NULL : PyObject_GetAttr(object, key);
-    Py_XDECREF(key);
-    return value;
 }
 
 /* Why the SSL of `socket` can't be used, NULL if it can: then it is in `*result`. An exception may
