@@ -64,7 +64,7 @@ def find_isal() -> tuple[Path, list[Path]]:
 
 NATIVE = Extension(
     "fastpos._native",
-    ["fastpos/_native.c", "fastpos/_delivery.c"],
+    [f"fastpos/{name}.c" for name in ("_native", "_fields", "_delivery")],
     depends=["fastpos/_native.h", "fastpos/_deflate.h", "fastpos/_attribute.h"],
     optional=True,
 )

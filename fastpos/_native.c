@@ -607,7 +607,7 @@ static PyType_Spec Decoder_spec = {
 static int
 native_exec(PyObject *module)
 {
-    PyType_Spec *const specs[] = {&Inflater_spec, &Decoder_spec, &Deliverer_spec};
+    PyType_Spec *const specs[] = {&Inflater_spec, &Decoder_spec, &Getter_spec, &Deliverer_spec};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(specs); i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);
         int failed = type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0;

@@ -47,6 +47,6 @@ PyObject *make_event(Decoder *self, PyObject *text, PyObject *received_ns);
 
 int check_count(const char *name, Py_ssize_t expected, Py_ssize_t given);
 
-extern PyType_Spec Deliverer_spec;
+extern PyType_Spec Deliverer_spec, Getter_spec;
 
 #endif

@@ -31,6 +31,20 @@ class Decoder:
     def decode(self, data: BytesLike, number: NumberType, /) -> Event: ...
     def event_from(self, text: bytes, received_ns: int, number: NumberType, /) -> Event: ...
 
+class Getter:
+    def __new__(
+        cls,
+        get: Callable[[Any], Any],
+        kind: str,
+        key: str,
+        names: dict[Any, str] | None,
+        record: type,
+        wire: Any,
+        number: Any,
+        /,
+    ) -> Getter: ...
+    def __call__(self, record: Any, /) -> Any: ...
+
 class Deliverer:
     account_updates: int
     adl_prices: int

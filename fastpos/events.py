@@ -10,7 +10,19 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeAlias
 
-from .fields import Record, as_integer, choice, derived, flag, integer, number, own, shown, text
+from .fields import (
+    Record,
+    as_integer,
+    as_text,
+    choice,
+    derived,
+    flag,
+    integer,
+    number,
+    own,
+    shown,
+    text,
+)
 
 __all__ = [
     "AccountUpdate",
@@ -60,10 +72,12 @@ def _event_type(update: AccountUpdate) -> Any:
 
 
 def _balances(update: AccountUpdate) -> dict[str, Balance]:
-    balances = (
-        Balance._view(item, update._number) for item in update._wire.get("d", {}).get("a") or ()
-    )
-    return {balance.coin: balance for balance in balances if isinstance(balance.coin, str)}
+    balances = {}
+    for item in update._wire.get("d", {}).get("a") or ():
+        coin = as_text(item.get("c"))
+        if type(coin) is str:
+            balances[coin] = Balance._view(item, update._number)
+    return balances
 
 
 def _position(update: AccountUpdate) -> Position | None:
@@ -98,12 +112,15 @@ def position_of(
 
 
 def _ticks(tick: AdlPrice) -> tuple[AdlTick, ...]:
-    return tuple(AdlTick._view(item, tick._number) for item in tick._wire.get("l") or ())
+    return tuple([AdlTick._view(item, tick._number) for item in tick._wire.get("l") or ()])
 
 
 def _attached(order: Order, prefix: str) -> AttachedOrder | None:
     both = order._wire.get("otoOrder") or {}
-    wire = {key[len(prefix) :]: both[key] for key in both if key.startswith(prefix)}
+    if both.keys() == _OTO_KEYS:  # as usual, and quicker
+        wire = {key: both[prefix + key] for key in _ATTACHED_KEYS}
+    else:
+        wire = {key[len(prefix) :]: both[key] for key in both if key.startswith(prefix)}
     return AttachedOrder._view(wire, order._number) if wire else None
 
 
@@ -283,6 +300,10 @@ class AttachedOrder(Record):
     """The price it is then placed at; 0 at market."""
     trigger_order_id: str | None = text("TriggerId")
     """The id of its trigger order, once there is one."""
+
+
+_ATTACHED_KEYS = [field.key for field in AttachedOrder._fields.values() if field.key]
+_OTO_KEYS = {prefix + key for prefix in ("takerProfit", "stopLoss") for key in _ATTACHED_KEYS}
 
 
 class Order(Event):

@@ -10,9 +10,11 @@ what was really said.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
-from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from .pure import check_wanted
 
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
@@ -38,6 +40,11 @@ __all__ = [
 
 NumberType = type[float] | type[Decimal]
 
+Getter: Any = None  # of _fields.c, None where it was not built
+with suppress(ImportError):
+    check_wanted()
+    from ._native import Getter
+
 
 # --- translations of one value ------------------------------------------------------------------
 
@@ -45,18 +52,18 @@ NumberType = type[float] | type[Decimal]
 def as_number(value: Any, number: NumberType) -> Any:
     """Give `value` as `number` where it is one: a JSON number, or a string that holds one."""
     kind = type(value)
-    if kind is int:
-        try:
-            return number(value)
-        except OverflowError:
-            return value
     if kind is str and "_" not in value:
         try:
             result: Any = number(value)
         except (ValueError, ArithmeticError):
             return value
-        finite = isfinite(result) if type(result) is float else result.is_finite()
+        finite = result - result == 0 if number is float else result.is_finite()
         return result if finite else value
+    if kind is int:
+        try:
+            return number(value)
+        except OverflowError:
+            return value
     return value
 
 
@@ -66,7 +73,7 @@ def as_integer(value: Any) -> Any:
     if kind is int:
         return value
     if kind is str:
-        digits = value[1:] if value[:1] == "-" else value
+        digits = value if value.isdigit() else value[value[:1] == "-" :]
         if digits.isascii() and digits.isdigit() and len(digits) < 100:
             return int(value)
     elif (kind is float and value.is_integer()) or (kind is Decimal and _is_whole(value)):
@@ -113,7 +120,12 @@ class Field(property):
             self.key = f":{name}"  # no key of the wire begins with a colon
 
 
-def _field(get: Callable[[Any], Any], key: str) -> Any:
+def _field(
+    get: Callable[[Any], Any], kind: str, key: str, names: dict[Any, str] | None = None
+) -> Any:
+    if Getter is not None:
+        wire, numbers = (vars(Record)[slot] for slot in ("_wire", "_number"))
+        get = Getter(get, kind, key, names, Record, wire, numbers)
     field = Field(get)
     field.key = key
     return field
@@ -126,34 +138,45 @@ def number(key: str) -> Any:
         value = self._wire.get(key)
         return value if type(value) is self._number else as_number(value, self._number)
 
-    return _field(get, key)
+    return _field(get, "number", key)
 
 
 def integer(key: str) -> Any:
     """An id, a count, a time, a code."""
-    return _field(lambda self: as_integer(self._wire.get(key)), key)
+
+    def get(self: Record) -> Any:
+        value = self._wire.get(key)
+        return value if type(value) is int else as_integer(value)
+
+    return _field(get, "integer", key)
 
 
 def text(key: str) -> Any:
     """A name, or an id that is a string of digits."""
-    return _field(lambda self: as_text(self._wire.get(key)), key)
+
+    def get(self: Record) -> Any:
+        value = self._wire.get(key)
+        return value if type(value) is str else as_text(value)
+
+    return _field(get, "text", key)
 
 
 def flag(key: str) -> Any:
     """A yes or no."""
-    return _field(lambda self: as_flag(self._wire.get(key)), key)
+    field = Field(lambda self: as_flag(self._wire.get(key)))
+    field.key = key
+    return field
 
 
 def choice(key: str, names: dict[str, str]) -> Any:
     """A code with a name; a code without one is passed on."""
+    named = {form: name for code, name in names.items() for form in (code, int(code))}
 
     def get(self: Record) -> Any:
         value = self._wire.get(key)
-        if type(value) is str or type(value) is int:
-            return names.get(str(value), value)
-        return value
+        return named.get(value, value) if type(value) is str or type(value) is int else value
 
-    return _field(get, key)
+    return _field(get, "choice", key, named)
 
 
 def derived(function: Callable[[Any], Any]) -> Any:

@@ -36,7 +36,7 @@ TESTS = [
     "test_decode.py",
     "test_delivery.py",
     "test_frames.py",
-    "test_lock.py",
+    "test_fields.py",
     "test_records.py",
     "test_tls.py",
 ]
