@@ -37,6 +37,9 @@ _CANCEL_AS_INT = 2
 MISSED_TICKS = 3
 # So many closed positions are remembered, for the ticks that still list them.
 REMEMBERED = 1000
+# Of so many positions, orders or triggers, those of which no push has told since the gap before are
+# forgotten at the next, the oldest first: they ended in a gap, and months have many.
+KEPT = 10_000
 
 # What only ticks tell of a position.
 _TICK_KEYS = frozenset(field.key for field in AdlTick._fields.values() if field.key) - frozenset(
@@ -275,6 +278,12 @@ class State:
 
     def mark_stale(self) -> None:
         """Take note that pushes may have been missed."""
+        things: tuple[dict[Any, Any], ...] = (self.positions, self.orders, self.triggers)
+        for known in things:
+            if len(known) > KEPT:
+                unheard = [id for id, entry in known.items() if entry.stale]
+                for id in unheard[: len(known) - KEPT]:
+                    del known[id]
         for entry in self.positions.values():
             entry.stale = frozenset(entry.whole().keys() & _NAMES)
             entry.missed = 0

@@ -395,7 +395,11 @@ class PositionStream:
 
     @property
     def orders(self) -> dict[str, Order]:
-        """The open orders that were heard of, by id: a dict of the caller's own."""
+        """The open orders that were heard of, by id: a dict of the caller's own.
+
+        What ended while no push came stays here as stale, until a snapshot with orders; but of
+        over 10,000 the oldest stale ones go at the next gap.
+        """
         return self._book.orders
 
     @property

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpos import AccountUpdate, AdlPrice, Position, decode
+from fastpos import AccountUpdate, AdlPrice, Order, Position, Trigger, decode, state
 from fastpos.book import Book
 
 from .pushes import REAL, is_of_a_book, load, pushed
@@ -315,6 +315,40 @@ def test_the_dicts_are_the_callers_own() -> None:
     exchange.book.balances.clear()
     assert exchange.id_list == [7]
     assert list(exchange.book.balances) == ["BTC"]
+
+
+def test_what_ended_in_gaps_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "KEPT", 5)
+    exchange = Exchange()
+    book = exchange.book
+
+    def hear(*numbers: int) -> None:
+        for number in numbers:
+            exchange.position("CREATE", id=number)
+            for push in (
+                {"channel": "order", "order": {"orderId": f"{number}"}},
+                {"channel": "trigOrder", "trigOrder": {"triggerOrderId": f"{number}"}},
+            ):
+                event = decode(pushed(push))
+                if isinstance(event, Order):
+                    book.apply_order(event)
+                else:
+                    assert isinstance(event, Trigger)
+                    book.apply_trigger(event)
+
+    def kept() -> list[int]:
+        assert [*map(int, book.orders)] == [*map(int, book.triggers)] == [*book.positions]
+        return [*book.positions]
+
+    hear(*range(8))
+    book.mark_stale()  # all have just been heard of
+    assert kept() == [*range(8)]
+    hear(0, 9)
+    book.mark_stale()
+    assert kept() == [0, 5, 6, 7, 9]
+    hear(5, 0)
+    book.mark_stale()  # no more than five
+    assert kept() == [0, 5, 6, 7, 9]
 
 
 def test_what_a_user_does_to_raw_does_not_reach_the_book() -> None:
