@@ -156,8 +156,10 @@ merge_position(Deliverer *self, PyObject *positions, PyObject *part, PyObject *c
     PyObject *before = NULL, *wire = NULL, *position = NULL;
     PyObject *stale = SLOT(entry, self->PositionEntry_stale);
     PyObject *complete = SLOT(entry, self->PositionEntry_complete);
-    PyObject *tick = SLOT(entry, self->PositionEntry_tick);
-    PyObject *known = SLOT(entry, self->PositionEntry_wire);
+    /* Owned, as the collector may run where something is made, and in it a user's function that
+     * looks at the book, which then puts the tick into the wire. */
+    PyObject *tick = Py_NewRef(SLOT(entry, self->PositionEntry_tick));
+    PyObject *known = Py_NewRef(SLOT(entry, self->PositionEntry_wire));
     if (!PyFrozenSet_CheckExact(stale) || PySet_GET_SIZE(stale) != 0 || !PyBool_Check(complete))
         goto done;
     if (is_create && complete == Py_True) {     /* a new position, of which all is told */
@@ -190,6 +192,8 @@ merge_position(Deliverer *self, PyObject *positions, PyObject *part, PyObject *c
 done:
     Py_XDECREF(before);
     Py_XDECREF(wire);
+    Py_DECREF(known);
+    Py_DECREF(tick);
     Py_DECREF(entry);
     return position;
 }
@@ -305,12 +309,19 @@ merge(Deliverer *self, PyObject *event)
     PyObject *state = Py_NewRef(SLOT(self->book, self->Book__state));
     if (SLOT(self->book, self->Book__journal) == Py_None && Py_IS_TYPE(state, self->State)
         && SLOT(state, self->State_base) == Py_None) {
+        /* Owned, as what is dropped in a merge may run a user's code, which may load others. */
+        PyObject *dicts[] = {SLOT(state, self->State_positions), SLOT(state, self->State_balances),
+                             SLOT(state, self->State_orders), SLOT(state, self->State__closed)};
+        for (size_t i = 0; i < Py_ARRAY_LENGTH(dicts); i++)
+            Py_XINCREF(dicts[i]);
         if (class == self->AccountUpdate)
             answer = merge_account(self, state, event);
         else if (class == self->AdlPrice)
             answer = merge_ticks(self, state, event);
         else if (class == self->Order)
             answer = merge_order(self, state, event);
+        for (size_t i = 0; i < Py_ARRAY_LENGTH(dicts); i++)
+            Py_XDECREF(dicts[i]);
     }
     Py_DECREF(state);
     PyErr_Clear();      /* the Python function will meet it again, and tell it properly */
@@ -366,8 +377,13 @@ report(Deliverer *self, PyObject *handlers, PyObject *function, PyObject *event,
     PyErr_NormalizeException(&type, &error, &traceback);
     if (traceback != NULL)
         PyException_SetTraceback(error, traceback);
+    /* As within `except`, for who asks which exception is being handled. */
+    PyObject *outer[3];
+    PyErr_GetExcInfo(&outer[0], &outer[1], &outer[2]);
+    PyErr_SetExcInfo(Py_XNewRef(type), Py_XNewRef(error), Py_XNewRef(traceback));
     if (take_time(self, handlers, function, begun) == 0)
         result = PyObject_CallFunctionObjArgs(self->raised, handlers, function, event, error, NULL);
+    PyErr_SetExcInfo(outer[0], outer[1], outer[2]);
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(traceback);

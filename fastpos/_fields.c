@@ -122,12 +122,10 @@ Getter_vectorcall(Getter *self, PyObject *const *args, size_t nargs, PyObject *k
     return PyObject_Vectorcall(self->get, args, nargs, kwnames);
 }
 
-PyDoc_STRVAR(Getter_doc,
-"Getter(get, kind, key, names, record, wire, number)\n--\n\n"
-"A function that does what ``get(record)`` does, sooner.\n\n"
-"`kind` is one of \"number\", \"integer\", \"text\" and \"choice\"; `names` is the dict of a choice,\n"
-"else None. `record` is the class, `wire` and `number` are member descriptors of its.");
-
+/* Getter(get, kind, key, names, record, wire, number): a function that does what get(record) does,
+ * sooner. `kind` is one of KINDS; `names` is the dict of a choice, else None. `record` is the class,
+ * `wire` and `number` are member descriptors of its. No docstring, as a property would take it for
+ * its own. */
 static PyObject *
 Getter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -197,7 +195,6 @@ static PyMemberDef Getter_members[] = {
 };
 
 static PyType_Slot Getter_slots[] = {
-    {Py_tp_doc, (void *)Getter_doc},
     {Py_tp_new, Getter_new},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_members, Getter_members},

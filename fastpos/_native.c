@@ -628,7 +628,7 @@ static PyModuleDef_Slot native_slots[] = {
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif
 #ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+    {Py_mod_gil, Py_MOD_GIL_USED},      /* Deliverer looks at what other threads may replace */
 #endif
     {0, NULL},
 };

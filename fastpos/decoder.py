@@ -93,15 +93,15 @@ def inflate_push(data: bytes, max_size: int) -> bytes:
 def _decode_pure(data: bytes, number: NumberType) -> Event:
     # A usual push takes the shortest way, without a call that can be spared. Whatever is not usual
     # begins again, and is looked at with care.
-    if number is float and len(data) <= _SMALL:
-        try:
+    try:
+        if number is float and len(data) <= _SMALL:
             member = decompressobj(GZIP_WBITS)
             text = member.decompress(data)
             if member.eof and not member.unused_data and len(text) <= _FLAT:
                 push = loads(text)
                 return _MAKERS[push[_CHANNEL]](push, text, time_ns(), number)
-        except Exception:
-            pass
+    except Exception:
+        pass
     return _decode_any(data, number)
 
 

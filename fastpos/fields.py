@@ -48,6 +48,8 @@ with suppress(ImportError):
 
 # --- translations of one value ------------------------------------------------------------------
 
+# A list or an object where something else belongs is passed on as a copy: the wire's own is shared.
+
 
 def as_number(value: Any, number: NumberType) -> Any:
     """Give `value` as `number` where it is one: a JSON number, or a string that holds one."""
@@ -64,7 +66,7 @@ def as_number(value: Any, number: NumberType) -> Any:
             return number(value)
         except OverflowError:
             return value
-    return value
+    return _copied(value)
 
 
 def as_integer(value: Any) -> Any:
@@ -78,7 +80,7 @@ def as_integer(value: Any) -> Any:
             return int(value)
     elif (kind is float and value.is_integer()) or (kind is Decimal and _is_whole(value)):
         return int(value)
-    return value
+    return _copied(value)
 
 
 def _is_whole(value: Decimal) -> bool:
@@ -88,7 +90,7 @@ def _is_whole(value: Decimal) -> bool:
 
 def as_text(value: Any) -> Any:
     """Give a number's digits as str (an id that came as a JSON number), all else as it is."""
-    return str(value) if type(value) is int else value
+    return str(value) if type(value) is int else _copied(value)
 
 
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
@@ -98,7 +100,21 @@ def as_flag(value: Any) -> Any:
     """Give `value` as bool where it is one, or 0 or 1, or a string of these."""
     if type(value) is int or type(value) is str:
         return _FLAGS.get(str(value).lower(), value)
-    return value
+    return _copied(value)
+
+
+def _copied(value: Any) -> Any:
+    # Loops, as a comprehension takes a level of Python's stack of its own.
+    copy: Any = value
+    if type(value) is dict:
+        copy = {}
+        for key, item in value.items():
+            copy[key] = _copied(item)
+    elif type(value) is list:
+        copy = []
+        for item in value:
+            copy.append(_copied(item))
+    return copy
 
 
 # --- fields -------------------------------------------------------------------------------------
@@ -174,7 +190,9 @@ def choice(key: str, names: dict[str, str]) -> Any:
 
     def get(self: Record) -> Any:
         value = self._wire.get(key)
-        return named.get(value, value) if type(value) is str or type(value) is int else value
+        if type(value) is str or type(value) is int:
+            return named.get(value, value)
+        return _copied(value)
 
     return _field(get, "choice", key, named)
 
@@ -210,13 +228,6 @@ def shown(compared: bool) -> Any:
     field = Field(get)
     field.slot, field.compared = "_raw", compared
     return field
-
-
-def _copied(value: Any) -> Any:
-    kind = type(value)
-    if kind is dict:
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if kind is list else value
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

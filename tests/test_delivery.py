@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -279,12 +281,65 @@ def test_what_was_handed_out_is_not_changed_by_what_comes() -> None:
     assert rig.book.balances["USDT"].available == 1.0
 
 
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_native), False])
+def test_a_look_at_the_book_while_garbage_is_collected(native: bool) -> None:
+    """The collector may run in the middle of a merge (before CPython 3.12), and then finalizers."""
+    known = {f"k{number}": number for number in range(20)}
+    rig = Rig(native=native)
+    rig.deliver([text(account("CREATE", **known))])
+    ticked, updated = [text(tick(7))], [text(account("UPDATE", pv=2))]
+    looking = False
+    found: list[object] = []
+
+    def look(phase: str, info: object) -> None:
+        nonlocal looking
+        if looking:
+            looking = False
+            rig.book.dump()
+            found.append([{} for _ in range(40)])  # in the places of what was freed
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(look)
+    gc.disable()
+    try:
+        for allocations in range(1, 60):
+            rig.deliver(ticked)
+            rig.book.dump()  # now what is known is the entry's alone
+            rig.deliver(ticked)
+            gc.set_threshold(allocations, 100_000, 100_000)
+            gc.collect()  # and empties the interpreter's list of dicts to use again
+            looking = True
+            gc.enable()
+            rig.deliver(updated)
+            gc.disable()
+            looking = False
+            found.clear()
+            assert known.items() <= rig.book._state.positions[7].wire.items()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(look)
+        gc.enable()
+
+
 @pytest.fixture(params=[pytest.param(True, marks=needs_native, id="native"), False])
 def rig(request: pytest.FixtureRequest) -> Rig:
     rig = Rig(native=request.param)
     rig.deliver([text(account("CREATE")), text(tick(7)), text(order("1"))])
     rig.told.clear()
     return rig
+
+
+def test_on_error_is_called_while_the_exception_is_handled(rig: Rig) -> None:
+    handled: list[object] = []
+
+    def fail(event: object) -> None:
+        raise KeyError("mine")
+
+    rig.callbacks.on_position.replace(fail)
+    rig.callbacks.on_error(lambda error: handled.append(sys.exc_info()[1]))
+    rig.deliver([text(account("UPDATE"))] * 2)
+    assert [repr(error) for error in handled] == ["KeyError('mine')"] * 2
+    assert sys.exc_info() == (None, None, None)
 
 
 def test_an_exception_is_reported_and_the_rest_is_delivered(rig: Rig) -> None:

@@ -542,6 +542,22 @@ def test_what_is_done_to_raw_changes_nothing_else() -> None:
     assert values(tick) == before
 
 
+@pytest.mark.parametrize("odd", [[1], {"x": [1]}])
+def test_what_is_done_to_an_odd_value_changes_nothing_else(odd: Any) -> None:
+    order = order_with(orderId="1", price=odd, type=odd, symbol=odd, orderAction=odd)
+    for name in ("price", "type", "symbol", "action"):
+        value = getattr(order, name)
+        assert value == odd
+        value.clear()
+        assert getattr(order, name) == odd
+
+
+def test_attributes_have_no_docstring_of_something_else() -> None:
+    for kind in ATTRIBUTES:
+        for name, field in kind._fields.items():
+            assert not field.__doc__, name
+
+
 def test_undocumented_fields_are_in_raw() -> None:
     order = order_with(orderId="1", feeCoin="BTC")
     assert order.raw["order"]["feeCoin"] == "BTC"
