@@ -143,7 +143,11 @@ class Book:
             state = State(self._number, base=base)
             state.take(snapshot, received_ns)
             for event in journal:
-                state.apply(event)
+                if not (
+                    (type(event) is Order and snapshot.orders is None)
+                    or (type(event) is Trigger and snapshot.triggers is None)
+                ):  # else what was taken from the base has it already
+                    state.apply(event)
             for id, entry in state.positions.items():
                 known = base.positions.get(id)
                 entry.told = None if known is None else known.told  # not by the journal
@@ -151,6 +155,8 @@ class Book:
             events = state.differences(received_ns)
             for entry in state.positions.values():
                 entry.told = entry.whole()
+            for id in base.positions.keys() - state.positions.keys():
+                state.note_closed(id)
             state.base = None
             self._state = state
         self._journal = None

@@ -188,7 +188,8 @@ class Connection:
     def _lost(self, error: Exception) -> ConnectionEnded:
         if self._failure is not None:  # the end was made by `abort`
             return self._failure
-        self.last_heard = monotonic()
+        if isinstance(error, EOFError):  # it comes in order, so nothing was lost before it
+            self.last_heard = monotonic()
         reason = f"the connection was lost: {error}"
         return ConnectionEnded(reason, None, ConnectionFailed(reason))
 

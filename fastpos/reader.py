@@ -92,11 +92,14 @@ class Reader:
         self._ssl_context = settings.ssl_context
         self._warned = False
 
-        self._attempts = 0  # connections tried since the last subscription
+        self._attempts = 0  # connections tried since one was last in service
+        self._tried = 0  # connections tried since the last subscription
         self._failures = 0  # since the waits began anew
         self._refusals = 0  # of the subscription, in a row
         self._stable_until = 0.0  # when the present outage began
         self._ready_since: float | None = None  # on the present connection
+        # Since when the present connection does what is wanted: it is subscribed, or paused.
+        self._in_service_since: float | None = None
         self._counted = 0  # bytes of the present connection that are in the counters
         self._opened = False  # whether the present connection was
         self._silent_s: float | None = None  # how long it had been silent when it ended
@@ -136,18 +139,19 @@ class Reader:
 
         Raises:
             FastposError: what ended it.
+            RuntimeError: it would have to wait, and this is the thread that it would wait for.
         """
-        with self._state:
+
+        def is_known() -> bool:
             # The run may not have ended yet because of a callback that calls this.
-            self._state.wait_for(
-                lambda: (
-                    self._phase == _READY
-                    or self._ended
-                    or self._stopping
-                    or self._failure is not None
-                ),
-                timeout,
+            return (
+                self._phase == _READY or self._ended or self._stopping or self._failure is not None
             )
+
+        with self._state:
+            if self._thread is threading.current_thread() and not is_known():
+                raise RuntimeError("wait_ready() on the reader thread would wait for itself")
+            self._state.wait_for(is_known, timeout)
             if self._failure is not None:
                 raise self._failure
             return self._phase == _READY
@@ -268,7 +272,7 @@ class Reader:
             FastposError: what ended the stream.
         """
         failure: FastposError | None = None
-        self._attempts = self._failures = self._refusals = 0
+        self._attempts = self._tried = self._failures = self._refusals = 0
         self._stable_until = monotonic()
         self._heard_until = None
         try:
@@ -325,7 +329,8 @@ class Reader:
         while not self._stopping:
             self._stay_home()
             self._attempts += 1
-            self._ready_since = None
+            self._tried += 1
+            self._ready_since = self._in_service_since = None
             self._counted = 0
             self._opened = False
             self._silent_s = None
@@ -457,11 +462,11 @@ class Reader:
         )
 
     def _lasted(self) -> float:
-        """Give the seconds for which the connection that has just ended was subscribed."""
-        if self._ready_since is None:
+        """Give the seconds for which the connection that has just ended was in service."""
+        if self._in_service_since is None:
             return 0.0
         now = monotonic()
-        lasted = now - self._ready_since
+        lasted = now - self._in_service_since
         if lasted >= STABLE_AFTER:
             self._stable_until = now
         return lasted
@@ -517,11 +522,11 @@ class Reader:
             error=None if ended.error is None else type(ended.error).__name__,
             attempt=self._attempts,
             retry_in_s=retry_in,
-            subscribed_s=lasted,
+            in_service_s=lasted,
             silent_s=self._silent_s,
         )
         if self._silent_s is not None:
-            what += f" (subscribed for {lasted:.1f} s, silent for the last {self._silent_s:.1f} s)"
+            what += f" (in service for {lasted:.1f} s, silent for the last {self._silent_s:.1f} s)"
         log.info("%s: %s: %s; %s", self._settings.address, what, reason, plan, extra=extra)
         self._delivery.tell(self._callbacks.on_disconnect, event)
         if ended.error is not None and retry_in is not None:
@@ -642,6 +647,7 @@ class Reader:
                     self._subscribe(connection)
                 else:
                     self._phase = _PAUSED
+                    self._in_service()
                 return True
             if phase != _SUBSCRIBING:  # the answer to "unsub" is not documented
                 return phase == _PAUSED or reply in (CONNECTED, SUBSCRIBED)
@@ -649,8 +655,11 @@ class Reader:
                 self._heartbeat.unlimit()
                 self._phase = _READY
                 if not self._wanted:  # paused while the answer was on its way
+                    self._in_service()
                     self._unsubscribe()
                     return True
+                # Under the lock: who waits for this may pause at once, and that comes after it.
+                event = self._subscribed(connection)
                 self._state.notify_all()
             elif reply == CONNECTED:
                 return True
@@ -660,24 +669,33 @@ class Reader:
             else:
                 shown = self._shown(reply)
                 raise SubscriptionError(f"the subscription was refused: {shown}", shown)
-        self._ready(connection)
+        after = "" if event.gap_s is None else f" after a gap of {event.gap_s:.1f} s"
+        extra = self._fields("subscribed", gap_s=event.gap_s, attempt=event.attempts)
+        log.info("%s: subscribed%s", self._settings.address, after, extra=extra)
+        self._delivery.tell(self._callbacks.on_ready, event)
         return True
 
-    def _ready(self, connection: Connection) -> None:
+    # Both are called under `_state`.
+
+    def _in_service(self) -> None:
+        if self._in_service_since is None:
+            self._in_service_since = monotonic()
+        self._attempts = self._refusals = 0
+
+    def _subscribed(self, connection: Connection) -> Ready:
         self._counters.subscriptions += 1
-        now = monotonic()
-        first = self._heard_until is None
+        self._ready_since = now = monotonic()
         gap = None if self._heard_until is None else max(now - self._heard_until, 0.0)
         event = Ready(
-            first=first, gap_s=gap, attempts=self._attempts, received_ns=connection.received_ns
+            first=gap is None,
+            gap_s=gap,
+            attempts=self._tried,
+            received_ns=connection.received_ns,
         )
-        self._ready_since = now
-        self._attempts = self._refusals = 0
-        after = "" if gap is None else f" after a gap of {gap:.1f} s"
-        extra = self._fields("subscribed", gap_s=gap, attempt=event.attempts)
-        log.info("%s: subscribed%s", self._settings.address, after, extra=extra)
+        self._tried = 0
+        self._in_service()
         self._sync.begin(gap)
-        self._delivery.tell(self._callbacks.on_ready, event)
+        return event
 
     def _fields(self, event: str, **values: object) -> dict[str, object]:
         return fields(event, url=str(self._settings.address), **values)

@@ -37,6 +37,8 @@ _CANCEL_AS_INT = 2
 MISSED_TICKS = 3
 # So many closed positions are remembered, for the ticks that still list them.
 REMEMBERED = 1000
+# A position that so many ticks list after it was closed is open: again, or the snapshot erred.
+LATE_TICKS = 3
 # Of so many positions, orders or triggers, those of which no push has told since the gap before are
 # forgotten at the next, the oldest first: they ended in a gap, and months have many.
 KEPT = 10_000
@@ -110,7 +112,8 @@ class State:
         self.balances: dict[str, Entry] = {}
         self.orders: dict[str, Entry] = {}
         self.triggers: dict[str, Entry] = {}
-        self._closed: dict[int, None] = {} if base is None else dict(base._closed)
+        # Id of a closed position -> how many ticks have listed it since.
+        self._closed: dict[int, int] = {} if base is None else dict(base._closed)
 
     # --- pushes -----------------------------------------------------------------------------
 
@@ -155,7 +158,7 @@ class State:
                     balances[coin] = Entry(wire, update)
             else:
                 entry = balances[coin] = Entry(_merged(known.wire, wire), update)
-                entry.stale = known.stale and not known.wire.keys() <= wire.keys()
+                entry.stale = known.stale and not known.wire.keys() <= _told(wire)
         part = body.get("p")
         return self._apply_position(update, part, body.get("et")) if part else None
 
@@ -176,13 +179,11 @@ class State:
         position = position_of(update, wire, before, complete, change)
         stale: frozenset[str] = _NOTHING
         if entry is not None and entry.stale and change != "CREATE":
-            stale = entry.stale - part.keys()
+            stale = entry.stale - _told(part)
             _show_stale(position, stale)
         if change == "DELETE":
             self.positions.pop(id, None)
-            self._closed[id] = None
-            if len(self._closed) > REMEMBERED:
-                del self._closed[next(iter(self._closed))]
+            self.note_closed(id)
         elif entry is None:
             self._closed.pop(id, None)
             self.positions[id] = PositionEntry(wire, update, complete, wire)
@@ -208,10 +209,12 @@ class State:
             id = wire.get("id")
             if type(id) is not int:
                 id = as_integer(id)
-            if type(id) is not int or id in self._closed:  # it was made before the DELETE
+            if type(id) is not int or self._is_late(id):
                 continue
+            entry = self.positions.get(id)
+            if entry is None and self.base is not None:
+                continue  # the snapshot does not have it, and no push has said that it is open
             listed.add(id)
-            entry = self.positions.get(id) or self._base_entry(id)
             if entry is None:
                 entry = PositionEntry(wire, event, False, None)
             else:
@@ -223,12 +226,29 @@ class State:
                 entry.latest = event
                 entry.missed = 0
                 if entry.stale:
-                    entry.stale -= wire.keys()
+                    entry.stale -= _told(wire)
             self.positions[id] = entry
         if len(listed) < len(self.positions):
             for id, entry in self.positions.items():
                 if id not in listed:
                     entry.missed += 1
+
+    def note_closed(self, id: int) -> None:
+        """Take note that a position is closed, for ticks that were made before."""
+        self._closed[id] = 0
+        if len(self._closed) > REMEMBERED:
+            del self._closed[next(iter(self._closed))]
+
+    def _is_late(self, id: int) -> bool:
+        """Whether a tick that lists `id` was made before its position was closed."""
+        times = self._closed.get(id)
+        if times is None:
+            return False
+        if times < LATE_TICKS:
+            self._closed[id] = times + 1
+            return True
+        del self._closed[id]
+        return False
 
     def apply_order(self, order: Order) -> None:
         """Keep an open order; one that is cancelled or filled is open no more."""
@@ -424,6 +444,11 @@ def _merged(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
             if news.get(key) is None:
                 merged[key] = value
     return merged
+
+
+def _told(wire: dict[str, Any]) -> frozenset[str]:
+    """The keys of which `wire` says something; a null is no news."""
+    return frozenset(key for key, value in wire.items() if value is not None)
 
 
 def _is_filled(wire: dict[str, Any], number: NumberType) -> bool:

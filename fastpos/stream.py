@@ -83,7 +83,8 @@ class PositionStream:
         number: `float`, or `decimal.Decimal` for exact numbers.
         ping_interval: seconds between pings.
         pong_timeout: seconds to wait for the answer before the connection counts as dead.
-        connect_timeout: seconds for opening a connection, everything included.
+        connect_timeout: seconds for opening a connection, everything included but what the
+            system takes to look the name up beyond that, which can't be interrupted.
         subscribe_timeout: seconds to wait for each of the exchange's two replies.
         reconnect: when to try again; None: never.
         headers: further HTTP headers for the upgrade.
@@ -277,6 +278,8 @@ class PositionStream:
 
         Raises:
             FastposError: what ended the stream.
+            RuntimeError: it is not, and this is called in a callback on the reader thread, which
+                would wait for itself.
         """
         self._home.check()
         return self._reader.wait_ready(timeout)

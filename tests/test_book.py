@@ -317,6 +317,37 @@ def test_the_dicts_are_the_callers_own() -> None:
     assert list(exchange.book.balances) == ["BTC"]
 
 
+def test_ticks_of_a_position_that_is_closed() -> None:
+    """Some may be late; if they go on, it was opened again, and nobody has said so."""
+    exchange = Exchange()
+    exchange.position("CREATE", id=7, pv=1)
+    exchange.position("DELETE", id=7)
+    exchange.book.mark_stale()
+    for _ in range(state.LATE_TICKS):
+        exchange.tick({"id": 7, "lt": 5})
+        assert exchange.positions == {}
+    exchange.tick({"id": 7, "lt": 6})
+    assert known(exchange.positions[7])["last_price"] == 6.0
+    assert exchange.positions[7].volume is None
+    assert not exchange.positions[7].complete
+
+
+def test_a_null_confirms_nothing() -> None:
+    exchange = Exchange()
+    exchange.account("CREATE", {"id": 7, "pv": 1, "op": 2}, [{"c": "X", "an": 1, "la": 2}])
+    exchange.book.mark_stale()
+    exchange.account("UPDATE", {"id": 7, "pv": None, "op": 2}, [{"c": "X", "an": None, "la": 2}])
+    position = exchange.positions[7]
+    assert position.volume == 1.0
+    assert {"volume"} <= position.stale_fields
+    assert "open_price" not in position.stale_fields
+    assert exchange.book.balances["X"].stale
+    exchange.tick({"id": 7, "rp": None, "pv": 1})
+    assert "volume" not in exchange.positions[7].stale_fields
+    exchange.account("UPDATE", None, [{"c": "X", "an": 1, "la": 2}])
+    assert not exchange.book.balances["X"].stale
+
+
 def test_what_ended_in_gaps_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "KEPT", 5)
     exchange = Exchange()

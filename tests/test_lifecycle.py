@@ -120,6 +120,30 @@ def test_stop_from_each_callback(
         assert exchange.wait_for("unsub")
 
 
+def test_wait_ready_in_a_callback_on_the_reader_thread(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    """It is that thread that makes the stream ready."""
+    said: list[object] = []
+
+    def wait(event: object) -> None:
+        try:
+            said.append(stream.wait_ready())
+        except RuntimeError as error:
+            said.append(str(error))
+
+    stream = new_stream(exchange)
+    stream.on_ready(wait)
+    stream.on_disconnect(wait)
+    with stream:
+        recorder.wait("on_ready")
+        exchange.drop()
+        recorder.wait("on_ready", 2)
+    ready, waiting, again, stopped = said
+    assert (ready, again, stopped) == (True, True, False)
+    assert "would wait for itself" in str(waiting)
+
+
 def test_no_callback_after_stop(new_stream: NewStream, recorder: Recorder) -> None:
     """Even though the server goes on and on."""
     numbers = itertools.count()

@@ -80,7 +80,7 @@ def test_a_day_in_the_log(
     assert "restart" in by_code["reason"]
     assert by_code["error"] is None
     assert 0 <= by_code["retry_in_s"] < SOON
-    assert 0 < by_code["subscribed_s"] < SOON
+    assert 0 < by_code["in_service_s"] < SOON
     assert 0 <= by_code["silent_s"] < SOON
     assert by_reset["close_code"] is None
     assert by_reset["error"] == "ConnectionFailed"
@@ -90,7 +90,7 @@ def test_a_day_in_the_log(
     assert all(0 < f["gap_s"] < SOON for f in subscribed[1:])
     # A person needs no fields.
     told = [r.getMessage() for r in caplog.records if fields_of(r).get("close_code") == 1012]
-    for part in (by_code["url"], "restart", "1012", "subscribed for", "next attempt in"):
+    for part in (by_code["url"], "restart", "1012", "in service for", "next attempt in"):
         assert part in told[0]
 
 
@@ -108,7 +108,7 @@ def test_attempts_that_fail(
     assert "503" in first["reason"]
     assert (first["attempt"], second["attempt"], connected["attempt"]) == (1, 2, 3)
     assert first["error"] == "ConnectionFailed"
-    assert (first["subscribed_s"], first["silent_s"]) == (0.0, None)
+    assert (first["in_service_s"], first["silent_s"]) == (0.0, None)
     assert connected["event"] == "connected"
 
 

@@ -30,6 +30,7 @@ from tests.recording import (
     push_frame,
     serve_subscription,
     text_frame,
+    until,
 )
 from tests.servers import (
     CLOSE,
@@ -625,6 +626,23 @@ def test_gap_is_measured_over_all_attempts(
     assert span * 0.9 <= second.gap_s <= after - before + 0.5
     assert (third.first, third.attempts) == (False, 1)
     assert third.gap_s < second.gap_s + 1.0
+
+
+def test_a_gap_begins_with_the_last_sign_of_life(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    """A reset may come long after the path has died, and what was sent meanwhile is lost."""
+    with new_stream(exchange) as stream:
+        recorder.wait("on_ready")
+        exchange.push(order(1))
+        recorder.wait("on_order")
+        (heard,) = recorder.times["on_order"]
+        until(lambda: time.monotonic() > heard + 0.3)
+        exchange.drop()
+        ready = recorder.wait("on_ready", 2)[1]
+    assert ready.gap_s >= 0.3
+    assert "reset" in recorder.on_disconnect[0].reason
+    assert stream.stats.disconnects
 
 
 def test_failures_before_the_first_subscription_are_no_gap(

@@ -26,6 +26,7 @@ from fastpos import (
     Order,
     Position,
     PositionStream,
+    ReconnectPolicy,
     SystemClose,
     Trigger,
     Unknown,
@@ -849,7 +850,25 @@ def test_paused_before_the_start(
         assert exchange.counts["sub"] == 0
         stream.subscribe()
         (ready,) = recorder.wait("on_ready")
-        assert ready.first
+        assert (ready.first, ready.attempts) == (True, 1)
+
+
+def test_a_paused_stream_that_comes_back_has_not_failed(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    policy = ReconnectPolicy(initial=0.02, maximum=0.02, max_attempts=2)
+    with new_stream(exchange, reconnect=policy) as stream:
+        recorder.wait("on_ready")
+        stream.unsubscribe()
+        assert exchange.wait_for("unsub")
+        for count in range(1, 6):
+            exchange.drop()
+            recorder.wait("on_disconnect", count)
+            assert exchange.wait_for("connect", count=count + 1)
+            until(lambda want=2 + count: stream.stats.messages == want, what="it was greeted")
+        stream.subscribe()
+        ready = recorder.wait("on_ready", 2)[1]
+        assert (ready.first, ready.attempts) == (False, 5)
 
 
 def test_unsubscribe_before_the_answer_to_sub_came(

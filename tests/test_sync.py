@@ -38,6 +38,7 @@ from fastpos.book import Book
 from fastpos.callbacks import Callbacks
 from fastpos.delivery import Delivery
 from fastpos.simulator import Exchange
+from fastpos.state import LATE_TICKS
 from fastpos.stats import Counters
 from fastpos.sync import MAX_CALLS, Synchronizer
 from tests.recording import SOON, Recorder, until
@@ -753,7 +754,7 @@ def test_what_only_a_tick_told_is_told_by_the_snapshot(
     assert_true(stream, exchange, bot)
 
 
-def test_a_position_that_a_later_push_touched_is_not_deleted(
+def test_a_position_that_a_later_update_touched_is_not_deleted(
     exchange: Exchange,
     stream: PositionStream,
     source: Source,
@@ -775,13 +776,91 @@ def test_a_position_that_a_later_push_touched_is_not_deleted(
     recorder.wait("on_adl_price")
     source.release()
     synced = wait_synced(stream, synceds, 2)
-    assert synced.deleted == 1
-    assert bot.changes[-1] == (DELETE, "SNAPSHOT", closed)
-    assert set(stream.positions) == {updated, ticked}
-    # Nobody has confirmed the rest of them.
+    assert synced.deleted == 2
+    assert {*bot.changes[-2:]} == {(DELETE, "SNAPSHOT", closed), (DELETE, "SNAPSHOT", ticked)}
+    assert set(stream.positions) == {updated}
+    # Nobody has confirmed the rest of it.
     assert stream.positions[updated].stale
     assert not {"volume", "id"} & stream.positions[updated].stale_fields
-    assert "volume" in stream.positions[ticked].stale_fields
+    # A tick or some may be older than the snapshot; if they go on, the snapshot was wrong.
+    for count in range(LATE_TICKS):
+        assert set(stream.positions) == {updated}
+        exchange.push(tick)
+        recorder.wait("on_adl_price", 2 + count)
+    exchange.push(tick)
+    until(lambda: set(stream.positions) == {updated, ticked})
+    assert not stream.positions[ticked].complete
+
+
+@pytest.mark.parametrize("kind", ["order", "trigger"])
+def test_a_snapshot_without_orders_leaves_them_as_they_are(
+    kind: str,
+    exchange: Exchange,
+    stream: PositionStream,
+    source: Source,
+    recorder: Recorder,
+    synceds: list[Synced],
+) -> None:
+    def push(action: str, **news: object) -> None:
+        before = len(recorder.on_order) + len(recorder.on_trigger)
+        if kind == "order":
+            body = {"orderId": "11", "orderAction": action, **news}
+            exchange.push({"channel": "order", "order": body})
+        else:
+            body = {"triggerOrderId": "11", "orderAction": action}
+            exchange.push({"channel": "trigOrder", "trigOrder": body})
+        until(lambda: len(recorder.on_order) + len(recorder.on_trigger) == before + 1)
+
+    def shown() -> dict[str, Any]:
+        return {**stream.orders, **stream.triggers}
+
+    start(stream)
+    wait_synced(stream, synceds, 1)
+    push("1", volume=10, dealVolume=0)
+    assert [*shown()] == ["11"]
+    source.hold()
+    lose(exchange, recorder)
+    source.wait_until_taken(2)
+    # Of an order this says all that there was to fill, but not how much that was.
+    push("3" if kind == "order" else "2", dealVolume=10)
+    assert shown() == {}
+    source.release()
+    wait_synced(stream, synceds, 2)
+    assert shown() == {}
+
+
+def test_a_pause_just_after_the_stream_is_ready(
+    exchange: Exchange, new_stream: NewStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(logging.Handler):
+        """As one that writes to a slow disk: here until the stream was paused."""
+
+        def createLock(self) -> None:
+            self.lock = None
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if getattr(record, "fastpos_event", "") == "subscribed":
+                paused.wait(SOON)
+
+    paused = threading.Event()
+    stream = new_stream(exchange, snapshot=lambda: EMPTY, ping_interval=0.05)
+    handler = Slow()
+    caplog.set_level(logging.INFO, "fastpos")
+    logging.getLogger("fastpos").addHandler(handler)
+    try:
+        stream.start()
+        assert stream.wait_ready(SOON)
+        stream.unsubscribe()
+        paused.set()
+        assert exchange.wait_for_subscribers(0, SOON)
+        pongs = set()
+        until(lambda: pongs.add(stream.stats.last_pong_ns) or len(pongs) > 4)
+        assert not stream.synced
+        stream.subscribe()
+        assert exchange.wait_for_subscribers(1, SOON)
+        until(lambda: stream.synced, what="that it is synced")
+    finally:
+        logging.getLogger("fastpos").removeHandler(handler)
 
 
 def test_numbers_are_compared_by_value(
