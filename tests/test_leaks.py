@@ -108,6 +108,7 @@ def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: 
 
         threads, tasks = len(threading.enumerate()), kernel_threads()
         run(WARM_UP)
+        gc.collect()  # what tests before this one have left
         open_before = descriptors()
         tracemalloc.start()
         try:
