@@ -534,13 +534,15 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
         f"{len(account.problems)} not accounted for"
     )
     tail = samples[len(samples) * 2 // 3 :]
-    for what, unit, scale in (
-        ("resident", "MiB", 1 << 20),
-        ("handed_out", "MiB", 1 << 20),
-        ("blocks", "blocks", 1),
+    # Pages stay resident that malloc has taken back, so that may rise by 0.6 MiB within 40 s in
+    # which what is handed out falls.
+    for what, unit, scale, noise in (
+        ("resident", "MiB", 1 << 20, 0.02),
+        ("handed_out", "MiB", 1 << 20, 0.01),
+        ("blocks", "blocks", 1, 0.01),
     ):
         risen, spread, middle = rise(tail, what)
-        allowed = max(middle / 100, 3 * spread)
+        allowed = max(middle * noise, 3 * spread)
         print(
             f"memory, {what.replace('_', ' ')}: "
             f"{getattr(samples[0], what) / scale:.1f} {unit} at the beginning, "
