@@ -103,7 +103,8 @@ def is_push(text: bytes, number: NumberType = float) -> bool:
 
     def parse_float(digits: str) -> float | Decimal:
         value = finite(digits)
-        # In the place of a position 1e-400 is something with Decimal, and nothing with float.
+        # In the place of a position or of attached orders 1e-400 is something with Decimal, and
+        # nothing with float.
         return value if number is float else as_decimal(digits)
 
     try:
@@ -125,7 +126,7 @@ def is_push(text: bytes, number: NumberType = float) -> bool:
     if channel == "ADL_PRICE":
         return are_objects(body.get("l"))
     if channel == "order":
-        return body.get("otoOrder") is None or type(body["otoOrder"]) is dict
+        return not body.get("otoOrder") or type(body["otoOrder"]) is dict
     return True
 
 
