@@ -97,7 +97,7 @@ class Reader:
         self._failures = 0  # since the waits began anew
         self._refusals = 0  # of the subscription, in a row
         self._stable_until = 0.0  # when the present outage began
-        self._ready_since: float | None = None  # on the present connection
+        self._was_ready = False  # on the present connection
         # Since when the present connection does what is wanted: it is subscribed, or paused.
         self._in_service_since: float | None = None
         self._counted = 0  # bytes of the present connection that are in the counters
@@ -330,7 +330,8 @@ class Reader:
             self._stay_home()
             self._attempts += 1
             self._tried += 1
-            self._ready_since = self._in_service_since = None
+            self._was_ready = False
+            self._in_service_since = None
             self._counted = 0
             self._opened = False
             self._silent_s = None
@@ -419,7 +420,7 @@ class Reader:
         with self._state:
             if self._phase == _READY and connection is not None:
                 self._heard_until = connection.last_heard
-            if self._ready_since is not None:
+            if self._was_ready:
                 self._sync.end()
             self._connection = None
             self._phase = _OPENING
@@ -684,8 +685,8 @@ class Reader:
 
     def _subscribed(self, connection: Connection) -> Ready:
         self._counters.subscriptions += 1
-        self._ready_since = now = monotonic()
-        gap = None if self._heard_until is None else max(now - self._heard_until, 0.0)
+        self._was_ready = True
+        gap = None if self._heard_until is None else max(monotonic() - self._heard_until, 0.0)
         event = Ready(
             first=gap is None,
             gap_s=gap,
