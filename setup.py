@@ -1,4 +1,4 @@
-"""Builds the optional extensions `fastpos._native` and `fastpos._tls`; metadata: pyproject.toml.
+"""Builds the optional extensions in `fastpos._c`, `_native` and `_tls`; metadata: pyproject.toml.
 
 `_tls` needs a compiler and nothing else; it is for CPython with a GIL, and not for Windows.
 `_native` needs ISA-L, which is looked for in $FASTPOS_ISAL (a prefix, with include/ and lib/ in
@@ -63,15 +63,15 @@ def find_isal() -> tuple[Path, list[Path]]:
 
 
 NATIVE = Extension(
-    "fastpos._native",
-    [f"fastpos/{name}.c" for name in ("_native", "_fields", "_delivery")],
-    depends=["fastpos/_native.h", "fastpos/_deflate.h", "fastpos/_attribute.h"],
+    "fastpos._c._native",
+    [f"fastpos/_c/{name}.c" for name in ("_native", "_fields", "_delivery")],
+    depends=["fastpos/_c/_native.h", "fastpos/_c/_deflate.h", "fastpos/_c/_attribute.h"],
     optional=True,
 )
 TLS = Extension(
-    "fastpos._tls",
-    ["fastpos/_tls.c"],
-    depends=["fastpos/_attribute.h"],
+    "fastpos._c._tls",
+    ["fastpos/_c/_tls.c"],
+    depends=["fastpos/_c/_attribute.h"],
     libraries=["dl"] if sys.platform.startswith("linux") else [],
     optional=True,
 )

@@ -5,7 +5,6 @@
 >>> stream.run_forever()                                              # doctest: +SKIP
 """
 
-from .decoder import decode
 from .errors import (
     AuthenticationError,
     CallbackError,
@@ -17,7 +16,7 @@ from .errors import (
     SnapshotError,
     SubscriptionError,
 )
-from .events import (
+from .model.events import (
     AccountUpdate,
     AdlPrice,
     AdlTick,
@@ -33,11 +32,12 @@ from .events import (
     Trigger,
     Unknown,
 )
-from .inflate import inflater
+from .model.snapshot import Snapshot
 from .reconnect import ReconnectPolicy
-from .snapshot import Snapshot
-from .stats import Stats
+from .runtime.stats import Stats
 from .stream import PositionStream
+from .wire.decoder import decode
+from .wire.inflate import inflater
 
 __all__ = [
     "AccountUpdate",

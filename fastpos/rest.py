@@ -29,10 +29,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import FastposError, SnapshotError
-from .events import Balance, Position
-from .fields import as_integer, as_number, as_text
 from .logs import fields, log
-from .opening import (
+from .model.events import Balance, Position
+from .model.fields import as_integer, as_number, as_text
+from .model.snapshot import Snapshot
+from .net.opening import (
     Address,
     Guarded,
     connect_tcp,
@@ -40,10 +41,9 @@ from .opening import (
     parse_proxy,
     start_tls,
 )
-from .proxies import proxy_from_environment
+from .net.proxy import proxy_from_environment
+from .net.transport import Transport
 from .settings import check_seconds
-from .snapshot import Snapshot
-from .transport import Transport
 
 try:
     import httpcore

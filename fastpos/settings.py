@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from .opening import Address, parse_proxy, parse_url
+from .model.snapshot import SnapshotSource
+from .net.opening import Address, parse_proxy, parse_url
 from .reconnect import ReconnectPolicy
-from .session import Credential, CredentialSource
-from .sync import SnapshotSource
+from .wire.credential import Credential, CredentialSource
 
-__all__ = ["DEFAULT_URL", "Settings", "check_seconds"]
-
-DEFAULT_URL = "wss://futuresws.exchange1.com/position_order/ws"
+__all__ = ["Settings", "check_seconds"]
 
 # Which thread calls the user's functions: the reader, or one of its own.
 DISPATCHES = ("reader", "thread")

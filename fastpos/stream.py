@@ -1,8 +1,8 @@
 """`PositionStream`: the arguments, the user's functions, the life cycle.
 
-What goes on between the socket and the functions is in reader.py.
+What goes on between the socket and the functions is in runtime/driver.py.
 
-Threads: a started stream has two, the reader and the ping thread (heartbeat.py), and with
+Threads: a started stream has two, the reader and the ping thread (pinger.py), and with
 ``dispatch="thread"`` a third, which calls the user's functions (dispatch.py). What they share is in
 the objects made here, each of which says what guards it. No lock is held while a user's function
 runs.
@@ -19,13 +19,12 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from .book import Book
-from .callbacks import Callbacks, CallbackSlot, Handlers
-from .connection import CLOSE_TIMEOUT
-from .delivery import Delivery
-from .dispatch import Dispatcher
+from .account.book import Book
+from .account.synchronizer import Synchronizer
 from .errors import FastposError
-from .events import (
+from .fork import Forked, Home
+from .logs import fields, log
+from .model.events import (
     AccountUpdate,
     AdlPrice,
     Balance,
@@ -38,16 +37,19 @@ from .events import (
     Trigger,
     Unknown,
 )
-from .heartbeat import Heartbeat
-from .logs import fields, log
-from .process import Forked, Home
-from .reader import Reader
+from .model.exchange import DEFAULT_URL
+from .model.snapshot import SnapshotSource
+from .net.connection import CLOSE_TIMEOUT
 from .reconnect import ReconnectPolicy
-from .session import CredentialSource
-from .settings import DEFAULT_URL, Settings
-from .stats import Counters, Stats
-from .sync import SnapshotSource, Synchronizer
-from .timing import CallbackTimes
+from .runtime.callbacks import Callbacks, CallbackSlot, Handlers
+from .runtime.delivery import Delivery
+from .runtime.dispatch import Dispatcher
+from .runtime.driver import Reader
+from .runtime.pinger import Heartbeat
+from .runtime.stats import Counters, Stats
+from .runtime.timing import CallbackTimes
+from .settings import Settings
+from .wire.credential import CredentialSource
 
 __all__ = ["PositionStream"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fastpos import PositionStream, ReconnectPolicy, tls
+from fastpos import PositionStream, ReconnectPolicy
+from fastpos.net import tls
 from fastpos.simulator import Exchange
 from tests import credentials
 from tests.certificates import Certificates, make_certificates
@@ -107,9 +108,9 @@ def project() -> Path:
 
 @pytest.fixture(params=["direct", "ssl"])
 def decrypting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """TLS records are read in this way, whatever is in use here: see fastpos/tls.py."""
+    """TLS records are read in this way, whatever is in use here: see fastpos/net/tls.py."""
     reader = None
     if request.param == "direct":
-        reader = pytest.importorskip("fastpos._tls", exc_type=ImportError).Reader
+        reader = pytest.importorskip("fastpos._c._tls", exc_type=ImportError).Reader
     monkeypatch.setattr(tls, "_Reader", reader)
     return str(request.param)

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from fastpos.connection import Connection, ConnectionEnded
-from fastpos.frames import Message
+from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.wire.frames import Message
 
 __all__ = ["at_once", "concurrently", "opened", "read_until_end", "take"]
 

@@ -28,12 +28,13 @@ from urllib.parse import quote
 
 import pytest
 
-from fastpos import FastposError, PositionStream, opening, rest
-from fastpos.connection import Connection
-from fastpos.delivery import Delivery
+from fastpos import FastposError, PositionStream, rest
+from fastpos.net import opening
+from fastpos.net.connection import Connection
 from fastpos.rest import AccountSnapshot
-from fastpos.session import Credential
+from fastpos.runtime.delivery import Delivery
 from fastpos.simulator import Exchange
+from fastpos.wire.credential import Credential
 
 __all__ = ["Watch"]
 

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastpos import PositionStream
-from fastpos.inflate import inflater
+from fastpos.wire.inflate import inflater
 from tests.certificates import Certificates, make_certificates
 
 LIMIT = 100  # KiB

@@ -18,13 +18,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastpos import DecodeError, decode
-from fastpos._native import Inflater
-from fastpos._tls import Reader
-from fastpos.book import Book
-from fastpos.callbacks import Callbacks
-from fastpos.delivery import Delivery
-from fastpos.stats import Counters
-from fastpos.timing import CallbackTimes
+from fastpos._c._native import Inflater
+from fastpos._c._tls import Reader
+from fastpos.account.book import Book
+from fastpos.runtime.callbacks import Callbacks
+from fastpos.runtime.delivery import Delivery
+from fastpos.runtime.stats import Counters
+from fastpos.runtime.timing import CallbackTimes
 from tests.certificates import make_certificates
 from tests.test_inflate import BAD_FRAMES, MEMBERS, frame
 

@@ -44,8 +44,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fastpos import CallbackError, DecodeError, Disconnect, PositionStream, ReconnectPolicy
-from fastpos.inflate import inflater
 from fastpos.simulator import Exchange
+from fastpos.wire.inflate import inflater
 from tests.certificates import Certificates, make_certificates
 
 EXCHANGES = 5

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpos import AccountUpdate, AdlPrice, Order, Position, Trigger, decode, state
-from fastpos.book import Book
+from fastpos import AccountUpdate, AdlPrice, Order, Position, Trigger, decode
+from fastpos.account import state
+from fastpos.account.book import Book
 
 from .pushes import REAL, is_of_a_book, load, pushed
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import fastpos.heartbeat
-from fastpos.delivery import Delivery
+import fastpos.runtime.pinger
+from fastpos.runtime.delivery import Delivery
 from tests.chaos import report, run
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.host import Host
@@ -151,13 +151,13 @@ def test_ledger_sees_that_nothing_came_of_a_connection() -> None:
 
 def test_clock_of_the_host_is_the_librarys() -> None:
     with Host() as host:
-        before, monotonic = fastpos.heartbeat.time_ns(), time.monotonic()
+        before, monotonic = fastpos.runtime.pinger.time_ns(), time.monotonic()
         host.clock_offset_s = lambda: -3600.0
-        assert before - 3601e9 < fastpos.heartbeat.time_ns() < before - 3590e9
+        assert before - 3601e9 < fastpos.runtime.pinger.time_ns() < before - 3590e9
         assert before / 1e9 - 3601 < time.time() < before / 1e9 - 3590
         assert 0 <= time.monotonic() - monotonic < 10
-    assert fastpos.heartbeat.time_ns() >= before
-    assert fastpos.heartbeat.time_ns is time.time_ns
+    assert fastpos.runtime.pinger.time_ns() >= before
+    assert fastpos.runtime.pinger.time_ns is time.time_ns
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from fastpos import connection as connection_module
-from fastpos import transport as transport_module
-from fastpos.connection import Connection, ConnectionEnded
 from fastpos.errors import ConnectionFailed, ProtocolError
-from fastpos.frames import BUFFER_SIZE
-from fastpos.transport import MAX_PENDING, Transport
+from fastpos.net import connection as connection_module
+from fastpos.net import transport as transport_module
+from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.net.transport import MAX_PENDING, Transport
+from fastpos.wire.frames import BUFFER_SIZE
 from tests.certificates import Certificates
 from tests.connections import at_once, concurrently, opened, read_until_end, take
 from tests.recording import answer_until_close, serve_subscription, until

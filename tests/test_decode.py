@@ -31,9 +31,9 @@ from fastpos import (
     Unknown,
     decode,
 )
-from fastpos.decoder import MAX_DEPTH
-from fastpos.fields import Record
-from fastpos.lines import line
+from fastpos.cli.lines import line
+from fastpos.model.fields import Record
+from fastpos.wire.decoder import MAX_DEPTH
 
 from .pushes import NAMES, REAL, load, packed, pushed, text_of
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpos import delivery
-from fastpos.book import Book
-from fastpos.callbacks import Callbacks
-from fastpos.delivery import Delivery
+from fastpos.account.book import Book
 from fastpos.errors import CallbackError, DecodeError
-from fastpos.stats import Counters
-from fastpos.timing import CallbackTimes
+from fastpos.runtime import delivery
+from fastpos.runtime.callbacks import Callbacks
+from fastpos.runtime.delivery import Delivery
+from fastpos.runtime.stats import Counters
+from fastpos.runtime.timing import CallbackTimes
 
 needs_native = pytest.mark.skipif(delivery.Deliverer is None, reason="the extension is not built")
 

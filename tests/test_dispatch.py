@@ -24,12 +24,12 @@ from fastpos import (
     PositionStream,
     ReconnectPolicy,
 )
-from fastpos.callbacks import Handlers
-from fastpos.dispatch import Dispatcher
-from fastpos.events import Disconnect, Order
-from fastpos.process import Home
+from fastpos.fork import Home
+from fastpos.model.events import Disconnect, Order
+from fastpos.runtime.callbacks import Handlers
+from fastpos.runtime.dispatch import Dispatcher
+from fastpos.runtime.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
 from fastpos.simulator import Exchange
-from fastpos.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
 from tests.recording import (
     SOON,
     Recorder,
@@ -587,7 +587,7 @@ def test_ctrl_c_does_not_wait_long_for_a_callback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ctrl-C reaches the reader in run_forever(), not the callback."""
-    monkeypatch.setattr("fastpos.reader.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("fastpos.runtime.driver.CLOSE_TIMEOUT", 0.1)
     later: list[object] = []
     stream = threaded(exchange, queue_size=2, slow_callback_s=60)
     stream.on_order(gate)

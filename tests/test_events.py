@@ -33,7 +33,7 @@ from fastpos import (
     Unknown,
     decode,
 )
-from fastpos.book import Book
+from fastpos.account.book import Book
 
 from .pushes import NAMES, OF_A_BOOK, REAL, is_of_a_book, load, packed, pushed, text_of
 
@@ -872,5 +872,5 @@ def test_a_type_checker_knows_them(tmp_path: Path, pytestconfig: pytest.Config) 
     assert revealed[0] == "str | None"
     assert "AttachedOrder | None" in revealed[1]
     assert "dict[" in revealed[2]
-    assert "fastpos.events.Order" in revealed[3]
+    assert "fastpos.model.events.Order" in revealed[3]
     assert revealed[3].endswith("-> int")

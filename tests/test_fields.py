@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastpos import Position, fields
-from fastpos.fields import as_integer, as_number, as_text
+from fastpos import Position
+from fastpos.model import fields
+from fastpos.model.fields import as_integer, as_number, as_text
 
 native = pytest.mark.skipif(fields.Getter is None, reason="the C extension is not built")
 

@@ -20,8 +20,8 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from fastpos.errors import ProtocolError
-from fastpos.frames import BUFFER_SIZE, INFLATED, FrameParser, Message, parse_close
-from fastpos.inflate import Splitter, inflate, new_splitter
+from fastpos.wire.frames import BUFFER_SIZE, INFLATED, FrameParser, Message, parse_close
+from fastpos.wire.inflate import Splitter, inflate, new_splitter
 from tests.servers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
 KIB = 1024

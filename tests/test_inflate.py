@@ -22,12 +22,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastpos.inflate import inflate_pure, inflater, native_error, new_splitter
+from fastpos.wire.inflate import inflate_pure, inflater, native_error, new_splitter
 
 pytestmark = pytest.mark.long
 
 try:
-    from fastpos import _native
+    from fastpos._c import _native
 
     NATIVE_MISSING = ""
 except ImportError as error:
@@ -672,7 +672,7 @@ def test_split_agrees_with_python(parts: list[bytes], max_size: int) -> None:
 
 def chosen(pure: str) -> list[str]:
     code = (
-        "from fastpos.inflate import *;"
+        "from fastpos.wire.inflate import *;"
         "print(inflater, native_error, new_splitter(), inflate is inflate_pure, sep='|')"
     )
     result = subprocess.run(

@@ -668,7 +668,7 @@ def test_stop_in_a_signal_handler(exchange: Exchange, project: Path, moment: str
     """
     if moment == "sending":
         body += """
-        from fastpos.transport import Transport
+        from fastpos.net.transport import Transport
         flush = Transport._flush
 
         def interrupted(self):

@@ -147,7 +147,7 @@ def test_the_end_and_errors_nobody_listens_to(
 def _calls(project: Path) -> list[tuple[str, ast.Call]]:
     return [
         (f"{path.name}:{node.lineno}", node)
-        for path in sorted((project / "fastpos").glob("*.py"))
+        for path in sorted((project / "fastpos").rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -165,7 +165,7 @@ def test_every_record_has_fields(project: Path) -> None:
 
 
 def test_the_readme_lists_all_events_and_fields(project: Path) -> None:
-    sources = [path.read_text() for path in sorted((project / "fastpos").glob("*.py"))]
+    sources = [path.read_text() for path in sorted((project / "fastpos").rglob("*.py"))]
     events: set[str] = set()
     names: set[str] = set()
     for node in (node for text in sources for node in ast.walk(ast.parse(text))):

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import fastpos.book
-import fastpos.sync
+import fastpos.account.book
+import fastpos.account.synchronizer
 from fastpos import (
     CallbackError,
     FastposError,
@@ -32,14 +32,14 @@ from fastpos import (
     Snapshot,
     SnapshotError,
 )
-from fastpos.book import Book
-from fastpos.callbacks import Callbacks
-from fastpos.delivery import Delivery
+from fastpos.account.book import Book
+from fastpos.account.synchronizer import Synchronizer
+from fastpos.runtime.callbacks import Callbacks
+from fastpos.runtime.delivery import Delivery
+from fastpos.runtime.stats import Counters
 from fastpos.simulator import Exchange
 from fastpos.simulator._account import Account
 from fastpos.simulator._wire import to_json
-from fastpos.stats import Counters
-from fastpos.sync import Synchronizer
 from tests.recording import SOON, until
 from tests.truth import POSITION, TICKS, Bot, shown, snapshot_of, told, truth_of
 
@@ -130,9 +130,9 @@ class Gaps(RuleBasedStateMachine):
         self.number, self.policy, self.kind = number, policy, source
         self.calls = _Calls()
         for where, name, what in (
-            (fastpos.sync, "monotonic", lambda: self.now),
-            (fastpos.sync, "threading", SimpleNamespace(Thread=self.calls)),
-            (fastpos.book, "JOURNAL_LIMIT", limit),
+            (fastpos.account.synchronizer, "monotonic", lambda: self.now),
+            (fastpos.account.synchronizer, "threading", SimpleNamespace(Thread=self.calls)),
+            (fastpos.account.book, "JOURNAL_LIMIT", limit),
         ):
             self.stack.enter_context(mock.patch.object(where, name, what))
         self.began = True

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastpos import transport as transport_module
-from fastpos.connection import Connection, ConnectionEnded
 from fastpos.errors import AuthenticationError, ConnectionFailed, FastposError
-from fastpos.opening import MAX_HANDSHAKE, Address, _Answer, _upgrade, parse_proxy, parse_url
+from fastpos.net import transport as transport_module
+from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.net.opening import MAX_HANDSHAKE, Address, _Answer, _upgrade, parse_proxy, parse_url
 from tests.connections import at_once, concurrently, opened, read_until_end, take
 from tests.recording import SOON, until
 from tests.servers import (

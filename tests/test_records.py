@@ -22,19 +22,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from fastpos import tls
-from fastpos.tls import TlsTransport
+from fastpos.net import tls
+from fastpos.net.tls import TlsTransport
 from tests.certificates import Certificates
 from tests.connections import concurrently
 from tests.recording import until
 
 try:
-    from fastpos import _tls
-    from fastpos._tls import Reader
+    from fastpos._c import _tls
+    from fastpos._c._tls import Reader
 
     READER_MISSING = ""
 except ImportError as error:
-    READER_MISSING = f"fastpos._tls is not built: {error}"
+    READER_MISSING = f"fastpos._c._tls is not built: {error}"
 
 needs_reader = pytest.mark.skipif(bool(READER_MISSING), reason=READER_MISSING)
 
@@ -526,12 +526,12 @@ def test_where_the_direct_way_is_refused_records_are_read_one_by_one(
 
 def direct_error(pure: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "from fastpos import tls; print(tls.direct_error)"],
+        [sys.executable, "-c", "from fastpos.net import tls; print(tls.direct_error)"],
         env={**os.environ, "FASTPOS_PURE": pure},
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(tls.__file__).parent.parent,
+        cwd=Path(tls.__file__).parent.parent.parent,
     )
     return done.stdout.strip()
 
@@ -552,8 +552,8 @@ import ctypes, pathlib, sys, _ssl
 del _ssl.__file__
 ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 import pytest
-from fastpos import tls
-from fastpos._tls import Reader
+from fastpos.net import tls
+from fastpos._c._tls import Reader
 from tests.certificates import make_certificates
 from tests.test_records import shaken_hands
 certificates = make_certificates(pathlib.Path(sys.argv[2]))
@@ -577,7 +577,7 @@ def test_another_openssl_is_never_used(tmp_path: Path) -> None:
         [sys.executable, "-c", ANOTHER_OPENSSL, copy, str(tmp_path)],
         env={**os.environ, "FASTPOS_PURE": ""},
         check=True,
-        cwd=Path(tls.__file__).parent.parent,
+        cwd=Path(tls.__file__).parent.parent.parent,
     )
 
 
@@ -585,7 +585,7 @@ def test_another_openssl_is_never_used(tmp_path: Path) -> None:
 def test_no_reader_outside_the_main_interpreter() -> None:
     load = (
         "from importlib.util import module_from_spec, spec_from_file_location\n"
-        f"spec = spec_from_file_location('fastpos._tls', {_tls.__file__!r})\n"
+        f"spec = spec_from_file_location('fastpos._c._tls', {_tls.__file__!r})\n"
         "try: spec.loader.exec_module(module_from_spec(spec))\n"
         "except ImportError as error: assert 'main interpreter' in str(error), error\n"
         "else: raise AssertionError('there is one')\n"

@@ -708,7 +708,7 @@ def test_server_that_says_it_closes_and_stays(
     monkeypatch: pytest.MonkeyPatch,
     busy: bool,
 ) -> None:
-    monkeypatch.setattr("fastpos.reader.SYSTEM_CLOSE_GRACE", 0.3)
+    monkeypatch.setattr("fastpos.runtime.driver.SYSTEM_CLOSE_GRACE", 0.3)
     with new_stream(exchange) as stream:
         assert stream.wait_ready(SOON)
         exchange.push({"channel": "SYSTEM", "uid": 1001, "et": "close"})

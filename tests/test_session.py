@@ -18,7 +18,8 @@ from fastpos import (
     PositionStream,
     ReconnectPolicy,
 )
-from fastpos.session import CONNECTED, SUBSCRIBED, Credential, read_reply
+from fastpos.model.exchange import CONNECTED, SUBSCRIBED
+from fastpos.wire.credential import Credential, read_reply
 
 from .servers import TEXT, ScriptedServer, accept_upgrade, frame, frames, read_frame
 

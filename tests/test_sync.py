@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-import fastpos.book
-import fastpos.sync
+import fastpos.account.book
+import fastpos.account.synchronizer
 from fastpos import (
     AccountUpdate,
     AdlPrice,
@@ -34,13 +34,13 @@ from fastpos import (
     Synced,
     Trigger,
 )
-from fastpos.book import Book
-from fastpos.callbacks import Callbacks
-from fastpos.delivery import Delivery
+from fastpos.account.book import Book
+from fastpos.account.state import LATE_TICKS
+from fastpos.account.synchronizer import MAX_CALLS, Synchronizer
+from fastpos.runtime.callbacks import Callbacks
+from fastpos.runtime.delivery import Delivery
+from fastpos.runtime.stats import Counters
 from fastpos.simulator import Exchange
-from fastpos.state import LATE_TICKS
-from fastpos.stats import Counters
-from fastpos.sync import MAX_CALLS, Synchronizer
 from tests.recording import SOON, Recorder, until
 from tests.truth import Bot, Source, shown, told, truth_of
 
@@ -456,7 +456,7 @@ def test_a_journal_that_is_outgrown_means_asking_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(fastpos.book, "JOURNAL_LIMIT", 4)
+    monkeypatch.setattr(fastpos.account.book, "JOURNAL_LIMIT", 4)
     stay, close = exchange.open_position(volume=1), exchange.open_position()
     source.hold()
     start(stream)
@@ -482,7 +482,7 @@ def test_a_full_journal_is_whole(
     synceds: list[Synced],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fastpos.book, "JOURNAL_LIMIT", 4)
+    monkeypatch.setattr(fastpos.account.book, "JOURNAL_LIMIT", 4)
     stay = exchange.open_position(volume=1)
     source.hold()
     start(stream)
@@ -522,8 +522,10 @@ class _Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         self.threads = _Threads()
-        monkeypatch.setattr(fastpos.sync, "monotonic", lambda: self.now)
-        monkeypatch.setattr(fastpos.sync, "threading", SimpleNamespace(Thread=self.threads))
+        monkeypatch.setattr(fastpos.account.synchronizer, "monotonic", lambda: self.now)
+        monkeypatch.setattr(
+            fastpos.account.synchronizer, "threading", SimpleNamespace(Thread=self.threads)
+        )
         self.callbacks = Callbacks()
         self.synced: list[Synced] = []
         self.errors: list[Any] = []

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import pytest
 
-from fastpos.connection import Connection, ConnectionEnded
 from fastpos.errors import ConnectionFailed
-from fastpos.transport import Transport
+from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.net.transport import Transport
 from tests.certificates import Certificates
 from tests.connections import at_once, concurrently, opened, read_until_end, take
 from tests.recording import until

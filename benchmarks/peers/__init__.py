@@ -68,9 +68,12 @@ PEERS = {
     "recv-empty": _spec("websocket-client, WebSocket.recv_data", "websocket_recv", "Client"),
     "app-empty": _spec("websocket-client, WebSocketApp", "websocket_app", "empty"),
     "fastpos-pure-empty": _spec(
-        "fastpos.connection, pure", "fastpos_connection", "Client", inflater="isal"
+        "fastpos connection, pure", "fastpos_connection", "Client", inflater="isal"
     ),
     "fastpos-native-empty": _spec(
-        "fastpos.connection, native (inflates)", "fastpos_connection", "Client", inflater="isa-l"
+        "fastpos connection, native (inflates)",
+        "fastpos_connection",
+        "Client",
+        inflater="isa-l",
     ),
 }

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.peers import PING_INTERVAL, READY_WITHIN, Target, ping
-from fastpos.connection import Connection, ConnectionEnded
-from fastpos.frames import INFLATED, TEXT
-from fastpos.inflate import new_splitter
+from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.wire.frames import INFLATED, TEXT
+from fastpos.wire.inflate import new_splitter
 
 __all__ = ["Client"]
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastpos.inflate import inflater
+from fastpos.wire.inflate import inflater
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.report import put_into, table
 from tests.chaos.rig import (

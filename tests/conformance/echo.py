@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from time import monotonic
 
-from fastpos.connection import Connection, ConnectionEnded
-from fastpos.inflate import new_splitter
+from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.wire.inflate import new_splitter
 
 __all__ = ["Echo"]
 

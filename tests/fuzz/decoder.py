@@ -17,10 +17,10 @@ from random import Random
 from typing import Any
 
 from fastpos import DecodeError, Event, decode
-from fastpos.decoder import MAX_DEPTH, MAX_SIZE, event_from_pure
-from fastpos.fields import NumberType
-from fastpos.inflate import inflate, inflate_pure
-from fastpos.lines import line
+from fastpos.cli.lines import line
+from fastpos.model.fields import NumberType
+from fastpos.wire.decoder import MAX_DEPTH, MAX_SIZE, event_from_pure
+from fastpos.wire.inflate import inflate, inflate_pure
 from tests.fuzz.mutators import mutate_push, strictly_inflated
 from tests.pushes import NAMES, REAL, packed, text_of
 

@@ -10,8 +10,8 @@ import gzip
 from contextlib import suppress
 
 from fastpos.errors import ProtocolError
-from fastpos.frames import BUFFER_SIZE, INFLATED, FrameParser, Message, parse_close
-from fastpos.inflate import Splitter, inflate_pure, new_splitter
+from fastpos.wire.frames import BUFFER_SIZE, INFLATED, FrameParser, Message, parse_close
+from fastpos.wire.inflate import Splitter, inflate_pure, new_splitter
 from tests.fuzz.mutators import mutate_wire
 from tests.pushes import NAMES, REAL, packed, text_of
 from tests.servers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame

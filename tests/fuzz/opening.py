@@ -13,11 +13,11 @@ from unittest import mock
 
 import websocket._handshake
 
-import fastpos.opening
+import fastpos.net.opening
 from fastpos import AuthenticationError, FastposError
 from fastpos.errors import ConnectionFailed
-from fastpos.opening import MAX_HANDSHAKE, MAX_RETRY_AFTER, open_transport, parse_proxy
-from fastpos.session import Credential
+from fastpos.net.opening import MAX_HANDSHAKE, MAX_RETRY_AFTER, open_transport, parse_proxy
+from fastpos.wire.credential import Credential
 from tests.fuzz.mutators import mutate_bytes
 from tests.fuzz.peer import Peer
 from tests.servers import upgrade_response
@@ -91,7 +91,7 @@ def opened(peer: Peer, proxy: str) -> FastposError | None:
         return peer
 
     with (
-        replaced(fastpos.opening, "connect_tcp", connect),
+        replaced(fastpos.net.opening, "connect_tcp", connect),
         replaced(websocket._handshake, "_create_sec_websocket_key", lambda: KEY),
     ):
         try:

@@ -6,7 +6,7 @@ __all__ = ["Peer"]
 
 
 class Peer:
-    """What `fastpos.transport.Transport` is to its users.
+    """What `fastpos.net.transport.Transport` is to its users.
 
     Args:
         data: what the peer says.

@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import fastpos.decoder
-import fastpos.delivery
+import fastpos.runtime.delivery
+import fastpos.wire.decoder
 from fastpos import DecodeError, FastposError, PositionStream, SubscriptionError
-from fastpos.connection import Connection, ConnectionEnded
-from fastpos.decoder import NoChannel, event_from_pure
-from fastpos.frames import PING
-from fastpos.inflate import inflate_pure, new_splitter
-from fastpos.session import CONNECTED, SHOWN, SUBSCRIBED, read_reply
+from fastpos.model.exchange import CONNECTED, SUBSCRIBED
+from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.wire.credential import SHOWN, read_reply
+from fastpos.wire.decoder import NoChannel, event_from_pure
+from fastpos.wire.frames import PING
+from fastpos.wire.inflate import inflate_pure, new_splitter
 from tests.fuzz.decoder import is_push, same_inflated
 from tests.fuzz.frames import reference
 from tests.fuzz.mutators import mutate_wire
@@ -114,13 +115,13 @@ def at_will() -> Iterator[None]:
 @contextmanager
 def in_python() -> Iterator[None]:
     """Without the C extension, as FASTPOS_PURE does it."""
-    native = fastpos.delivery.event_from, fastpos.decoder.inflate  # type: ignore[attr-defined]
-    fastpos.delivery.event_from = event_from_pure  # type: ignore[attr-defined]
-    fastpos.decoder.inflate = inflate_pure  # type: ignore[attr-defined]
+    native = fastpos.runtime.delivery.event_from, fastpos.wire.decoder.inflate  # type: ignore[attr-defined]
+    fastpos.runtime.delivery.event_from = event_from_pure  # type: ignore[attr-defined]
+    fastpos.wire.decoder.inflate = inflate_pure  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        fastpos.delivery.event_from, fastpos.decoder.inflate = native  # type: ignore[attr-defined]
+        fastpos.runtime.delivery.event_from, fastpos.wire.decoder.inflate = native  # type: ignore[attr-defined]
 
 
 def unmasked(sent: bytes) -> tuple[int, bytes]:

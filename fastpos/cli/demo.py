@@ -1,0 +1,117 @@
+"""``fastpos demo``: a day in a trader's life, against the simulator, on this machine alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ..model.events import Disconnect, Ready
+from ..simulator import Exchange
+from ..stream import PositionStream
+from .lines import line
+
+__all__ = ["DemoFailed", "run_demo"]
+
+# What the script below takes at most, seconds, if every wait in it lasts as long as it may.
+PATIENCE = 10.0
+
+
+class DemoFailed(Exception):
+    """Something did not come that should have."""
+
+
+def run_demo(seconds: float | None = None, show: Callable[[str], object] = print) -> None:
+    """Play the day and show every event; some 5 seconds.
+
+    Args:
+        seconds: keep on ticking until so many have passed.
+        show: takes the lines.
+
+    Raises:
+        DemoFailed: the stream did not do what it promises.
+    """
+    began = time.monotonic()
+    ready = threading.Semaphore(0)
+    seen: set[str] = set()
+
+    def note(event: object) -> None:
+        seen.add(type(event).__name__)
+        show(line(event))
+        if isinstance(event, Ready):
+            ready.release()
+        elif isinstance(event, Disconnect):
+            seen.add("stopped" if event.retry_in_s is None else "dropped")
+
+    with Exchange() as exchange:
+        stream = PositionStream(
+            exchange.url,
+            api_key=exchange.api_key,
+            broker=exchange.broker,
+            on_position=note,
+            on_order=note,
+            on_trigger=note,
+            on_system_close=note,
+            on_account=note,
+            on_adl_price=note,
+            on_ready=note,
+            on_disconnect=note,
+            on_error=note,
+            on_unknown=note,
+            ping_interval=0.5,
+        )
+        show(f"the simulator listens on {exchange.url}, the stream connects to it")
+        with stream:
+            _wait(ready, "the first subscription")
+            _morning(exchange, show)
+            show("--- the network drops the connection")
+            exchange.drop()
+            _wait(ready, "the recovery from a dropped connection")
+            _afternoon(exchange, show)
+            show("--- the exchange closes for the day")
+            exchange.system_close()
+            _wait(ready, "the recovery from a system close")
+            while seconds is not None and time.monotonic() - began < seconds:
+                exchange.tick()
+                time.sleep(min(1.0, max(began + seconds - time.monotonic(), 0.0)))
+            exchange.close_position(min(exchange.positions))
+            time.sleep(0.2)
+            stats = stream.stats
+    missing = {"Position", "Order", "Trigger", "AccountUpdate", "AdlPrice", "SystemClose"} - seen
+    if missing:
+        raise DemoFailed(f"no {', '.join(sorted(missing))} was delivered")
+    show(
+        f"done: {stats.messages} messages, {stats.subscriptions} subscriptions, "
+        f"{stats.decode_errors} decode errors, round trip {(stats.round_trip_s or 0) * 1e3:.1f} ms"
+    )
+
+
+def _morning(exchange: Exchange, show: Callable[[str], object]) -> None:
+    show("--- an order is placed and filled, a position opens")
+    exchange.set_balance("USDT", available=98000, frozen=2000)
+    order = exchange.place_order(price=61001, volume=12)
+    time.sleep(0.3)
+    exchange.fill_order(order, volume=5)
+    position = exchange.open_position(volume=5, open_price=61001)
+    time.sleep(0.3)
+    exchange.fill_order(order)
+    exchange.update_position(position, volume=12)
+    show("--- the price moves")
+    for _ in range(2):
+        time.sleep(0.4)
+        exchange.tick()
+
+
+def _afternoon(exchange: Exchange, show: Callable[[str], object]) -> None:
+    show("--- a stop is set, part of the position is closed")
+    exchange.place_trigger(trigger_price=60000, price=59990, volume=12)
+    time.sleep(0.3)
+    position = min(exchange.positions)
+    exchange.update_position(position, volume=4, realized_pnl=210.5)
+    exchange.tick()
+    time.sleep(0.3)
+
+
+def _wait(ready: threading.Semaphore, what: str) -> None:
+    if not ready.acquire(timeout=PATIENCE):
+        raise DemoFailed(f"{what} did not come within {PATIENCE:g} s")

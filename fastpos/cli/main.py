@@ -1,0 +1,192 @@
+"""The command line: ``fastpos demo``, ``watch``, ``simulate`` and ``info``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import ssl
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from .. import __version__
+from ..errors import FastposError
+from ..model.exchange import DEFAULT_URL
+from ..net.tls import direct_error
+from ..stream import PositionStream
+from ..wire.inflate import inflater, native_error
+from .lines import line
+
+__all__ = ["main"]
+
+_PARTS = ("websocket-client", "isal", "orjson")
+_EXTRAS = ("websockets", "python-socks", "httpx")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; give the exit status.
+
+    0: done; 1: it failed; 2: wrong usage; 130: a demo that was interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level.upper())
+    try:
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        # watch and simulate have no other end than this.
+        status = 130 if options.run is _demo else 0
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except (FastposError, ImportError, OSError, ValueError) as error:
+        print(f"fastpos: {error}", file=sys.stderr)
+        status = 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastpos",
+        description="A futures account's positions, orders and triggers, pushed from an exchange.",
+    )
+    parser.add_argument("--version", action="version", version=f"fastpos {__version__}")
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="warning",
+        help="how much to log to standard error (default: warning)",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="play a trader's day on the simulator, on this machine; needs no credentials",
+    )
+    demo.add_argument(
+        "--seconds", type=_positive, help="go on for so long (default: some 5 seconds)"
+    )
+    demo.set_defaults(run=_demo)
+
+    watch = commands.add_parser(
+        "watch",
+        help="print what a real exchange pushes, until Ctrl-C",
+        epilog="The credential is taken from the environment: FASTPOS_TOKEN or FASTPOS_API_KEY.",
+    )
+    watch.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
+    watch.add_argument("--broker", type=int, required=True, help="the merchant's id")
+    watch.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
+    watch.set_defaults(run=_watch)
+
+    simulate = commands.add_parser(
+        "simulate", help="serve the simulator, with a position that ticks, until Ctrl-C"
+    )
+    simulate.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    simulate.add_argument(
+        "--port", type=_port, default=0, help="0 for a free one (default: %(default)s)"
+    )
+    simulate.set_defaults(run=_simulate)
+
+    info = commands.add_parser("info", help="show versions, and which C extensions are in use")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, not {text}")
+    return value
+
+
+def _demo(options: argparse.Namespace) -> int:
+    # Here, because it needs the extra.
+    from .demo import DemoFailed, run_demo  # noqa: PLC0415
+
+    try:
+        run_demo(options.seconds, _show)
+    except DemoFailed as error:
+        print(f"fastpos: the demo failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    token, api_key = os.environ.get("FASTPOS_TOKEN"), os.environ.get("FASTPOS_API_KEY")
+    if bool(token) == bool(api_key):
+        print("fastpos: set FASTPOS_TOKEN or FASTPOS_API_KEY, one of them", file=sys.stderr)
+        return 2
+
+    def note(event: object) -> None:
+        _show(line(event))
+
+    stream = PositionStream(
+        options.url,
+        token=token or None,
+        api_key=api_key or None,
+        broker=options.broker,
+        proxy=options.proxy,
+        on_position=note,
+        on_order=note,
+        on_trigger=note,
+        on_system_close=note,
+        on_account=note,
+        on_adl_price=note,
+        on_ready=note,
+        on_disconnect=note,
+        on_error=note,
+        on_unknown=note,
+    )
+    stream.run_forever()
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from ..simulator import Exchange  # noqa: PLC0415 (needs the extra)
+
+    with Exchange(options.host, options.port) as exchange:
+        _show(f"url      {exchange.url}")
+        _show(f"broker   {exchange.broker}")
+        _show(f"api key  {exchange.api_key}")
+        _show(f"token    {exchange.token}")
+        _show(f"rest     {exchange.rest_url}  (secret {exchange.api_secret})")
+        _show("Ctrl-C ends it.")
+        position = exchange.open_position()
+        exchange.start_ticking()
+        volume = 12
+        while not threading.Event().wait(5.0):
+            volume = volume % 20 + 1
+            exchange.update_position(position, volume=volume)
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    _show(f"fastpos           {__version__}")
+    _show(f"inflater          {inflater}{_why(native_error)}")
+    _show(f"tls               {'ssl module' if direct_error else 'direct'}{_why(direct_error)}")
+    for name in _PARTS + _EXTRAS:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "not installed"
+        _show(f"{name:<17} {found}")
+    _show(f"python            {platform.python_implementation()} {platform.python_version()}")
+    _show(f"openssl           {ssl.OPENSSL_VERSION}")
+    return 0
+
+
+def _why(error: str | None) -> str:
+    return f" ({error})" if error else ""
+
+
+def _show(text: str) -> None:
+    print(text, flush=True)

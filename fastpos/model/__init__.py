@@ -1,0 +1,1 @@
+"""What the exchange says: events, their fields, snapshots."""

@@ -1,0 +1,1 @@
+"""Sockets: addresses, TCP, TLS, proxies, the WebSocket upgrade, one connection."""

@@ -1,0 +1,1 @@
+"""The only place with threads: reading, pinging, calling the user's functions."""

@@ -1,0 +1,87 @@
+"""How long the user's functions take, and how long events wait for them.
+
+All of it is written by the thread that calls the functions, the reader or the callback thread.
+Anybody may look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Any
+
+from ..logs import fields, log
+from .callbacks import callback_name
+
+__all__ = ["CallbackTimes"]
+
+# A slow function is logged once in so many seconds.
+LOG_INTERVAL = 60.0
+# So many slow functions are told apart; who makes a new one for each event may see more records.
+MAX_FUNCTIONS = 100
+
+
+class CallbackTimes:
+    """Takes the time of functions that are called one after the other.
+
+    The clock is read once for each: what ends one begins the next. What the library does between
+    two functions, some microseconds, counts for the second.
+
+    Args:
+        slow_s: a function that took longer is logged, seconds.
+    """
+
+    # Slots, so that _delivery.c finds them.
+    __slots__ = ("_heard", "_logged", "_max_lag_s", "_slow_s", "begun", "limit", "now", "slowest")
+
+    def __init__(self, slow_s: float) -> None:
+        self._slow_s = slow_s
+        self._logged: dict[int, float] = {}  # id of a function -> when it was last logged
+        self._max_lag_s = 0.0  # of all events but the last
+        self._heard = 0.0  # when the event at hand was received
+        self.now = monotonic()
+        """When the last function ended, or the event at hand was taken up."""
+        self.begun = 0.0
+        """When the last function began."""
+        self.limit = 0.0
+        """`took` wants to know of functions that took longer than this, seconds."""
+        self.slowest: tuple[float, str | None] = 0.0, None
+        """The longest time that a function took, seconds, and its name."""
+
+    def take_up(self, heard: float) -> None:
+        """Begin with an event that was received at `heard`, `time.monotonic()`."""
+        self._max_lag_s = max(self._max_lag_s, self.begun - self._heard)
+        self._heard = heard
+        self.now = monotonic()
+
+    def took(self, slot: str, function: Callable[[Any], object], seconds: float) -> None:
+        """`function`, called for `slot`, took so many seconds."""
+        if seconds > self.slowest[0]:
+            self.slowest = seconds, callback_name(function)
+            self.limit = min(seconds, self._slow_s)
+        if seconds > self._slow_s and self._is_due(id(function)):
+            name = callback_name(function)
+            log.warning(
+                "%s callback %s took %.3f s",
+                slot,
+                name,
+                seconds,
+                extra=fields("slow_callback", slot=slot, callback=name, seconds=seconds),
+            )
+            self.now = monotonic()
+
+    def _is_due(self, function: int) -> bool:
+        if self.now - self._logged.get(function, -inf) < LOG_INTERVAL:
+            return False
+        self._logged.pop(function, None)  # to stand last: the first is the one logged longest ago
+        while len(self._logged) >= MAX_FUNCTIONS:
+            del self._logged[next(iter(self._logged))]
+        self._logged[function] = self.now
+        return True
+
+    def lags(self) -> tuple[float, float]:
+        """Give how long the last event waited for its function, and the longest wait, seconds."""
+        begun = self.begun  # read first: of a later event `_heard` is later, and the lag not huge
+        lag = max(begun - self._heard, 0.0)
+        return lag, max(self._max_lag_s, lag)

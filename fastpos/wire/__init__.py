@@ -1,0 +1,1 @@
+"""From bytes to events and back, without I/O: frames, inflating, decoding, the conversation."""

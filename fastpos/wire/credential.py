@@ -1,0 +1,103 @@
+"""What the two sides say to each other before, between and after pushes.
+
+Credentials, the subscribe messages and the replies to them, as texts; no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import ConnectionFailed
+from ..model.exchange import CONNECTED, CREDENTIAL_PLACES, SUBSCRIBED
+
+__all__ = ["Credential", "CredentialSource", "read_reply"]
+
+# A reply that is longer than this is shown shortened, characters.
+SHOWN = 200
+# A piece of a credential that is shorter than this tells nothing, characters.
+SHORTEST = 4
+
+CredentialSource = str | Callable[[], str]
+
+
+class Credential:
+    """A token or an API key: how it is asked for, and where it goes.
+
+    Args:
+        kind: the constructor's argument it came in, "token" or "api_key".
+        source: the credential, or a callable that gives it.
+
+    Raises:
+        TypeError, ValueError: it is no usable credential.
+    """
+
+    def __init__(self, kind: str, source: CredentialSource) -> None:
+        self._kind = kind
+        self._source = source
+        self.header, self._key = CREDENTIAL_PLACES[kind]
+        self._seen: list[str] = []
+        if not callable(source):
+            self._check(source)
+
+    def get(self) -> str:
+        """Give the credential for the next connection; asks the callable, if it is one.
+
+        Raises:
+            ConnectionFailed: the callable raised, or gave something unusable.
+        """
+        if not callable(self._source):
+            value: Any = self._source
+        else:
+            try:
+                value = self._source()
+                self._check(value)
+            except Exception as error:
+                raise ConnectionFailed(
+                    f"the {self._kind} callable failed: {self.hide(str(error))}"
+                ) from error
+        # The last two are what a server can still be talking about.
+        if value not in self._seen:
+            self._seen = [*self._seen[-1:], value]
+        return str(value)
+
+    def message(self, event: str, value: str, broker: int) -> str:
+        """Give the message "sub" or "unsub" for the credential `value`."""
+        return json.dumps({"event": event, self._key: value, "broker": broker})
+
+    def hide(self, text: str) -> str:
+        """Take the credential out of a text that came from elsewhere."""
+        for value in self._seen:
+            escaped = json.dumps(value)[1:-1]
+            spellings = (value, escaped, escaped.replace("/", "\\/"), quote(value, safe=""))
+            for spelling in dict.fromkeys(spellings):
+                text = text.replace(spelling, "***")
+                # The text may have been cut in the middle of it.
+                for length in range(min(len(spelling), len(text)), SHORTEST - 1, -1):
+                    if text.endswith(spelling[:length]):
+                        text = text[:-length] + "***"
+                        break
+        return text
+
+    def _check(self, value: Any) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"{self._kind} must be a str, not {type(value).__name__}")
+        if not value:
+            raise ValueError(f"{self._kind} must not be empty")
+        # It travels in an HTTP header: visible ASCII, one line (RFC 9110, section 5.5).
+        if not (value.isascii() and value.isprintable()) or value != value.strip():
+            raise ValueError(
+                f"{self._kind} must be one line of visible ASCII without white space around it"
+            )
+
+    def __repr__(self) -> str:
+        return f"<{self._kind}>"
+
+
+def read_reply(text: bytes) -> str:
+    """Give a reply as plain text, whatever it was wrapped in."""
+    reply = text.decode("utf-8", "replace").strip().strip('"').strip()
+    known = reply.lower()
+    return known if known in (CONNECTED, SUBSCRIBED) else reply[:SHOWN]
