@@ -1,11 +1,13 @@
-"""Builds the optional extensions in `fastpos._c`, `_native` and `_tls`; metadata: pyproject.toml.
+"""Builds the optional extensions in `fastpos._c`; metadata: pyproject.toml.
 
+`_compiled` holds modules of the package that Cython compiles; see fastpos/_c/__init__.py.
 `_tls` needs a compiler and nothing else; it is for CPython with a GIL, and not for Windows.
 `_native` needs ISA-L, which is looked for in $FASTPOS_ISAL (a prefix, with include/ and lib/ in
 it), then with pkg-config, then in the usual places. FASTPOS_ISAL_STATIC=1 links its static library.
 
-Whatever goes wrong, installation goes on: without `_native` the `isal` wheel inflates, without
-`_tls` Python's `ssl` decrypts.
+Whatever goes wrong, installation goes on: without `_compiled` the modules run as they are, without
+`_native` the `isal` wheel inflates, without `_tls` Python's `ssl` decrypts. FASTPOS_PURE=1 builds
+none of them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,16 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+# The modules that are compiled, those that others import first. Types are named in a .pxd file
+# beside the module.
+COMPILED = ["fastpos.runtime.timing"]
+DIRECTIVES = {
+    "language_level": 3,
+    "annotation_typing": False,  # annotations are for mypy; .pxd files have the types
+    "binding": True,
+    "nonecheck": True,  # None where a typed object is expected is an exception, not a crash
+}
 
 USUAL_PREFIXES = [
     os.environ.get("CONDA_PREFIX"),
@@ -62,6 +74,17 @@ def find_isal() -> tuple[Path, list[Path]]:
     raise FileNotFoundError("ISA-L not found (libisal-dev, isa-l)")
 
 
+COMPILED_MODULES = Extension(
+    "fastpos._c._compiled",
+    ["fastpos/_c/_compiled.c"],
+    depends=[
+        str(path)
+        for name in COMPILED
+        for path in Path(*name.split(".")[:-1]).glob(f"{name.rpartition('.')[2]}.p[yx]*")
+    ],
+    define_macros=[("MODULES", f'"{" ".join(COMPILED)}"')],
+    optional=True,
+)
 NATIVE = Extension(
     "fastpos._c._native",
     [f"fastpos/_c/{name}.c" for name in ("_native", "_fields", "_delivery")],
@@ -79,13 +102,13 @@ TLS = Extension(
 
 def extensions() -> list[Extension]:
     """Those that are of use here."""
-    if (
-        sys.platform == "win32"
-        or sys.implementation.name != "cpython"
-        or sysconfig.get_config_var("Py_GIL_DISABLED")
-    ):
+    if os.environ.get("FASTPOS_PURE", "0") not in ("", "0"):
+        return []
+    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return [NATIVE]
-    return [NATIVE, TLS]
+    if sys.platform == "win32":
+        return [COMPILED_MODULES, NATIVE]
+    return [COMPILED_MODULES, NATIVE, TLS]
 
 
 class BuildOptional(build_ext):
@@ -101,10 +124,29 @@ class BuildOptional(build_ext):
         try:
             if ext is NATIVE:
                 self.link_isal(ext)
+            elif ext is COMPILED_MODULES:
+                self.translate(ext)
             super().build_extension(ext)
         except Exception as error:
-            instead = "the isal wheel" if ext is NATIVE else "Python's ssl"
-            self.skip(f"{ext.name}, {instead} will do", error)
+            self.skip(ext.name, error)
+
+    def translate(self, ext: Extension) -> None:
+        """Have Cython make C of the modules."""
+        from Cython.Build import cythonize  # noqa: PLC0415 (may be missing)
+
+        # A library has room for one init function of a name, and that has no folders in it.
+        if len({name.rpartition(".")[2] for name in COMPILED}) < len(COMPILED):
+            raise ValueError("two compiled modules have the same name but for their folders")
+        modules = cythonize(
+            [Extension(name, [f"{name.replace('.', '/')}.py"]) for name in COMPILED],
+            build_dir=str(Path(self.build_temp, "cython")),
+            compiler_directives=DIRECTIVES,
+            force=True,
+            quiet=True,
+        )
+        ext.sources = [*ext.sources, *(source for module in modules for source in module.sources)]
+        if self.compiler.compiler_type == "unix":
+            ext.extra_compile_args += ["-g0", "-O2"]
 
     def link_isal(self, ext: Extension) -> None:
         include, libraries = find_isal()

@@ -5,6 +5,7 @@
 >>> stream.run_forever()                                              # doctest: +SKIP
 """
 
+from . import _c  # noqa: F401 (first: it loads the compiled modules)
 from .errors import (
     AuthenticationError,
     CallbackError,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__
+from .._c import compiled, compiled_error
 from ..errors import FastposError
 from ..model.exchange import DEFAULT_URL
 from ..net.tls import direct_error
@@ -171,6 +172,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     _show(f"fastpos           {__version__}")
+    _show(f"compiled          {'yes' if compiled else 'no'}{_why(compiled_error)}")
     _show(f"inflater          {inflater}{_why(native_error)}")
     _show(f"tls               {'ssl module' if direct_error else 'direct'}{_why(direct_error)}")
     for name in _PARTS + _EXTRAS:

@@ -17,11 +17,14 @@ import socket
 import ssl
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._c import check_wanted
+from .._c import mechanism, why_not
 from ..logs import fields, log
 from .transport import Transport
+
+if TYPE_CHECKING:
+    from .._c._tls import Reader
 
 __all__ = ["TlsTransport", "direct_error"]
 
@@ -34,17 +37,11 @@ _KINDS: dict[int, type[ssl.SSLError]] = {
 }
 
 
-direct_error: str | None
-"""Why records are read one by one; None when they are read directly."""
+_tls = mechanism("_tls")
+_Reader: type[Reader] | None = None if _tls is None else _tls.Reader
 
-_Reader: type[Reader] | None
-try:
-    check_wanted()
-    from .._c._tls import Reader
-except ImportError as error:
-    _Reader, direct_error = None, str(error)
-else:
-    _Reader, direct_error = Reader, None
+direct_error: str | None = why_not.get("_tls")
+"""Why records are read one by one; None when they are read directly."""
 
 
 class TlsTransport(Transport):

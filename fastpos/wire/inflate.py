@@ -8,11 +8,15 @@ go of the GIL, and takes whole frames out of a receive buffer. Where it was not 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from isal import isal_zlib
 from isal.isal_zlib import decompressobj
 
-from .._c import check_wanted
+from .._c import mechanism, why_not
+
+if TYPE_CHECKING:
+    from .._c._native import Inflater
 
 __all__ = [
     "GZIP_WBITS",
@@ -81,14 +85,13 @@ native_error: str | None
 native: Inflater | None
 """The one native inflater of the process, for all threads; its state has 85 KiB."""
 
-try:
-    check_wanted()
-    from .._c._native import Inflater
-except ImportError as error:
-    inflate, inflater, native_error, native = inflate_pure, "isal", str(error), None
+_native = mechanism("_native")
+native_error = why_not.get("_native")
+if _native is None:
+    inflate, inflater, native = inflate_pure, "isal", None
 else:
-    native = Inflater()
-    inflate, inflater, native_error = native.inflate, "isa-l", None
+    native = _native.Inflater()
+    inflate, inflater = native.inflate, "isa-l"
 
 
 def new_splitter() -> Splitter | None:
