@@ -15,9 +15,9 @@ import pytest
 from fastpos import PositionStream, ReconnectPolicy
 from fastpos.net import tls
 from fastpos.simulator import Exchange
-from tests import credentials
-from tests.certificates import Certificates, make_certificates
-from tests.recording import KEY, Recorder, until
+from tests.support import credentials
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.recording import KEY, Recorder, until
 
 # Back at once, so that tests need not wait.
 QUICK = ReconnectPolicy(initial=0.02, maximum=0.1)
