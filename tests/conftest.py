@@ -11,22 +11,45 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from fastpos import PositionStream, ReconnectPolicy
 from fastpos.net import tls
 from fastpos.simulator import Exchange
-from tests import credentials
-from tests.certificates import Certificates, make_certificates
-from tests.recording import KEY, Recorder, until
+from tests.support import credentials
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.recording import KEY, Recorder, until
 
 # Back at once, so that tests need not wait.
 QUICK = ReconnectPolicy(initial=0.02, maximum=0.1)
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+EXAMPLES = Path(os.environ.get("FASTPOS_EXAMPLES") or CACHE / "fastpos-examples")
+"""Where hypothesis keeps an example that failed, until it passes: outlives a checkout of CI's."""
+
+settings.register_profile("plain", derandomize=True, deadline=None)
+settings.register_profile(
+    "random", deadline=None, print_blob=True, database=DirectoryBasedExampleDatabase(EXAMPLES)
+)
+
+
+def is_long(config: pytest.Config) -> bool:
+    """Whether the long tests are asked for: then hypothesis tries new examples in each run."""
+    return "not long" not in str(config.option.markexpr)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if not is_long(config):
+        return "hypothesis: the same examples in each run; -m long tries new ones"
+    return f"hypothesis: new examples in each run; those that fail are kept in {EXAMPLES}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # What a thread raises and nobody catches fails the test in which it happens.
     config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
     config.pluginmanager.register(credentials, "credentials")
+    settings.load_profile("random" if is_long(config) else "plain")
     # A shell starts what runs in its background with Ctrl-C ignored, and programs inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

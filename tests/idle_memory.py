@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastpos import PositionStream
 from fastpos.wire.inflate import inflater
-from tests.certificates import Certificates, make_certificates
+from tests.support.certificates import Certificates, make_certificates
 
 LIMIT = 100  # KiB
 PAGE = 4096

@@ -25,7 +25,7 @@ from fastpos.runtime.callbacks import Callbacks
 from fastpos.runtime.delivery import Delivery
 from fastpos.runtime.stats import Counters
 from fastpos.runtime.timing import CallbackTimes
-from tests.certificates import make_certificates
+from tests.support.certificates import make_certificates
 from tests.test_inflate import BAD_FRAMES, MEMBERS, frame
 
 MAX_SIZE = 1 << 20

@@ -46,7 +46,7 @@ from typing import Any, TextIO
 from fastpos import CallbackError, DecodeError, Disconnect, PositionStream, ReconnectPolicy
 from fastpos.simulator import Exchange
 from fastpos.wire.inflate import inflater
-from tests.certificates import Certificates, make_certificates
+from tests.support.certificates import Certificates, make_certificates
 
 EXCHANGES = 5
 OVER_TLS = 2  # of them

@@ -93,8 +93,8 @@ def test_nothing():
 
 def test_each_leak_fails_its_test(tmp_path: Path, project: Path) -> None:
     Path(tmp_path, "test_leaks.py").write_text(LEAKS)
-    plugins = ["-p", "tests.credentials", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    options = ["-q", *plugins, "--rootdir", tmp_path]
+    plugins = ("tests.support.credentials", "no:cacheprovider", "no:hypothesispytest")
+    options = ["-q", *(f"-p{name}" for name in plugins), "--rootdir", tmp_path]
     # Where one of these is set, pytest repeats each report in its summary.
     ci = ("CI", "BUILD_NUMBER")
     done = subprocess.run(

@@ -30,16 +30,9 @@ from fastpos.runtime.callbacks import Handlers
 from fastpos.runtime.dispatch import Dispatcher
 from fastpos.runtime.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
 from fastpos.simulator import Exchange
-from tests.recording import (
-    SOON,
-    Recorder,
-    answer_until_close,
-    order,
-    push_frame,
-    serve_subscription,
-    until,
-)
-from tests.servers import ScriptedServer
+from tests.support.pushes import order, push_frame
+from tests.support.recording import SOON, Recorder, until
+from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
 
 NewStream = Callable[..., PositionStream]
 

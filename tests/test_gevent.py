@@ -18,9 +18,11 @@ from pathlib import Path
 import pytest
 
 from fastpos.simulator import Exchange
-from tests.certificates import Certificates
-from tests.recording import KEY, order, push_frame, serve_subscription
-from tests.servers import PING, ScriptedServer, frame
+from tests.support.certificates import Certificates
+from tests.support.frames import PING, frame
+from tests.support.pushes import order, push_frame
+from tests.support.recording import KEY
+from tests.support.servers import ScriptedServer, serve_subscription
 
 pytest.importorskip("gevent")
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("tidy")]

@@ -21,9 +21,9 @@ import pytest
 
 from fastpos import DecodeError, Event, Order, PositionStream, ProtocolError, Unknown
 from fastpos.simulator import Exchange
-from tests.pushes import packed
-from tests.recording import SOON, Recorder, order
-from tests.servers import BINARY, CONTINUATION, TEXT, frame
+from tests.support.frames import BINARY, CONTINUATION, TEXT, frame
+from tests.support.pushes import order, packed
+from tests.support.recording import SOON, Recorder
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(60)]
 

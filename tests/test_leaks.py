@@ -18,8 +18,8 @@ import pytest
 
 from fastpos import PositionStream
 from fastpos.simulator import Exchange
-from tests.certificates import Certificates
-from tests.recording import SOON, until
+from tests.support.certificates import Certificates
+from tests.support.recording import SOON, until
 
 pytestmark = [
     pytest.mark.long,

@@ -14,7 +14,8 @@ import pytest
 
 from fastpos import PositionStream, Snapshot
 from fastpos.simulator import Exchange
-from tests.recording import SOON, Recorder, load, order, until
+from tests.support.pushes import load, order
+from tests.support.recording import SOON, Recorder, until
 
 NewStream = Callable[..., PositionStream]
 

@@ -26,9 +26,11 @@ import fastpos.rest
 from fastpos import Balance, Position, Snapshot, SnapshotError
 from fastpos.rest import AccountSnapshot
 from fastpos.simulator import Exchange
-from tests.certificates import Certificates
-from tests.recording import SOON, until
-from tests.servers import LOOPBACK, ScriptedServer, read_request
+from tests.support.certificates import Certificates
+from tests.support.recording import SOON, until
+from tests.support.rig import LOOPBACK
+from tests.support.servers import ScriptedServer
+from tests.support.upgrade import read_request
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 

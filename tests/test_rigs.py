@@ -16,27 +16,26 @@ from pathlib import Path
 import pytest
 from python_socks.sync import Proxy
 
-from tests.certificates import Certificates, make_certificates
 from tests.conformance.fuzzingserver import CaseResult, NotAvailable, find_python27, read_reports
-from tests.servers import (
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.frames import (
     BINARY,
     CLOSE,
     PING,
     TEXT,
     ClientFrame,
-    HttpProxy,
-    OpensslServer,
     Peer,
-    ScriptedServer,
-    SocksProxy,
-    TcpProxy,
-    accept_upgrade,
     close_frame,
     frame,
     frames,
     read_exactly,
     read_frame,
 )
+from tests.support.network import TcpProxy
+from tests.support.openssl import OpensslServer
+from tests.support.proxies import HttpProxy, SocksProxy
+from tests.support.servers import ScriptedServer
+from tests.support.upgrade import accept_upgrade
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(60)]
 

@@ -4,7 +4,7 @@
 
 `faults.py` is the table of what goes wrong and what is expected then. `trial.py` puts a stream
 through one of them and measures; `rig.py` is what it needs for that: the simulator behind a network
-(`TcpProxy` of tests/servers.py) on a host (`host.py`) whose clock and name service can go wrong.
+(`TcpProxy` of tests/support) on a host (`host.py`) whose clock and name service can go wrong.
 `ledger.py` accounts for every event. `run.py` is the command, `report.py` makes its table.
 
 Everything random comes from the seed: the order of the faults, their parameters, the pauses, and

@@ -18,7 +18,7 @@ from tests.chaos.rig import (
     SUBSCRIBE_TIMEOUT,
     Rig,
 )
-from tests.recording import until
+from tests.support.recording import until
 
 __all__ = ["BACK_WITHIN", "FAULTS", "RESET", "RETRY_WITHIN", "Fault", "Loss", "Seen"]
 

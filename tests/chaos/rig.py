@@ -14,11 +14,11 @@ from types import TracebackType
 
 from fastpos import PositionStream, ReconnectPolicy
 from fastpos.simulator import Exchange
-from tests.certificates import make_certificates
 from tests.chaos.host import LOOKED_UP, Host
 from tests.chaos.ledger import Ledger
-from tests.recording import SOON, Recorder, until
-from tests.servers import TcpProxy
+from tests.support.certificates import make_certificates
+from tests.support.network import TcpProxy
+from tests.support.recording import SOON, Recorder, until
 
 __all__ = [
     "CONNECT_TIMEOUT",

@@ -9,7 +9,7 @@ from time import monotonic, sleep
 from fastpos import DecodeError
 from tests.chaos.faults import BACK_WITHIN, RESET, RETRY_WITHIN, Fault, Loss, Seen
 from tests.chaos.rig import Rig
-from tests.recording import SOON, until
+from tests.support.recording import SOON, until
 
 __all__ = ["Outcome", "try_fault"]
 

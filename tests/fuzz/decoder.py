@@ -22,7 +22,7 @@ from fastpos.model.fields import NumberType
 from fastpos.wire.decoder import MAX_DEPTH, MAX_SIZE, event_from_pure
 from fastpos.wire.inflate import inflate, inflate_pure
 from tests.fuzz.mutators import mutate_push, strictly_inflated
-from tests.pushes import NAMES, REAL, packed, text_of
+from tests.support.pushes import NAMES, REAL, packed, text_of
 
 __all__ = ["is_push", "mutate", "one", "same_inflated", "seeds"]
 

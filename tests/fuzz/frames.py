@@ -13,8 +13,8 @@ from fastpos.errors import ProtocolError
 from fastpos.wire.frames import BUFFER_SIZE, INFLATED, FrameParser, Message, parse_close
 from fastpos.wire.inflate import Splitter, inflate_pure, new_splitter
 from tests.fuzz.mutators import mutate_wire
-from tests.pushes import NAMES, REAL, packed, text_of
-from tests.servers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+from tests.support.pushes import NAMES, REAL, packed, text_of
 
 __all__ = ["Outcome", "mutate", "one", "reference", "seeds"]
 

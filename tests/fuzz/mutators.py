@@ -10,8 +10,8 @@ import re
 import zlib
 from random import Random
 
-from tests.pushes import packed
-from tests.servers import frame
+from tests.support.frames import frame
+from tests.support.pushes import packed
 
 __all__ = ["mutate_bytes", "mutate_push", "mutate_text", "mutate_wire", "strictly_inflated"]
 

@@ -20,7 +20,7 @@ from fastpos.net.opening import MAX_HANDSHAKE, MAX_RETRY_AFTER, open_transport, 
 from fastpos.wire.credential import Credential
 from tests.fuzz.mutators import mutate_bytes
 from tests.fuzz.peer import Peer
-from tests.servers import upgrade_response
+from tests.support.upgrade import upgrade_response
 
 __all__ = ["mutate", "one", "seeds"]
 

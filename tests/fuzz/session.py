@@ -27,9 +27,9 @@ from tests.fuzz.decoder import is_push, same_inflated
 from tests.fuzz.frames import reference
 from tests.fuzz.mutators import mutate_wire
 from tests.fuzz.peer import Peer
-from tests.pushes import NAMES, REAL, packed, text_of
-from tests.recording import CALLBACKS
-from tests.servers import BINARY, CLOSE, PONG, TEXT, close_frame, frame
+from tests.support.frames import BINARY, CLOSE, PONG, TEXT, close_frame, frame
+from tests.support.pushes import NAMES, REAL, packed, text_of
+from tests.support.recording import CALLBACKS
 
 __all__ = ["mutate", "one", "seeds"]
 

@@ -42,7 +42,7 @@ __all__ = ["Watch"]
 SHORTEST = 6
 # Events of one kind that are looked at in one test.
 SAMPLE = 20
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 
 # Records that are not this library's: a server's or client's that a test runs at the far end, and
 # httpcore's of what it was answered, which only its logger's level can prevent.
@@ -231,11 +231,12 @@ def install(watch: Watch) -> Callable[[], None]:
         return call
 
     def delivered(method: Any) -> Any:
-        def pushes(self: Any, texts: list[bytes], start: int, received_ns: int) -> int:
-            end = int(method(self, texts, start, received_ns))
-            # Events that were made and handed out in C show no more than their texts do.
-            for text in texts[start:end][:SAMPLE]:
-                watch.look("a push", text.decode("utf-8", "replace"))
+        def pushes(self: Any, texts: list[bytes], *rest: int) -> int:
+            end: int = method(self, texts, *rest)
+            if len(rest) == 2:
+                # Events that were made and handed out in C show no more than their texts do.
+                for text in texts[rest[0] : end][:SAMPLE]:
+                    watch.look("a push", text.decode("utf-8", "replace"))
             return end
 
         return pushes

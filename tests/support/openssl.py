@@ -1,0 +1,196 @@
+"""OpenSSL's own TLS server, for what Python's `ssl` can't do."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, program
+
+__all__ = ["OpensslServer"]
+
+
+class OpensslServer(Rig):
+    """OpenSSL's `s_server`: other TLS code than Python's, which does what `ssl` can't.
+
+    `sendall` and `recv` are the server's side of the connection, so `accept_upgrade(server)` and
+    `read_frame(server)` work as they do on a socket. One connection at a time; `recv` starts afresh
+    with each.
+
+    `s_server` takes a read from its standard input for a command if it begins with a certain
+    letter, and writes remarks between the client's data. Packet sockets (Linux has them) in place
+    of pipes keep each write apart from the next: so commands never swallow data, each `sendall` is
+    one TLS record (of up to 16 KiB), and remarks are told from data. Data must not begin with one
+    of the letters, which no server's frame and no HTTP answer does.
+    """
+
+    port: int
+
+    _READ_SIZE = 16 * 1024
+    _COMMANDS = b"BKPQRSbckqrst"
+    _REMARK = re.compile(
+        rb"(?:(?:SSL_do_handshake -> -?\d+|Read BLOCK|Write BLOCK|KEYUPDATE|DONE|ACCEPT.*|ERROR"
+        rb"|shutting down SSL|shutdown accept socket|CONNECTION CLOSED|.*error:.*"
+        rb"|LOOKUP .*|Using default temp DH parameters| +\d+ .*)\n)+"
+    )
+    _SESSION_ENDS = re.compile(rb"enegotiation[^\n]*\n(?:Renegotiation is DISABLED\n)?$")
+
+    def __init__(
+        self,
+        certificate: Path,
+        version: Literal["1.2", "1.3"] = "1.3",
+        tickets: int | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self._command = ["-cert", str(certificate), f"-tls{version.replace('.', '_')}"]
+        if tickets is not None:
+            self._command += ["-num_tickets", str(tickets)]
+        self._command += options
+        self._changed = threading.Condition()
+        self._received = bytearray()
+        self._log = bytearray()
+        self._ended = False
+        self.handshakes = 0
+
+    @property
+    def url(self) -> str:
+        return f"wss://{LOOPBACK}:{self.port}/"
+
+    @property
+    def log(self) -> str:
+        """Everything `s_server` remarked so far."""
+        with self._changed:
+            return self._log.decode(errors="replace")
+
+    def recv(self, size: int, /) -> bytes:
+        """What the client sent; `b""` once the connection has ended."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._received or self._ended, TIMEOUT):
+                raise TimeoutError(f"no data from the client in {TIMEOUT} s")
+            data = bytes(self._received[:size])
+            del self._received[:size]
+            return data
+
+    def sendall(self, data: bytes, /) -> None:
+        while data:
+            size = min(len(data), self._READ_SIZE)
+            while size < len(data) and data[size] in self._COMMANDS:
+                size -= 1
+            if size <= 0 or data[0] in self._COMMANDS:
+                raise ValueError("s_server would take this for a command")
+            self._write(data[:size])
+            data = data[size:]
+
+    def update_keys(self, answer: bool = False) -> None:
+        """A TLS 1.3 KeyUpdate; with `answer` the client must update its keys too."""
+        self._write(b"K\n" if answer else b"k\n")
+
+    def renegotiate(self) -> None:
+        """A HelloRequest, which TLS 1.2 has: the client may shake hands again."""
+        self._write(b"r\n")
+
+    def send_plaintext(self) -> None:
+        """A line of text between the TLS records, which the client can't take for one."""
+        self._write(b"P")
+
+    def end(self) -> None:
+        """Closes the TCP connection without close_notify, and listens no more.
+
+        After the client's close_notify `s_server` sends its own by itself.
+        """
+        self._write(b"Q")
+
+    def kill(self) -> None:
+        """The process dies: TCP ends by FIN, or by RST if it had not read everything."""
+        self._process.kill()
+        self._process.wait()
+
+    def wait_handshakes(self, count: int) -> None:
+        """Until so many TLS handshakes have been completed, over all."""
+        self._wait_for(lambda: self.handshakes >= count, f"{count} handshakes")
+
+    def wait_ended(self) -> None:
+        """Until the connection is over for the server."""
+        self._wait_for(lambda: self._ended, "the end of the connection")
+
+    def _write(self, packet: bytes) -> None:
+        # Commands are understood only after the handshake.
+        self.wait_handshakes(1)
+        self._input.send(packet)
+
+    def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        with self._changed:
+            if not self._changed.wait_for(condition, TIMEOUT):
+                raise AssertionError(f"{what} did not come; s_server said:\n{self._log.decode()}")
+
+    def _start(self) -> None:
+        openssl = program("openssl")
+        if not hasattr(socket, "AF_UNIX") or not hasattr(socket, "SOCK_SEQPACKET"):
+            pytest.skip("no packet sockets between processes on this system")
+        with contextlib.ExitStack() as childs_ends:
+            try:
+                self._input, childs_input = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                self._output, childs_output = socket.socketpair(
+                    socket.AF_UNIX, socket.SOCK_SEQPACKET
+                )
+            except OSError as error:
+                pytest.skip(f"no packet sockets between processes on this system: {error}")
+            for ours in (self._input, self._output):
+                self._cleanup.enter_context(ours)
+            for its in (childs_input, childs_output):
+                childs_ends.enter_context(its)
+            self._input.settimeout(TIMEOUT)
+            self._process = subprocess.Popen(
+                [openssl, "s_server", "-accept", f"{LOOPBACK}:0", *self._command],
+                stdin=childs_input.fileno(),
+                stdout=childs_output.fileno(),
+                stderr=childs_output.fileno(),
+            )
+        reader = threading.Thread(target=self._read_output, daemon=True)
+        reader.start()
+        self._cleanup.callback(reader.join, TIMEOUT)
+        self._cleanup.callback(end_process, self._process)
+        self._wait_for(lambda: b"ACCEPT " in self._log or self._ended, "the start")
+        listening = re.search(r"ACCEPT .*:(\d+)", self.log)
+        if listening is None:
+            raise AssertionError(f"s_server did not start:\n{self.log}")
+        self.port = int(listening[1])
+
+    def _read_output(self) -> None:
+        in_session = False
+        while True:
+            try:
+                packet = self._output.recv(1 << 17)
+            except OSError:
+                packet = b""
+            with self._changed:
+                if b"-----BEGIN SSL SESSION PARAMETERS-----\n" in packet:
+                    # More than one packet if it is long: all up to its last line.
+                    in_session = True
+                    self._received.clear()
+                    self._ended = False
+                if in_session:
+                    self._log += packet
+                    if self._SESSION_ENDS.search(packet):
+                        in_session = False
+                        self.handshakes += 1
+                elif self._REMARK.fullmatch(packet):
+                    self._log += packet
+                    if packet.startswith((b"DONE", b"ERROR", b"CONNECTION CLOSED")):
+                        self._ended = True
+                else:
+                    self._received += packet
+                if not packet:
+                    self._ended = True
+                self._changed.notify_all()
+            if not packet:
+                return

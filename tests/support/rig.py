@@ -1,0 +1,70 @@
+"""What runs beside a test and has ended when its `with` block is left."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+from types import TracebackType
+from typing import TypeVar
+
+import pytest
+
+__all__ = ["LOOPBACK", "TIMEOUT", "Rig", "end_process", "free_port", "program"]
+
+TIMEOUT = 10.0
+"""Seconds after which any wait of a rig gives up, so that a broken test fails and never hangs."""
+
+LOOPBACK = "127.0.0.1"
+
+Self = TypeVar("Self", bound="Rig")
+
+
+class Rig:
+    """Entering starts it, leaving undoes in reverse order what `_cleanup` was told."""
+
+    def __init__(self) -> None:
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self: Self) -> Self:
+        with self._cleanup:
+            self._start()
+            # Only a start that went well is undone later than here.
+            self._cleanup = self._cleanup.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._cleanup.close()
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+
+def program(name: str) -> str:
+    """Where it is; the test is skipped if this machine has no such program."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
