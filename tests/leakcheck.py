@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastpos import DecodeError, decode
-from fastpos._c._native import Inflater
+from fastpos._c._inflate import Inflater
 from fastpos._c._tls import Reader
 from fastpos.account.book import Book
 from fastpos.runtime.callbacks import Callbacks

@@ -158,7 +158,7 @@ def verdict_of_decoding(decode: Callable[[bytes, type], Event], data: bytes) -> 
 
 def fuzz(count: int) -> None:
     # Here, for only the copy has them with sanitizers.
-    from fastpos._c._native import Inflater  # noqa: PLC0415
+    from fastpos._c._inflate import Inflater  # noqa: PLC0415
     from fastpos.wire import decoder  # noqa: PLC0415
     from tests.test_inflate import MEMBERS, frame, inflate_pure, member, verdict  # noqa: PLC0415
 

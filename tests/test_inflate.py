@@ -27,7 +27,7 @@ from fastpos.wire.inflate import inflate_pure, inflater, native_error, new_split
 pytestmark = pytest.mark.long
 
 try:
-    from fastpos._c import _native
+    from fastpos._c import _inflate
 
     NATIVE_MISSING = ""
 except ImportError as error:
@@ -53,7 +53,7 @@ def inflate(request: pytest.FixtureRequest) -> Inflate:
         return inflate_pure
     if NATIVE_MISSING:
         pytest.skip(NATIVE_MISSING)
-    return _native.Inflater().inflate
+    return _inflate.Inflater().inflate
 
 
 def deflated(content: bytes, level: int = 9, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
@@ -296,7 +296,7 @@ def check_agreement(data: bytes, max_size: int = MIB, lenient: bool = False) -> 
 
 
 if not NATIVE_MISSING:
-    SHARED = _native.Inflater()
+    SHARED = _inflate.Inflater()
 
 frames = st.sampled_from(MEMBERS)
 
@@ -366,7 +366,7 @@ def test_agreement_on_every_bit_flipped() -> None:
 
 @needs_native
 def test_nothing_is_left_of_the_member_before() -> None:
-    inflater = _native.Inflater()
+    inflater = _inflate.Inflater()
     chance = random.Random(3)
     for data in MEMBERS * 20:
         broken = bytearray(data)
@@ -437,7 +437,7 @@ has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
 @needs_native
 @pytest.mark.skipif(not has_gil, reason="there is no GIL")
 def test_small_input_is_inflated_without_letting_go_of_the_gil() -> None:
-    inflater = _native.Inflater()
+    inflater = _inflate.Inflater()
     largest = gzip.compress(random.Random(1).randbytes(64 * KIB - 100))
     assert 65000 < len(largest) <= 64 * KIB
     frames = b"".join(map(frame, MEMBERS))
@@ -454,7 +454,7 @@ def test_small_input_is_inflated_without_letting_go_of_the_gil() -> None:
 @needs_native
 @pytest.mark.skipif(not has_gil, reason="there is no GIL")
 def test_large_input_is_inflated_without_the_gil() -> None:
-    inflater = _native.Inflater()
+    inflater = _inflate.Inflater()
     data = gzip.compress(random.Random(1).randbytes(2 * MIB), 1)
     with another_thread() as turns:
         before = turns()
@@ -485,7 +485,7 @@ CONTENTS = [gzip.decompress(data) for data in [SMALL, *MEMBERS, SMALL, SMALL, RE
 def split() -> Callable[..., int]:
     if NATIVE_MISSING:
         pytest.skip(NATIVE_MISSING)
-    return _native.Inflater().split
+    return _inflate.Inflater().split
 
 
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
@@ -704,7 +704,7 @@ def test_a_splitter_comes_with_the_native_inflater_only() -> None:
 
 @needs_native
 def test_native_names_the_version_of_isal() -> None:
-    assert all(part.isdigit() for part in _native.ISAL_VERSION.split("."))
-    assert "Inflater" in repr(_native.Inflater())
+    assert all(part.isdigit() for part in _inflate.ISAL_VERSION.split("."))
+    assert "Inflater" in repr(_inflate.Inflater())
     with pytest.raises(TypeError):
-        _native.Inflater(1)  # type: ignore[call-arg]
+        _inflate.Inflater(1)  # type: ignore[call-arg]

@@ -9,11 +9,6 @@
 
 #include "_attribute.h"
 
-#ifndef Py_BEGIN_CRITICAL_SECTION       /* before CPython 3.13, where the GIL is always there */
-#define Py_BEGIN_CRITICAL_SECTION(object) {
-#define Py_END_CRITICAL_SECTION() }
-#endif
-
 #define METHOD(type, name) \
     {#name, (PyCFunction)(void (*)(void))type##_##name, METH_FASTCALL, name##_doc}
 
@@ -23,12 +18,9 @@
 /* Of the slots that every event has. */
 enum { RAW, WIRE, NUMBER, RECEIVED_NS, N_SLOTS };
 
-typedef struct Inflater Inflater;
-
 typedef struct {
     PyObject_HEAD
-    Inflater *inflater;
-    PyObject *loads, *channel, *kinds, *decode, *event_from;    /* see Decoder_doc */
+    PyObject *inflate, *loads, *channel, *kinds, *decode, *event_from;    /* see Decoder_doc */
     Py_ssize_t offsets[N_SLOTS];                                /* of the slots in every event class */
     Py_ssize_t max_size, max_depth;
 } Decoder;

@@ -3,16 +3,9 @@ from typing import Any
 
 from ..model.events import Event
 from ..model.fields import NumberType
+from ._inflate import Inflater
 
 BytesLike = bytes | bytearray | memoryview
-
-ISAL_VERSION: str
-
-class Inflater:
-    def inflate(self, data: BytesLike, max_size: int, /) -> bytes: ...
-    def split(
-        self, buffer: BytesLike, start: int, end: int, max_size: int, out: list[bytes], /
-    ) -> int: ...
 
 class Decoder:
     def __new__(

@@ -1,8 +1,8 @@
 """The inflater in use: exactly one gzip member (RFC 1952) to its content.
 
-There are two, and they accept and refuse the same bytes. `_native` inflates a push without letting
-go of the GIL, and takes whole frames out of a receive buffer. Where it was not built, or with
-``FASTPOS_PURE=1`` in the environment, the `isal` wheel inflates, and frames are taken in Python.
+There are two, and they accept and refuse the same bytes. `_inflate` inflates a push without
+letting go of the GIL, and takes whole frames out of a receive buffer. Where it can't be used, the
+`isal` wheel inflates, and frames are taken in Python. Either way ISA-L does it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from isal.isal_zlib import decompressobj
 from .._c import mechanism, why_not
 
 if TYPE_CHECKING:
-    from .._c._native import Inflater
+    from .._c._inflate import Inflater
 
 __all__ = [
     "GZIP_WBITS",
@@ -31,7 +31,7 @@ __all__ = [
 
 BytesLike = bytes | bytearray | memoryview
 
-# (buffer, start, end, max_size, out) -> position; see `Inflater.split` in _native.c.
+# (buffer, start, end, max_size, out) -> position; see `Inflater.split` in _inflate.c.
 Splitter = Callable[[BytesLike, int, int, int, list[bytes]], int]
 
 GZIP_WBITS = 31
@@ -39,7 +39,7 @@ GZIP_WBITS = 31
 
 _IsalError: type[Exception] = isal_zlib.IsalError  # type: ignore[assignment]  # isal's stub errs
 
-# What ISA-L's numbers mean, in the words of _native.c.
+# What ISA-L's numbers mean, in the words of _inflate.c.
 _REASONS = {
     "-6": "wrong checksum or length",
     "-5": "not gzip",
@@ -85,12 +85,12 @@ native_error: str | None
 native: Inflater | None
 """The one native inflater of the process, for all threads; its state has 85 KiB."""
 
-_native = mechanism("_native")
-native_error = why_not.get("_native")
-if _native is None:
+_module = mechanism("_inflate")
+native_error = why_not.get("_inflate")
+if _module is None:
     inflate, inflater, native = inflate_pure, "isal", None
 else:
-    native = _native.Inflater()
+    native = _module.Inflater()
     inflate, inflater = native.inflate, "isa-l"
 
 
