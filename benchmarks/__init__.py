@@ -15,7 +15,19 @@ How it measures:
   round, and then its median. Latencies are percentiles over the samples of all rounds.
 * Nothing asserts a time: a slow machine is no failure.
 
+* The fastpos that is measured is the one that was installed, not the folder beside this one:
+  for every process of the benchmarks, the end of this file sees to it.
+
 In the order in which a run meets them: `report` and `conftest` ask `groups` for the
 measurements; `groups` drives the processes (`worker`): `server`, and `client` with one of
 `peers`, or `decoding` with one of `decoders`; what comes back is kept and compared in `results`.
 """
+
+import sys
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+
+# Behind what is installed, and not gone: `benchmarks` itself is found there.
+_elsewhere = [entry for entry in sys.path if Path(entry).resolve() != _CHECKOUT]
+sys.path[:] = [*_elsewhere, str(_CHECKOUT)]

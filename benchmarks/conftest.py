@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.groups import FULL, GROUPS, QUICK, Bench
-from benchmarks.results import Group
+from benchmarks.results import Group, native_missing
 from benchmarks.spec import Unavailable
 from benchmarks.tables import as_text
 
@@ -91,6 +91,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for group in terminalreporter.config.stash[_measured].values():
+    groups = terminalreporter.config.stash[_measured].values()
+    for group in groups:
         terminalreporter.section(group.title)
         terminalreporter.write_line(as_text(group))
+    if reason := native_missing(groups):
+        title = "FASTPOS, NATIVE, WAS NOT MEASURED: what is above is of its Python alone"
+        terminalreporter.section(title, red=True, bold=True)
+        terminalreporter.write_line(f"{reason}. `fastpos info` tells what is in use.", red=True)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.report [--quick] [--output FOLDER] [--readme README.md] [GROUP ...]
 
-FOLDER, this one unless told, gets results.md, results.json and chart.svg. Of README.md, what
-stands between `<!-- benchmarks -->` and `<!-- /benchmarks -->` is replaced with the summary.
+FOLDER gets results.md, results.json and chart.svg. It is this one unless told; where only some
+groups are asked for, nothing is written unless told. Of README.md, what stands between
+`<!-- benchmarks -->` and `<!-- /benchmarks -->` is replaced with the summary.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 from benchmarks.chart import draw
 from benchmarks.groups import FULL, GROUPS, QUICK, Bench
 from benchmarks.machine import describe
-from benchmarks.results import Group, percentile
+from benchmarks.results import Group, native_missing, percentile
 from benchmarks.spec import Unavailable
 from benchmarks.tables import as_markdown, as_text
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--readme", type=Path)
     options = parser.parse_args(arguments)
     if unknown := set(options.groups) - set(GROUPS):
@@ -45,12 +46,15 @@ def main(arguments: list[str] | None = None) -> None:
         ["python -m benchmarks.report", *(["--quick"] if options.quick else []), *options.groups]
     )
     machine = {**describe(), "Command": f"`{command}`"}
-    options.output.mkdir(parents=True, exist_ok=True)
-    _write(options.output / "results.json", _as_json(groups, machine))
-    _write(options.output / "results.md", _as_page(groups, machine))
-    _write(options.output / "chart.svg", draw(groups))
+    output = options.output or (None if options.groups else Path(__file__).parent)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        _write(output / "results.json", _as_json(groups, machine))
+        _write(output / "results.md", _as_page(groups, machine))
+        _write(output / "chart.svg", draw(groups))
     if options.readme is not None:
         _write(options.readme, _with_summary(options.readme, groups, machine))
+    print(_warning(groups), file=sys.stderr, end="")
 
 
 def _measure(names: list[str], *, quick: bool) -> dict[str, Group]:
@@ -78,7 +82,13 @@ def _as_page(groups: dict[str, Group], machine: dict[str, str]) -> str:
     head = "# Benchmark results\n\nHow they are measured: `benchmarks/__init__.py`.\n"
     where = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     tables = [as_markdown(group) for group in groups.values() if group.measured]
-    return "\n".join([head, where + "\n", _summary(groups), *tables])
+    return "\n".join([head, _warning(groups), where + "\n", _summary(groups), *tables])
+
+
+def _warning(groups: dict[str, Group]) -> str:
+    """That fastpos's compiled parts were not measured, if it is so."""
+    reason = native_missing(groups.values())
+    return f"**fastpos, native, was NOT measured: {reason}**\n" if reason else ""
 
 
 def _summary(groups: dict[str, Group]) -> str:
@@ -108,7 +118,7 @@ def _with_summary(readme: Path, groups: dict[str, Group], machine: dict[str, str
     if not start or not end:
         raise SystemExit(f"{readme} has no {' … '.join(_MARKS)}")
     made = f"{machine['CPU']}, {machine['Python']}, {machine['Date']}; {machine['Command']}."
-    return f"{before}{start}\n\n{_summary(groups)}\n{made}\n\n{end}{after}"
+    return f"{before}{start}\n\n{_warning(groups)}{_summary(groups)}\n{made}\n\n{end}{after}"
 
 
 def _write(path: Path, text: str) -> None:

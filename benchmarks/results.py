@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Group", "Row", "percentile"]
+__all__ = ["Group", "Row", "native_missing", "percentile"]
 
 
 def percentile(samples: Iterable[float], percent: float) -> float:
@@ -96,3 +96,14 @@ class Group:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def native_missing(groups: Iterable[Group]) -> str:
+    """Why fastpos's compiled parts were not measured in some of the groups; empty if they were."""
+    reasons = {
+        row.missing
+        for group in groups
+        for name, row in group.rows.items()
+        if name.startswith("fastpos-native") and row.missing
+    }
+    return "; ".join(sorted(reasons))

@@ -18,24 +18,21 @@ class Spec:
     label: str
     module: str
     factory: str
-    inflater: str | None = None
-    """For fastpos, the inflater that the row is about: "isa-l" (the extension) or "isal"."""
+    native: bool | None = None
+    """For fastpos: whether the row is about its compiled parts or about its Python alone."""
 
     def load(self) -> Callable[..., Any]:
         """The factory. Call it in the process that is to be this peer, before any other import.
 
-        Raises `Unavailable` if a package or the wanted inflater is missing.
+        Raises `Unavailable` if a package or a wanted compiled part is missing.
         """
-        os.environ.pop("FASTPOS_PURE", None)
-        if self.inflater == "isal":
-            os.environ["FASTPOS_PURE"] = "1"
+        os.environ["FASTPOS_PURE"] = "1" if self.native is False else "0"
         try:
             module = importlib.import_module(self.module)
-            if self.inflater is not None:
-                fastpos = importlib.import_module("fastpos")
-                inflater = getattr(fastpos, "inflater", "none")
-                if inflater != self.inflater:
-                    raise Unavailable(f"the inflater here is {inflater}")
+            if self.native:
+                importlib.import_module("fastpos")
+                if why_not := importlib.import_module("fastpos._c").why_not:
+                    raise Unavailable(", ".join(f"{part}: {why_not[part]}" for part in why_not))
         except ImportError as error:
             raise Unavailable(str(error)) from error
         factory: Callable[..., Any] = getattr(module, self.factory)

@@ -165,6 +165,8 @@ def test_info_tells_the_extensions_in_use_and_the_versions(
     assert f"fastpos           {__version__}" in done.stdout
     assert re.search(rf"^inflater +({inflater})", done.stdout, re.M)
     assert re.search(rf"^tls +({tls})", done.stdout, re.M)
+    assert re.search(r"^package +/.+/fastpos$", done.stdout, re.M)
+    assert re.search(r"^compiled +(yes|no \(.+\))$", done.stdout, re.M)
     assert re.search(r"^orjson +\d", done.stdout, re.M)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -110,3 +111,26 @@ def test_importing_imports_little(project: Path, pure: str) -> None:
     )
     cython = {name for name in imported if name.startswith(("_cython_", "cython_runtime"))}
     assert imported - own - cython - ALLOWED == set()
+
+
+@pytest.mark.parametrize("module", ["fastpos", "benchmarks"])
+def test_in_a_checkout_what_was_installed_is_run(
+    module: str, project: Path, tmp_path: Path
+) -> None:
+    checkout, installed = tmp_path / "checkout", tmp_path / "installed"
+    for root in (checkout, installed):
+        shutil.copytree(project / "fastpos", root / "fastpos")
+    shutil.copytree(project / "benchmarks", checkout / "benchmarks")
+    (checkout / "benchmarks" / "__main__.py").write_text(
+        "from fastpos import cli\ncli.main(['info'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", module, "info"],
+        check=True,
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert f" {installed / 'fastpos'}\n" in done.stdout

@@ -62,18 +62,18 @@ PEERS = {
     "app-isal-orjson": _spec("WebSocketApp + isal + orjson", "websocket_app", "isal_orjson"),
     "websockets": _spec("websockets (threads) + isal + orjson", "websockets_sync", "Client"),
     "picows": _spec("picows + isal + orjson, uvloop", "picows_uvloop", "Client"),
-    "fastpos-pure": _spec("fastpos, pure", "fastpos_stream", "Client", inflater="isal"),
-    "fastpos-native": _spec("fastpos, native", "fastpos_stream", "Client", inflater="isa-l"),
+    "fastpos-pure": _spec("fastpos, pure", "fastpos_stream", "Client", native=False),
+    "fastpos-native": _spec("fastpos, native", "fastpos_stream", "Client", native=True),
     # With nothing decoded: what it costs to get a frame off the socket.
     "recv-empty": _spec("websocket-client, WebSocket.recv_data", "websocket_recv", "Client"),
     "app-empty": _spec("websocket-client, WebSocketApp", "websocket_app", "empty"),
     "fastpos-pure-empty": _spec(
-        "fastpos connection, pure", "fastpos_connection", "Client", inflater="isal"
+        "fastpos connection, pure", "fastpos_connection", "Client", native=False
     ),
     "fastpos-native-empty": _spec(
         "fastpos connection, native (inflates)",
         "fastpos_connection",
         "Client",
-        inflater="isa-l",
+        native=True,
     ),
 }

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from .. import __version__
 from .._c import compiled, compiled_error
@@ -172,6 +173,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     _show(f"fastpos           {__version__}")
+    _show(f"package           {Path(__file__).resolve().parent.parent}")
     _show(f"compiled          {'yes' if compiled else 'no'}{_why(compiled_error)}")
     _show(f"inflater          {inflater}{_why(native_error)}")
     _show(f"tls               {'ssl module' if direct_error else 'direct'}{_why(direct_error)}")
