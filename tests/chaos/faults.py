@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import gzip
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from tests.chaos.rig import (
     SUBSCRIBE_TIMEOUT,
     Rig,
 )
+from tests.support.pushes import bomb, packed
 from tests.support.recording import until
 
 __all__ = ["BACK_WITHIN", "FAULTS", "RESET", "RETRY_WITHIN", "Fault", "Loss", "Seen"]
@@ -40,12 +39,15 @@ class Loss(enum.Enum):
     BROKEN = "those, and the last ones that were sent on the connection that broke"
 
 
+Inject = Callable[[Rig], AbstractContextManager[None]]
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault, and what is expected."""
 
     name: str
-    inject: Callable[[Rig], AbstractContextManager[None]]
+    inject: Inject
     """Entering puts it in, leaving takes it out. What is not noticed has lasted when entered."""
     seen: Seen
     reason: str = ""
@@ -91,168 +93,120 @@ RESET = r"the connection was lost: .*Connection reset by peer"
 NO_PONG = rf"no pong within {PONG_TIMEOUT:g} s"
 NO_HANDSHAKE = r"wss?://localhost:\d+: no whole answer to the handshake in time"
 
+CLOSED = r"closed by the server with code %d: maintenance"
+FORBIDDEN = r"protocol error: close code %d may not be sent"
+HTTP = r"ws://localhost:\d+: the upgrade is refused: HTTP "
+TOO_LARGE = r"protocol error: message of 67108864 bytes, over the limit of 1048576"
+TLS_LONG = r"wss://localhost:\d+: the TLS handshake failed: the TLS handshake took too long"
+NAME = (
+    r"ws://localhost:\d+: the host name cannot be resolved: "
+    r".*Temporary failure in name resolution"
+)
+REFUSED = r"ws://localhost:\d+: cannot connect: .*Connection refused"
+NOT_SAID = f"no '%s success' from the exchange within {SUBSCRIBE_TIMEOUT:g} s"
+REFUSAL = r"the subscription was refused: 'sub fail: busy'"
+SHAPE = r"wrong shape: order is not an object"
+BOMB = r"not a push: inflates to more than 1048576 bytes"
+
+MIB = 1 << 20
 # Of a number that no event has: it would be seen if any of it were delivered.
 ORDER = b'{"channel":"order","order":{"orderId":"1","volume":-1,"orderAction":"1"}}'
 
-# --- ends of a connection -------------------------------------------------------------------------
+# --- how faults are put in and taken out ----------------------------------------------------------
 
 
-@contextmanager
-def reset(rig: Rig) -> Iterator[None]:
-    rig.network.reset()
-    yield
+def during(put: Callable[[Rig], object], take: Callable[[Rig], object] | None = None) -> Inject:
+    """A fault that is there from `put` to `take`; without that it is over at once."""
+
+    @contextmanager
+    def inject(rig: Rig) -> Iterator[None]:
+        put(rig)
+        yield
+        if take is not None:
+            take(rig)
+
+    return inject
 
 
-@contextmanager
-def closed(code: int | None, rig: Rig) -> Iterator[None]:
-    rig.exchange.drop(clean=True, code=code, reason="maintenance")
-    yield
+def network(fault: str, *parameters: object) -> Inject:
+    """A method of `TcpProxy`, until it resumes."""
+    return during(
+        lambda rig: getattr(rig.network, fault)(*parameters), lambda rig: rig.network.resume()
+    )
 
 
-@contextmanager
-def cut_by_the_network(rig: Rig) -> Iterator[None]:
-    rig.network.truncate_after(rig.rng.randint(1, 400))
-    yield
+def exchange(fault: str, *parameters: object, reset: bool = False, **more: object) -> Inject:
+    """A method of the simulator, until its faults are cleared; with `reset`, for those to come."""
+
+    def put(rig: Rig) -> None:
+        getattr(rig.exchange, fault)(*parameters, **more)
+        if reset:
+            rig.network.reset()
+
+    return during(put, lambda rig: rig.exchange.clear_faults())
 
 
-@contextmanager
-def cut_by_the_server(rig: Rig) -> Iterator[None]:
-    rig.exchange.truncate_frame(ORDER, end=True)
-    yield
+def closed(code: int | None) -> Inject:
+    return exchange("drop", clean=True, code=code, reason="maintenance")
 
 
-@contextmanager
-def half_open(rig: Rig) -> Iterator[None]:
-    rig.network.blackhole()
-    yield
-    rig.network.resume()
-
-
-@contextmanager
-def deaf(rig: Rig) -> Iterator[None]:
-    rig.network.stop_reading_client()
-    yield
-    rig.network.resume()
-
-
-@contextmanager
-def no_pongs(rig: Rig) -> Iterator[None]:
-    rig.exchange.stall(pushes=True, handshakes=True, closes=True)
-    yield
-    rig.exchange.clear_faults()
-
-
-@contextmanager
-def huge_message(rig: Rig) -> Iterator[None]:
-    rig.exchange.push_bytes(bytes(64 * 1024 * 1024))
-    yield
-
-
-# --- attempts that fail ---------------------------------------------------------------------------
-
-
-@contextmanager
-def no_upgrade(rig: Rig) -> Iterator[None]:
-    rig.exchange.stall(pushes=True, pongs=True, closes=True)
-    rig.network.reset()
-    yield
-    rig.exchange.clear_faults()
-
-
-@contextmanager
-def upgrade_refused(status: int, headers: dict[str, str], rig: Rig) -> Iterator[None]:
-    rig.exchange.refuse_upgrade(status, headers, b"<html>not now</html>")
-    rig.network.reset()
-    yield
-    rig.exchange.clear_faults()
-
-
-@contextmanager
-def tls_stalls(rig: Rig) -> Iterator[None]:
-    rig.network.pause_downstream()
-    rig.network.reset()
-    yield
-    rig.network.resume()
-
-
-@contextmanager
-def name_unknown(rig: Rig) -> Iterator[None]:
-    rig.host.resolves = False
-    rig.network.reset()
-    yield
-    rig.host.resolves = True
-
-
-@contextmanager
-def port_closed(rig: Rig) -> Iterator[None]:
-    rig.network.refuse()
-    rig.network.reset()
-    yield
-    rig.network.accept_again()
-
-
-@contextmanager
-def not_greeted(rig: Rig) -> Iterator[None]:
-    rig.exchange.silent_connect(times=1)
-    rig.network.reset()
-    yield
-
-
-@contextmanager
-def not_answered(rig: Rig) -> Iterator[None]:
-    rig.exchange.ignore_subscription(times=1)
-    rig.network.reset()
-    yield
+def upgrade_refused(status: int, headers: dict[str, str]) -> Inject:
+    return exchange("refuse_upgrade", status, headers, b"<html>not now</html>", reset=True)
 
 
 @contextmanager
 def refused(times: int, rig: Rig) -> Iterator[None]:
-    rig.exchange.refuse_subscription("sub fail: busy", times=times)
+    with exchange("refuse_subscription", "sub fail: busy", times=times, reset=True)(rig):
+        yield
+        assert rig.exchange.wait_for("refusal", count=times), "not refused as often as planned"
+
+
+def tls_stalls(rig: Rig) -> None:
+    rig.network.pause_downstream()
     rig.network.reset()
-    yield
-    assert rig.exchange.wait_for("refusal", count=times), "not refused as often as planned"
 
 
-# --- bad messages ---------------------------------------------------------------------------------
+def name_unknown(rig: Rig) -> None:
+    rig.host.resolves = False
+    rig.network.reset()
 
 
-@contextmanager
-def message(data: bytes, rig: Rig) -> Iterator[None]:
-    rig.exchange.push_bytes(data)
-    rig.burst()
-    yield
+def name_known(rig: Rig) -> None:
+    rig.host.resolves = True
 
 
-@contextmanager
-def text_message(text: str, rig: Rig) -> Iterator[None]:
-    rig.exchange.push_bytes(text, text=True)
-    rig.burst()
-    yield
+def cut_by_the_network(rig: Rig) -> None:
+    rig.network.truncate_after(rig.rng.randint(1, 400))
 
 
-PUSH = gzip.compress(ORDER, mtime=0)
-WRONG_CHECKSUM = PUSH[:-8] + struct.pack("<II", 0, len(ORDER))
-BOMB = gzip.compress(bytes(64 * 1024 * 1024), mtime=0)
+def port_closed(rig: Rig) -> None:
+    rig.network.refuse()
+    rig.network.reset()
 
 
-# --- nothing that ends a connection ---------------------------------------------------------------
+def message(data: bytes | str) -> Inject:
+    """A bad message in the midst of good ones."""
+
+    def put(rig: Rig) -> None:
+        rig.exchange.push_bytes(data, text=isinstance(data, str))
+        rig.burst()
+
+    return during(put)
 
 
 @contextmanager
 def silent(rig: Rig) -> Iterator[None]:
-    rig.exchange.stall(pongs=True, handshakes=True, closes=True)
-    rig.wait_pings(2)
-    yield
-    rig.exchange.clear_faults()
+    with exchange("stall", pongs=True, handshakes=True, closes=True)(rig):
+        rig.wait_pings(2)
+        yield
 
 
 @contextmanager
 def byte_by_byte(rig: Rig) -> Iterator[None]:
     before = len(rig.sessions[-1])
-    rig.network.trickle(1)
-    rig.wait_events(before + rig.rng.randint(20, 40))
-    yield
-    rig.network.resume()
+    with network("trickle", 1)(rig):
+        rig.wait_events(before + rig.rng.randint(20, 40))
+        yield
 
 
 @contextmanager
@@ -265,9 +219,7 @@ def clock_back(rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
-def clock_back_and(
-    fault: Callable[[Rig], AbstractContextManager[None]], rig: Rig
-) -> Iterator[None]:
+def clock_back_and(fault: Inject, rig: Rig) -> Iterator[None]:
     """Another fault, while the clock is set back ten times a second: in every wait there is."""
     began = monotonic()
     with _clock(rig, lambda: -3600.0 * (1 + (monotonic() - began) // 0.1)), fault(rig):
@@ -289,211 +241,90 @@ SENT_CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014, 
 # Reserved for what no close frame says, not assigned, or out of range.
 FORBIDDEN_CODES = (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535)
 
+END, ATTEMPT, MESSAGE, NOT = Seen
+HALF_OPEN = network("blackhole")
+NO_UPGRADE = exchange("stall", pushes=True, pongs=True, closes=True, reset=True)
+PUSH = packed(ORDER)
+WRONG_CHECKSUM = PUSH[:-8] + bytes(4) + PUSH[-4:]
+BAD_DATA = PUSH[:10] + b"\xff" + PUSH[11:]
+ODD_SHAPE = packed('{"channel":"order","order":[]}')
+SLOW_DOWN = upgrade_refused(429, {"Retry-After": "1"})
+PORT_CLOSED = during(port_closed, lambda rig: rig.network.accept_again())
+TLS_STALLS = during(tls_stalls, lambda rig: rig.network.resume())
+NO_PONGS = exchange("stall", pushes=True, handshakes=True, closes=True)
+HUGE = exchange("push_bytes", bytes(64 * MIB))
+REFUSED_FIRST = "`sub` refused, then accepted"
+CLOCK = "host's clock set back again and again"
+
 FAULTS: tuple[Fault, ...] = (
-    Fault("connection reset", reset, Seen.END, RESET, AT_ONCE),
-    Fault(
-        "clean close without a close frame",
-        partial(closed, None),
-        Seen.END,
-        ENDED,
-        AT_ONCE,
-        Loss.OUTAGE,
+    Fault("connection reset", during(lambda rig: rig.network.reset()), END, RESET, AT_ONCE),
+    Fault("clean close without a close frame", closed(None), END, ENDED, AT_ONCE, Loss.OUTAGE),
+    *(
+        Fault(name, closed(code), END, reason % code, CLOSED_BY_US, Loss.OUTAGE, str(code))
+        for name, codes, reason in (
+            ("close frame with code", SENT_CODES, CLOSED),
+            ("close frame with a forbidden code", FORBIDDEN_CODES, FORBIDDEN),
+        )
+        for code in codes
     ),
     *(
-        Fault(
-            "close frame with code",
-            partial(closed, code),
-            Seen.END,
-            rf"closed by the server with code {code}: maintenance",
-            CLOSED_BY_US,
-            Loss.OUTAGE,
-            case=str(code),
+        Fault(name, inject, END, NO_PONG, DEAD, case=case, away=True, meanwhile=NO_HANDSHAKE)
+        for name, inject, case in (
+            ("half-open: packets vanish", HALF_OPEN, "both ways"),
+            ("half-open: packets vanish", network("stop_reading_client"), "to the server"),
+            (CLOCK, partial(clock_back_and, HALF_OPEN), "and half-open"),
         )
-        for code in SENT_CODES
+    ),
+    Fault("pings not answered, events sent", NO_PONGS, END, NO_PONG, DEAD),
+    *(
+        Fault("frame cut short by the end", inject, END, ENDED, AT_ONCE, loss, case)
+        for inject, loss, case in (
+            (exchange("truncate_frame", ORDER, end=True), Loss.OUTAGE, "by the server"),
+            (during(cut_by_the_network), Loss.BROKEN, "by the network"),
+        )
+    ),
+    Fault("message of 64 MiB", HUGE, END, TOO_LARGE, CLOSED_BY_US),
+    *(
+        Fault(name, inject, ATTEMPT, NO_HANDSHAKE, UNOPENED, case=case, away=True)
+        for name, inject, case in (
+            ("upgrade never answered", NO_UPGRADE, ""),
+            (CLOCK, partial(clock_back_and, NO_UPGRADE), "and upgrade never answered"),
+        )
     ),
     *(
-        Fault(
-            "close frame with a forbidden code",
-            partial(closed, code),
-            Seen.END,
-            rf"protocol error: close code {code} may not be sent",
-            CLOSED_BY_US,
-            Loss.OUTAGE,
-            case=str(code),
+        Fault(name, inject, ATTEMPT, reason, AT_ONCE, away=True, retry_after=retry_after)
+        for name, inject, reason, retry_after in (
+            ("HTTP 502", upgrade_refused(502, {}), HTTP + "502", 0.0),
+            ("HTTP 429 with Retry-After: 1", SLOW_DOWN, HTTP + "429", 1.0),
+            ("name not resolved", during(name_unknown, name_known), NAME, 0.0),
+            ("port closed", PORT_CLOSED, REFUSED, 0.0),
         )
-        for code in FORBIDDEN_CODES
     ),
-    Fault(
-        "half-open: packets vanish",
-        half_open,
-        Seen.END,
-        NO_PONG,
-        DEAD,
-        case="both ways",
-        away=True,
-        meanwhile=NO_HANDSHAKE,
-    ),
-    Fault(
-        "half-open: packets vanish",
-        deaf,
-        Seen.END,
-        NO_PONG,
-        DEAD,
-        case="to the server",
-        away=True,
-        meanwhile=NO_HANDSHAKE,
-    ),
-    Fault("pings not answered, events sent", no_pongs, Seen.END, NO_PONG, DEAD),
-    Fault(
-        "frame cut short by the end",
-        cut_by_the_server,
-        Seen.END,
-        ENDED,
-        AT_ONCE,
-        Loss.OUTAGE,
-        case="by the server",
-    ),
-    Fault(
-        "frame cut short by the end",
-        cut_by_the_network,
-        Seen.END,
-        ENDED,
-        AT_ONCE,
-        case="by the network",
-    ),
-    Fault(
-        "message of 64 MiB",
-        huge_message,
-        Seen.END,
-        r"protocol error: message of 67108864 bytes, over the limit of 1048576",
-        CLOSED_BY_US,
-    ),
-    Fault(
-        "upgrade never answered",
-        no_upgrade,
-        Seen.ATTEMPT,
-        NO_HANDSHAKE,
-        UNOPENED,
-        away=True,
-    ),
-    Fault(
-        "HTTP 502",
-        partial(upgrade_refused, 502, {}),
-        Seen.ATTEMPT,
-        r"ws://localhost:\d+: the upgrade is refused: HTTP 502",
-        AT_ONCE,
-        away=True,
-    ),
-    Fault(
-        "HTTP 429 with Retry-After: 1",
-        partial(upgrade_refused, 429, {"Retry-After": "1"}),
-        Seen.ATTEMPT,
-        r"ws://localhost:\d+: the upgrade is refused: HTTP 429",
-        AT_ONCE,
-        away=True,
-        retry_after=1.0,
-    ),
-    Fault(
-        "TLS handshake stalls",
-        tls_stalls,
-        Seen.ATTEMPT,
-        r"wss://localhost:\d+: the TLS handshake failed: the TLS handshake took too long",
-        UNOPENED,
-        away=True,
-        tls=True,
-    ),
-    Fault(
-        "name not resolved",
-        name_unknown,
-        Seen.ATTEMPT,
-        r"ws://localhost:\d+: the host name cannot be resolved: "
-        r".*Temporary failure in name resolution",
-        AT_ONCE,
-        away=True,
-    ),
-    Fault(
-        "port closed",
-        port_closed,
-        Seen.ATTEMPT,
-        r"ws://localhost:\d+: cannot connect: .*Connection refused",
-        AT_ONCE,
-        away=True,
-    ),
-    Fault(
-        "never greeted",
-        not_greeted,
-        Seen.ATTEMPT,
-        rf"no 'connect success' from the exchange within {SUBSCRIBE_TIMEOUT:g} s",
-        UNSUBSCRIBED,
-    ),
-    Fault(
-        "`sub` never answered",
-        not_answered,
-        Seen.ATTEMPT,
-        rf"no 'sub success' from the exchange within {SUBSCRIBE_TIMEOUT:g} s",
-        UNSUBSCRIBED,
+    Fault("TLS handshake stalls", TLS_STALLS, ATTEMPT, TLS_LONG, UNOPENED, away=True, tls=True),
+    *(
+        Fault(name, exchange(fault, times=1, reset=True), ATTEMPT, NOT_SAID % what, UNSUBSCRIBED)
+        for name, fault, what in (
+            ("never greeted", "silent_connect", "connect"),
+            ("`sub` never answered", "ignore_subscription", "sub"),
+        )
     ),
     *(
-        Fault(
-            "`sub` refused, then accepted",
-            partial(refused, times),
-            Seen.ATTEMPT,
-            r"the subscription was refused: 'sub fail: busy'",
-            AT_ONCE,
-            case="once" if times == 1 else "twice",
-        )
-        for times in (1, 2)
+        Fault(REFUSED_FIRST, partial(refused, times), ATTEMPT, REFUSAL, AT_ONCE, case=case)
+        for times, case in ((1, "once"), (2, "twice"))
     ),
     *(
-        Fault(
-            "corrupt gzip", partial(message, data), Seen.MESSAGE, reason, AT_ONCE, Loss.NONE, case
-        )
-        for case, data, reason in (
-            ("checksum", WRONG_CHECKSUM, r"not a push: wrong checksum or length"),
-            ("data", PUSH[:10] + b"\xff" + PUSH[11:], r"not a push: bad deflate data"),
-            ("cut short", PUSH[:-9], r"not a push: cut short"),
-        )
-    ),
-    Fault(
-        "gzip bomb, 64 MiB in 64 KiB",
-        partial(message, BOMB),
-        Seen.MESSAGE,
-        r"not a push: inflates to more than 1048576 bytes",
-        AT_ONCE,
-        Loss.NONE,
-    ),
-    *(
-        Fault("garbage JSON", inject, Seen.MESSAGE, reason, AT_ONCE, Loss.NONE, case)
-        for case, inject, reason in (
-            ("no JSON", partial(message, gzip.compress(ORDER[:-1])), r"not JSON: .+"),
-            ("text", partial(text_message, "<html>"), r"not JSON: .+"),
-            (
-                "other shape",
-                partial(message, gzip.compress(b'{"channel":"order","order":[]}')),
-                r"wrong shape: order is not an object",
-            ),
+        Fault(name, message(data), MESSAGE, reason, AT_ONCE, Loss.NONE, case)
+        for name, case, data, reason in (
+            ("corrupt gzip", "checksum", WRONG_CHECKSUM, r"not a push: wrong checksum or length"),
+            ("corrupt gzip", "data", BAD_DATA, r"not a push: bad deflate data"),
+            ("corrupt gzip", "cut short", PUSH[:-9], r"not a push: cut short"),
+            ("gzip bomb, 64 MiB in 64 KiB", "", bomb(64 * MIB), BOMB),
+            ("garbage JSON", "no JSON", packed(ORDER[:-1]), r"not JSON: .+"),
+            ("garbage JSON", "text", "<html>", r"not JSON: .+"),
+            ("garbage JSON", "other shape", ODD_SHAPE, SHAPE),
         )
     ),
-    Fault("events not sent, pings answered", silent, Seen.NOT, loss=Loss.OUTAGE),
-    Fault("one byte at a time", byte_by_byte, Seen.NOT, loss=Loss.NONE),
-    Fault("host's clock set back an hour", clock_back, Seen.NOT, loss=Loss.NONE),
-    Fault(
-        "host's clock set back again and again",
-        partial(clock_back_and, half_open),
-        Seen.END,
-        NO_PONG,
-        DEAD,
-        case="and half-open",
-        away=True,
-        meanwhile=NO_HANDSHAKE,
-    ),
-    Fault(
-        "host's clock set back again and again",
-        partial(clock_back_and, no_upgrade),
-        Seen.ATTEMPT,
-        NO_HANDSHAKE,
-        UNOPENED,
-        case="and upgrade never answered",
-        away=True,
-    ),
+    Fault("events not sent, pings answered", silent, NOT, loss=Loss.OUTAGE),
+    Fault("one byte at a time", byte_by_byte, NOT, loss=Loss.NONE),
+    Fault("host's clock set back an hour", clock_back, NOT, loss=Loss.NONE),
 )

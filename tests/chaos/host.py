@@ -5,22 +5,22 @@ They are this process's own, replaced while a `Host` is entered.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 from unittest import mock
+
+from tests.support.rig import Rig
 
 __all__ = ["Host"]
 
 LOOKED_UP = "localhost"
 
 
-class Host:
+class Host(Rig):
     """Looks `localhost` up, which a stream does at the start of every attempt to connect.
 
     One trial at a time enters one. `_lock` guards `_lookups`; what goes wrong is told by single
@@ -28,11 +28,11 @@ class Host:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.resolves = True
         """False: the name service answers nothing."""
         self.clock_offset_s: Callable[[], float] = lambda: 0.0
         """How far the wall clock is off, seconds."""
-        self._cleanup = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._lookups: list[float] = []
 
@@ -42,7 +42,7 @@ class Host:
         with self._lock:
             return list(self._lookups)
 
-    def __enter__(self) -> Host:
+    def _start(self) -> None:
         look_up, seconds, nanoseconds = socket.getaddrinfo, time.time, time.time_ns
 
         def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
@@ -68,15 +68,6 @@ class Host:
                 for right, other in wrong.items():
                     if value is right:
                         replace(mock.patch.object(module, name, other))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._cleanup.close()
 
 
 def _is_affected(module: str) -> bool:

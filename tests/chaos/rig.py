@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import random
 import ssl
@@ -10,12 +9,12 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from fastpos import PositionStream, ReconnectPolicy
 from fastpos.simulator import Exchange
 from tests.chaos.host import LOOKED_UP, Host
 from tests.chaos.ledger import Ledger
+from tests.support import rig
 from tests.support.certificates import make_certificates
 from tests.support.network import TcpProxy
 from tests.support.recording import SOON, Recorder, until
@@ -53,13 +52,14 @@ class _SeededPolicy(ReconnectPolicy):
         return super().delay(failures, outage_s, self._rand)
 
 
-class Rig:
+class Rig(rig.Rig):
     """Entered, the stream is started and events flow; left, all has ended.
 
     Events are changes of one order and one position in turn, whose volume is the event's number.
     """
 
     def __init__(self, seed: str, *, tls: bool = False) -> None:
+        super().__init__()
         self.rng = random.Random(seed)
         """For whoever puts a fault in; the stream's jitter has numbers of its own."""
         server, client = _tls_contexts() if tls else (None, None)
@@ -69,46 +69,35 @@ class Rig:
         self.ledger = Ledger()
         self._policy = _SeededPolicy(random.Random(f"{seed} jitter").random)
         self._client_context = client
-        self._cleanup = contextlib.ExitStack()
         self._stop_feeding = threading.Event()
 
-    def __enter__(self) -> Rig:
-        with self._cleanup as started:
-            started.enter_context(self.host)
-            started.enter_context(self.exchange)
-            self._order = self.exchange.place_order(volume=1)
-            self._position = self.exchange.open_position(volume=0)
-            self.network = started.enter_context(TcpProxy("127.0.0.1", self.exchange.port))
-            scheme = "ws" if self._client_context is None else "wss"
-            self.stream = PositionStream(
-                f"{scheme}://{LOOKED_UP}:{self.network.port}/position_order/ws",
-                api_key=self.exchange.api_key,
-                broker=self.exchange.broker,
-                ping_interval=PING_INTERVAL,
-                pong_timeout=PONG_TIMEOUT,
-                connect_timeout=CONNECT_TIMEOUT,
-                subscribe_timeout=SUBSCRIBE_TIMEOUT,
-                reconnect=self._policy,
-                ssl_context=self._client_context,
-                proxy="",
-                **self.recorder.callbacks,  # type: ignore[arg-type]
-            )
-            started.enter_context(self.stream)
-            assert self.stream.wait_ready(SOON), "the stream was never subscribed"
-            until(lambda: bool(self.sessions), SOON, "that on_ready was called")
-            self._feeder = threading.Thread(target=self._feed, daemon=True)
-            self._feeder.start()
-            started.callback(self._end_feeding)
-            self._cleanup = started.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._cleanup.close()
+    def _start(self) -> None:
+        enter = self._cleanup.enter_context
+        enter(self.host)
+        enter(self.exchange)
+        self._order = self.exchange.place_order(volume=1)
+        self._position = self.exchange.open_position(volume=0)
+        self.network = enter(TcpProxy("127.0.0.1", self.exchange.port))
+        scheme = "ws" if self._client_context is None else "wss"
+        self.stream = PositionStream(
+            f"{scheme}://{LOOKED_UP}:{self.network.port}/position_order/ws",
+            api_key=self.exchange.api_key,
+            broker=self.exchange.broker,
+            ping_interval=PING_INTERVAL,
+            pong_timeout=PONG_TIMEOUT,
+            connect_timeout=CONNECT_TIMEOUT,
+            subscribe_timeout=SUBSCRIBE_TIMEOUT,
+            reconnect=self._policy,
+            ssl_context=self._client_context,
+            proxy="",
+            **self.recorder.callbacks,  # type: ignore[arg-type]
+        )
+        enter(self.stream)
+        assert self.stream.wait_ready(SOON), "the stream was never subscribed"
+        until(lambda: bool(self.sessions), SOON, "that on_ready was called")
+        self._feeder = threading.Thread(target=self._feed, daemon=True)
+        self._feeder.start()
+        self._cleanup.callback(self._end_feeding)
 
     # --- events -----------------------------------------------------------------------------
 

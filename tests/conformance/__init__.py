@@ -1,0 +1,1 @@
+"""The Autobahn test suite against fastpos' WebSocket layer: `pytest -m conformance`."""

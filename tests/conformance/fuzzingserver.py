@@ -5,12 +5,10 @@ last virtualenv that knows 2.7. Everything it needs comes from PyPI; two of its 
 (wsaccel, zope.interface where no wheel fits), for which a C compiler must be there.
 
 The cache is `$FASTPOS_AUTOBAHN_CACHE`, or `fastpos-autobahn` in `$XDG_CACHE_HOME` or `~/.cache`.
-`python -m tests.conformance.fuzzingserver` installs and serves until it is interrupted.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -18,12 +16,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+
+from tests.support.rig import LOOPBACK, Rig, end_process, free_port
 
 __all__ = ["CaseResult", "FuzzingServer", "NotAvailable", "install", "read_reports"]
 
@@ -51,8 +49,6 @@ class CaseResult:
     case: str
     behavior: str
     behavior_close: str
-    duration_ms: int
-    remote_close_code: int | None
 
     @property
     def failed(self) -> bool:
@@ -162,60 +158,20 @@ def read_reports(outdir: Path, agent: str) -> dict[str, CaseResult]:
     with (outdir / "index.json").open(encoding="utf-8") as file:
         agents = json.load(file)
     return {
-        case: CaseResult(
-            case=case,
-            behavior=entry["behavior"],
-            behavior_close=entry["behaviorClose"],
-            duration_ms=entry["duration"],
-            remote_close_code=entry["remoteCloseCode"],
-        )
+        case: CaseResult(case, entry["behavior"], entry["behaviorClose"])
         for case, entry in agents.get(agent, {}).items()
     }
 
 
-class FuzzingServer:
-    """`wstest -m fuzzingserver` on a free loopback port, for as long as the `with` block lasts.
-
-    `cases` and `exclude` are lists of case patterns such as `"7.*"`; reports go to `outdir`, or to
-    a temporary directory that is removed at the end.
-    """
+class FuzzingServer(Rig):
+    """`wstest -m fuzzingserver` on a free loopback port; its reports go to `outdir`."""
 
     url: str
-    """Where the server listens, without a path; set on entering."""
+    """Where the server listens, without a path."""
 
-    def __init__(
-        self,
-        cases: Sequence[str] = ("*",),
-        exclude: Sequence[str] = COMPRESSION_CASES,
-        outdir: str | os.PathLike[str] | None = None,
-        port: int | None = None,
-    ) -> None:
-        self._cases = list(cases)
-        self._exclude = list(exclude)
-        self._outdir = None if outdir is None else Path(outdir)
-        self._port = port
-        self._cleanup = contextlib.ExitStack()
-
-    def __enter__(self) -> FuzzingServer:
-        interpreter = install()
-        with contextlib.ExitStack() as cleanup:
-            if self._outdir is None:
-                self.outdir = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-            else:
-                self.outdir = self._outdir
-                self.outdir.mkdir(parents=True, exist_ok=True)
-                (self.outdir / "index.json").unlink(missing_ok=True)
-            self._start(interpreter, cleanup)
-            self._cleanup = cleanup.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._cleanup.close()
+    def __init__(self, outdir: Path) -> None:
+        super().__init__()
+        self.outdir = outdir
 
     def reports(self, agent: str) -> dict[str, CaseResult]:
         return read_reports(self.outdir, agent)
@@ -224,16 +180,17 @@ class FuzzingServer:
         """What the server printed so far."""
         return (self.outdir / "wstest.log").read_text(errors="replace")
 
-    def _start(self, interpreter: Path, cleanup: contextlib.ExitStack) -> None:
+    def _start(self) -> None:
+        interpreter = install()
         # A free port may be taken by another program before wstest binds it, hence the attempts.
         for attempt in range(3):
-            port = self._port or _free_port()
-            self.url = f"ws://127.0.0.1:{port}"
+            port = free_port()
+            self.url = f"ws://{LOOPBACK}:{port}"
             spec = {
                 "url": self.url,
                 "outdir": str(self.outdir.resolve()),
-                "cases": self._cases,
-                "exclude-cases": self._exclude,
+                "cases": ["*"],
+                "exclude-cases": COMPRESSION_CASES,
                 "exclude-agent-cases": {},
             }
             spec_file = self.outdir / "fuzzingserver.json"
@@ -248,24 +205,17 @@ class FuzzingServer:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
-            cleanup.callback(_end, process)
+            self._cleanup.callback(end_process, process)
             if _accepts(process, port):
                 return
             if process.poll() is None or attempt == 2:
                 raise RuntimeError(f"the fuzzing server did not start:\n{self.log()[-2000:]}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _accepts(process: subprocess.Popen[bytes], port: int, timeout: float = 60.0) -> bool:
     deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1.0):
             # It may be another program's port; ours has then failed to bind it and ended.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
@@ -273,32 +223,3 @@ def _accepts(process: subprocess.Popen[bytes], port: int, timeout: float = 60.0)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
     return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--port", type=int, default=9001)
-    parser.add_argument("--cases", default="*", help="comma-separated patterns (default: *)")
-    parser.add_argument("--exclude", default=",".join(COMPRESSION_CASES))
-    parser.add_argument("--outdir", default="reports/clients")
-    options = parser.parse_args()
-    with FuzzingServer(
-        options.cases.split(","), options.exclude.split(","), options.outdir, options.port
-    ) as server:
-        print(f"serving at {server.url}, reports go to {server.outdir}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
-
-
-if __name__ == "__main__":
-    main()

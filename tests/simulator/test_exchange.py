@@ -1,0 +1,603 @@
+"""The simulator judges what a client says, and says itself what the real exchange would.
+
+Its faults, ends and silences are those of the other tests, which could not pass without them.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import gzip
+import hashlib
+import hmac
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+import fastpos.simulator
+from fastpos.simulator import Exchange
+from tests.support.pushes import REAL, load
+from tests.support.recording import SOON
+
+pytestmark = pytest.mark.long
+
+
+CONNECTED, SUBSCRIBED = "connect success", "sub success"
+
+
+TIME, ACCOUNT = "/fapi/v1/time", "/fapi/v1/account"
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    with Exchange() as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def client(exchange: Exchange) -> Iterator[ClientConnection]:
+    with subscribed(exchange) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def opened(exchange: Exchange, kind: str = "api-key", **options: Any) -> Iterator[ClientConnection]:
+    """A client that was let in and has read nothing yet."""
+    secret = exchange.token if kind == "token" else exchange.api_key
+    options.setdefault("additional_headers", {kind: secret})
+    with connect(
+        options.pop("url", exchange.url),
+        compression=None,
+        ping_interval=None,
+        close_timeout=0.2,
+        max_queue=None,
+        **options,
+    ) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def subscribed(
+    exchange: Exchange, kind: str = "api-key", **options: Any
+) -> Iterator[ClientConnection]:
+    with opened(exchange, kind, **options) as client:
+        assert client.recv(SOON) == CONNECTED
+        assert answer(client, sub(exchange, kind)) == SUBSCRIBED
+        yield client
+
+
+def sub(exchange: Exchange, kind: str = "api-key", event: str = "sub", **other: Any) -> str:
+    secret = {"token": exchange.token} if kind == "token" else {"apiKey": exchange.api_key}
+    return json.dumps({"event": event, **secret, "broker": exchange.broker} | other)
+
+
+def answer(client: ClientConnection, message: str | bytes) -> str | bytes:
+    client.send(message)
+    return client.recv(SOON)
+
+
+def ping() -> str:
+    return json.dumps({"ping": now_ms()})
+
+
+def pushed(client: ClientConnection, **options: Any) -> Any:
+    """The next push's JSON."""
+    data = client.recv(SOON)
+    assert isinstance(data, bytes), data
+    return json.loads(gzip.decompress(data), **options)
+
+
+def nothing_queued(client: ClientConnection) -> bool:
+    """Whether the server has sent nothing: the answer to a ping comes first."""
+    return "pong" in str(answer(client, ping()))
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def close_code(client: ClientConnection) -> int | None:
+    """What the server's close frame said, if it sent one."""
+    try:
+        while True:
+            client.recv(SOON)
+    except ConnectionClosed as closed:
+        return None if closed.rcvd is None else closed.rcvd.code
+
+
+def exchange_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("fastpos-exchange")]
+
+
+# --- what a client may say ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["token", "api-key"])
+def test_both_credentials_are_let_in(exchange: Exchange, kind: str) -> None:
+    with subscribed(exchange, kind, user_agent_header="somebody"):
+        (record,) = exchange.connections
+        assert (record.kind, record.alive, record.subscribed) == (kind, True, True)
+        assert (record.headers["User-Agent"], record.headers[kind]) == ("somebody", "…")
+        for secret in (exchange.token, exchange.api_key, exchange.api_secret):
+            assert secret not in repr(record) + repr(exchange) + repr(vars(record))
+    assert exchange.wait_for("disconnect")
+    assert (record.alive, record.close_code) == (False, 1000)
+    assert record.ended_at is not None
+    assert exchange.violations == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "status"),
+    [
+        ({}, "", 401),
+        ({"token": "wrong"}, "", 401),
+        ({"api-key": "wrong"}, "", 401),
+        ({"token": Exchange().api_key}, "", 401),
+        ({"apiKey": Exchange().api_key}, "", 401),
+        ({"token": Exchange().token, "api-key": Exchange().api_key}, "", 401),
+        ({"api-key": Exchange().api_key}, "/", 404),
+        ({"api-key": Exchange().api_key}, "?a=1", 404),
+    ],
+)
+def test_others_are_turned_down(
+    exchange: Exchange, headers: dict[str, str], path: str, status: int
+) -> None:
+    turned_down = opened(exchange, url=exchange.url + path, additional_headers=headers)
+    with pytest.raises(InvalidStatus) as caught, turned_down:
+        pass
+    assert caught.value.response.status_code == status
+    assert (exchange.rejections, exchange.connections) == ([status], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "violates"),
+    [
+        ({"broker": "1003"}, True),
+        ({"broker": True}, True),
+        ({"broker": 1003.0}, True),
+        ({"broker": None}, True),
+        ({"extra": 1}, True),
+        ({"token": "abc"}, True),
+        ({"broker": 1004}, False),
+        ({"apiKey": "wrong"}, False),
+        ({"apiKey": ["wrong"]}, False),
+    ],
+)
+def test_a_wrong_subscription_is_refused_and_may_be_repeated(
+    exchange: Exchange, change: dict[str, Any], violates: bool
+) -> None:
+    with opened(exchange) as client:
+        client.recv(SOON)
+        refusal = answer(client, sub(exchange, **change))
+        assert isinstance(refusal, str)
+        assert refusal.startswith("sub fail")
+        assert exchange.api_key not in refusal
+        assert exchange.push({"channel": "x"}) == 0
+        assert bool(exchange.violations) == violates
+        assert exchange.connections[0].refusals == [refusal]
+        assert answer(client, sub(exchange)) == SUBSCRIBED
+
+
+def test_the_subscription_must_have_the_headers_kind_of_credential(exchange: Exchange) -> None:
+    with opened(exchange, "token") as client:
+        client.recv(SOON)
+        assert answer(client, sub(exchange, "api-key")) == "sub fail: token"
+        (violation,) = exchange.violations
+        assert exchange.api_key not in violation
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *("hello", "[]", "7", "{}", '{"event":"subscribe"}', b'{"ping":1}', '{"ping":1,"x":2}'),
+        *('{"ping":"1713338308232"}', '{"ping":1.5}', '{"ping":true}', '{"ping":null}'),
+        *('{"ping":0}', '{"ping":1713338308}'),  # not the time, not in ms
+    ],
+)
+def test_what_is_not_in_the_protocol_is_recorded(
+    exchange: Exchange, client: ClientConnection, message: str | bytes
+) -> None:
+    client.send(message)
+    assert exchange.wait_for("violation")
+    assert len(exchange.violations) == 1
+
+
+def test_violations_hide_credentials(exchange: Exchange, client: ClientConnection) -> None:
+    client.send(f"what about {exchange.api_key} and {exchange.token}")
+    assert exchange.wait_for("violation")
+    assert exchange.violations == ["not JSON: what about … and …"]
+
+
+def test_a_breach_of_the_websocket_protocol_is_recorded(
+    exchange: Exchange, client: ClientConnection
+) -> None:
+    client.socket.sendall(b"\x81\x02hi")  # not masked
+    assert close_code(client) == 1002
+    assert exchange.wait_for("violation")
+
+
+def test_a_pong_has_the_exchanges_own_clock(exchange: Exchange, client: ClientConnection) -> None:
+    exchange.clock_offset_ms = 7_000
+    before, sent = time.monotonic(), now_ms()
+    pong = json.loads(answer(client, json.dumps({"ping": sent})))
+    assert list(pong) == ["pong"]
+    assert sent + 7_000 <= pong["pong"] <= now_ms() + 7_000
+    ((at, value),) = exchange.connections[0].pings
+    assert before <= at <= time.monotonic()
+    assert value == sent
+    assert exchange.violations == []
+
+
+def test_a_client_that_does_not_ping_is_disconnected() -> None:
+    with Exchange(ping_timeout=0.3) as exchange, subscribed(exchange) as client:
+        first = time.monotonic()
+        client.send(ping())
+        assert close_code(client) == 1001
+        assert time.monotonic() - first >= 0.3
+        assert exchange.connections[0].timed_out
+        assert exchange.wait_for("disconnect")
+        assert exchange.counts["timeout"] == 1
+
+
+# --- what goes out --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply_format", "unwrap"),
+    [
+        ("text", lambda data: data),
+        ("quoted", json.loads),
+        ("binary", bytes.decode),
+        ("gzip", lambda data: gzip.decompress(data).decode()),
+        ("gzip-quoted", lambda data: json.loads(gzip.decompress(data))),
+    ],
+)
+def test_formats_of_replies_and_pongs(reply_format: str, unwrap: Any) -> None:
+    with Exchange(reply_format=reply_format) as exchange, opened(exchange) as client:
+        assert unwrap(client.recv(SOON)) == CONNECTED
+        assert unwrap(answer(client, sub(exchange))) == SUBSCRIBED
+        pong = answer(client, ping())
+        if reply_format.startswith("gzip"):
+            assert isinstance(pong, bytes)
+            pong = gzip.decompress(pong)
+        assert list(json.loads(pong)) == ["pong"]
+    with Exchange(pong_format="gzip") as exchange, subscribed(exchange) as client:
+        client.send(ping())
+        assert list(pushed(client)) == ["pong"]
+
+
+@pytest.mark.parametrize("argument", ["reply_format", "pong_format", "style"])
+def test_unknown_formats_are_told(argument: str) -> None:
+    with pytest.raises(ValueError, match=argument):
+        Exchange(**{argument: "morse"})  # type: ignore[arg-type]
+
+
+def test_a_push_is_what_the_real_exchange_sends(
+    exchange: Exchange, client: ClientConnection
+) -> None:
+    text = gzip.decompress(REAL)
+    for push in (text, text.decode()):
+        exchange.push(push)
+        assert client.recv(SOON) == REAL
+    for data in (b"\x00\x01", "text", b"x" * 70_000):
+        exchange.push_bytes(data, text=isinstance(data, str))
+        assert client.recv(SOON) == data
+
+
+def test_decimals_keep_their_digits(exchange: Exchange, client: ClientConnection) -> None:
+    number = Decimal("85717.01833333999523920")
+    exchange.push({"é": [number, 1, 2.5, None, True, ("x",)]})
+    assert pushed(client, parse_float=Decimal) == {"é": [number, 1, 2.5, None, True, ["x"]]}
+    for bad in (float("nan"), Decimal("inf")):
+        with pytest.raises(ValueError, match=r"(?i)nan|inf|JSON"):
+            exchange.push({"x": bad})
+    with pytest.raises(TypeError):
+        exchange.push({"x": object()})
+
+
+def shape(value: Any) -> Any:
+    """Keys and JSON types, which is what two messages of a kind have in common."""
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number"
+    return type(value).__name__
+
+
+def test_messages_have_the_documented_shape(exchange: Exchange, client: ClientConnection) -> None:
+    def shaped(documented: Any) -> Any:
+        message = pushed(client)
+        assert shape(message) == shape(documented)
+        return message
+
+    position = exchange.open_position("S-BTC-USDT")
+    created = shaped(load("account_update_create"))
+    assert created["d"]["et"] == "CREATE"
+    assert abs(int(created["t"]) - now_ms()) < 5000
+    exchange.update_position(position, volume=7, margin_rate=0.09)
+    updated = shaped(load("account_update_update"))
+    assert updated["d"]["p"] == {"id": position, "pv": 7, "mr": 0.09}
+    exchange.tick()
+    shaped(load("adl_price_two"))
+    exchange.close_position(position)
+    assert shaped(load("account_update_delete"))["d"]["p"] == {"id": position}
+    exchange.set_balance("BTC", available="1.5")
+    balances = shaped(load("account_update_default"))
+    assert {b["c"]: b["an"] for b in balances["d"]["a"]} == {"USDT": "100000", "BTC": "1.5"}
+    order = exchange.place_order(take_profit=62000, stop_loss=59000)
+    expected = load("order")
+    for side in ("takerProfit", "stopLoss"):  # attached here, unlike in the example
+        expected["order"]["otoOrder"][f"{side}TriggerId"] = "1"
+    assert shaped(expected)["order"]["orderId"] == order
+    exchange.place_trigger()
+    shaped(load("trig_order"))
+    exchange.system_close()
+    assert pushed(client) == load("system_close")
+
+
+# --- the account ----------------------------------------------------------------------------------
+
+
+def test_positions(exchange: Exchange) -> None:
+    first = exchange.open_position(side="SELL", volume=3, leverage=5, margin_mode="ISOLATED", cid=9)
+    second = exchange.open_position("E-ETH-USDT", position_id=7, mark_price=Decimal("1.5"))
+    assert second == 7
+    position = exchange.positions[first]
+    assert (position["s"], position["pv"], position["l"], position["pt"]) == ("SELL", 3, 5, 2)
+    assert (position["cid"], position["ccv"]) == (9, 3)
+    assert exchange.ticks[7]["tp"] == Decimal("1.5")
+    assert exchange.update_position(first, volume=2, adl_level=4)
+    assert exchange.positions[first]["pv"] == 2
+    assert exchange.ticks[first]["al"] == 4
+    exchange.positions[first]["pv"] = 0  # a copy
+    assert exchange.positions[first]["pv"] == 2
+    with pytest.raises(ValueError, match="7"):
+        exchange.open_position(position_id=7)
+    with pytest.raises(TypeError, match="colour"):
+        exchange.open_position(colour="red")
+    for method in (exchange.update_position, exchange.close_position):
+        with pytest.raises(KeyError):
+            method(99)
+    exchange.close_position(first)
+    assert list(exchange.positions) == [7]
+
+
+def test_an_update_tells_only_what_is_new(exchange: Exchange, client: ClientConnection) -> None:
+    position = exchange.open_position(volume=3)
+    assert pushed(client)["d"]["et"] == "CREATE"
+    assert not exchange.update_position(position, volume=3)
+    assert not exchange.update_position(position, mark_price=5)
+    assert nothing_queued(client)
+    assert exchange.update_position(position, volume=3, leverage=50)
+    assert pushed(client)["d"]["p"] == {"id": position, "l": 50}
+
+
+def test_ticks(exchange: Exchange, client: ClientConnection) -> None:
+    assert not exchange.tick()
+    assert nothing_queued(client)
+    ids = [exchange.open_position(), exchange.open_position("E-ETH-USDT", open_price=2500)]
+    pushed(client)
+    pushed(client)
+    exchange.set_price("E-ETH-USDT", Decimal("2510.00000000000000005"), spread=2)
+    assert exchange.tick()
+    tick = pushed(client, parse_float=Decimal)
+    assert [t["id"] for t in tick["l"]] == ids
+    assert tick["l"][1]["tp"] == Decimal("2510.00000000000000005")
+    assert tick["l"][1]["bo"] == Decimal("2509.00000000000000005")
+    exchange.start_ticking(0.01)
+    for _ in range(3):
+        assert pushed(client)["channel"] == "ADL_PRICE"
+    exchange.stop_ticking()
+    assert "fastpos-exchange-ticker" not in exchange_threads()
+
+
+def test_orders(exchange: Exchange, client: ClientConnection) -> None:
+    order = exchange.place_order(volume=10, price=100)
+    other = exchange.place_order(side="SELL", type=2)
+    assert order != other
+    assert len(order) == 19
+    assert [pushed(client)["order"]["orderAction"] for _ in "12"] == ["1", "1"]
+    exchange.fill_order(order, 4)
+    partly = pushed(client)["order"]
+    assert (partly["dealVolume"], partly["avgPrice"], partly["orderAction"]) == (4, 100, "3")
+    with pytest.raises(ValueError, match="7"):
+        exchange.fill_order(order, 7)
+    exchange.change_order(order, price=101)
+    assert pushed(client)["order"]["price"] == 101
+    exchange.fill_order(order, price=110)
+    filled = pushed(client)["order"]
+    assert (filled["dealVolume"], filled["avgPrice"]) == (10, 106)
+    assert list(exchange.orders) == [other]
+    with pytest.raises(KeyError):
+        exchange.cancel_order(order)
+    exchange.cancel_order(other)
+    cancelled = pushed(client)["order"]
+    assert (cancelled["orderId"], cancelled["orderAction"]) == (other, "2")
+    assert exchange.orders == {}
+
+
+# --- REST -----------------------------------------------------------------------------------------
+
+
+def get(exchange: Exchange, path: str, **changes: str) -> Any:
+    """A signed request's answer; `changes` replace headers."""
+    stamp = changes.get("ts", str(now_ms()))
+    signed = f"{stamp}GET{path}".encode()
+    signature = hmac.new(exchange.api_secret.encode(), signed, hashlib.sha256).hexdigest()
+    headers = {
+        "X-CH-APIKEY": changes.get("key", exchange.api_key),
+        "X-CH-TS": stamp,
+        "X-CH-SIGN": changes.get("sign", signature),
+    }
+    request = urllib.request.Request(exchange.rest_url + path, headers=headers)
+    with urllib.request.urlopen(request, timeout=SOON) as response:
+        return json.loads(response.read(), parse_float=Decimal)
+
+
+def refusal(exchange: Exchange, path: str, **changes: str) -> tuple[int, Any]:
+    """The status and the code."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(exchange, path, **changes)
+    with caught.value as error:
+        return error.code, json.loads(error.read())["code"]
+
+
+DOCUMENTED = (
+    "id uid contractId positionType side volume openPrice avgPrice closePrice leverageLevel "
+    "holdAmount closeVolume pendingCloseVolume realizedAmount historyRealizedAmount tradeFee "
+    "capitalFee closeProfit shareAmount freezeLock status ctime mtime brokerId marginRate "
+    "reducePrice openAmount"
+)
+
+
+def test_rest_account_tells_the_truth(exchange: Exchange) -> None:
+    long = exchange.open_position(
+        volume=12, open_price=Decimal("98533.12345678901234567"), closable_volume=2, leverage=3
+    )
+    exchange.open_position("S-ETH-USDT", "SELL", margin_mode="ISOLATED")
+    exchange.update_position(long, volume=8)
+    exchange.set_balance(available="122624.12345678", frozen="100.5", isolated_margin="50.25")
+    (account,) = get(exchange, ACCOUNT)["account"]
+    assert account["marginCoin"] == "USDT"
+    assert account["accountNormal"] == Decimal("122624.12345678")
+    assert account["accountLock"] == Decimal("100.5")
+    assert account["partPositionNormal"] == Decimal("50.25")
+    first, second = account["positionVos"]
+    names = (first["contractName"], first["contractSymbol"], first["contractOtherName"])
+    assert names == ("E-BTC-USDT", "BTC-USDT", "BTCUSDT-EXUSD")
+    (position,) = first["positions"]
+    assert list(position) == DOCUMENTED.split()
+    assert (position["volume"], position["closeVolume"], position["pendingCloseVolume"]) == (
+        8,
+        4,
+        6,
+    )
+    assert position["openPrice"] == Decimal("98533.12345678901234567")
+    assert position["brokerId"] == exchange.broker
+    assert second["positions"][0]["positionType"] == 2
+
+
+def test_rest_signatures(exchange: Exchange) -> None:
+    assert get(exchange, ACCOUNT)["account"]
+    assert refusal(exchange, ACCOUNT, key="wrong") == (401, -2015)
+    assert refusal(exchange, ACCOUNT, sign="0" * 64) == (400, -1022)
+    assert refusal(exchange, ACCOUNT, ts=str(now_ms() - 6000)) == (400, -1021)
+    assert refusal(exchange, ACCOUNT, ts="soon") == (400, -1102)
+    assert refusal(exchange, "/fapi/v1/other")[0] == 404
+    exchange.clock_offset_ms = 60_000
+    assert refusal(exchange, ACCOUNT) == (400, -1021)
+    assert get(exchange, ACCOUNT, ts=str(now_ms() + 60_000))["account"]
+    assert [status for _, _, status in exchange.rest_requests][:2] == [200, 401]
+
+
+def test_rest_signature_worked_out_by_openssl() -> None:
+    # printf '1700000000000GET/fapi/v1/account' | openssl dgst -sha256 -hmac 'my secret'
+    signature = "14e385f273ff9911cdb94a042ee34a366e70ab8363ea8bf2b3451007bc3912d5"
+    with Exchange(api_secret="my secret") as exchange:
+        exchange.clock_offset_ms = 1_700_000_000_000 - now_ms()
+        assert get(exchange, ACCOUNT, ts="1700000000000", sign=signature)["account"]
+
+
+# --- beginning, faults and end --------------------------------------------------------------------
+
+
+def test_stop_interrupts_rest(exchange: Exchange) -> None:
+    exchange.rest_delay(60)
+    url = exchange.rest_url
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            get(exchange, TIME)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert exchange.wait_for("rest")
+    exchange.stop()
+    asking.join(SOON)
+    assert not asking.is_alive()
+    assert exchange_threads() == []
+    exchange.clear_faults()
+    exchange.start()
+    assert exchange.rest_url == url
+    assert get(exchange, TIME)
+
+
+def test_stop_and_start_on_the_same_port() -> None:
+    exchange = Exchange()
+    with pytest.raises(RuntimeError, match="not started"):
+        _ = exchange.url
+    exchange.start()
+    url = exchange.url
+    with pytest.raises(OSError, match="in use"):
+        Exchange(port=exchange.port).start()
+    for _ in range(3):
+        silent = socket.create_connection((exchange.host, exchange.port))
+        with silent, subscribed(exchange) as client:
+            started = time.monotonic()
+            exchange.stop()
+            assert time.monotonic() - started < 1
+            assert exchange_threads() == []
+            assert close_code(client) == 1001
+            with pytest.raises(ConnectionRefusedError), opened(exchange):
+                pass
+            exchange.stop()  # once more is nothing
+            assert exchange.start() is exchange.start()
+            assert exchange.url == url
+    exchange.stop()
+    assert exchange_threads() == []
+
+
+def test_a_stalled_exchange_does_not_judge_heartbeats() -> None:
+    with Exchange(ping_timeout=0.05) as exchange, opened(exchange):
+        exchange.stall()
+        assert not exchange.wait_for("timeout", 0.2)
+        exchange.resume()
+        assert exchange.wait_for("timeout")
+
+
+def test_waiting_ends_at_the_deadline(exchange: Exchange) -> None:
+    assert not exchange.wait_for("connect", 0.01)
+    assert not exchange.wait_for(lambda: exchange.positions, 0.01)
+    assert not exchange.wait_for_clients(1, 0.01)
+    assert not exchange.wait_for_subscribers(1, 0.01)
+    with opened(exchange):
+        assert exchange.wait_for("connect")
+        assert exchange.wait_for(lambda: exchange.connections[0].alive)
+
+
+# --- the package ----------------------------------------------------------------------------------
+
+
+def test_it_knows_nothing_of_the_rest_of_the_library() -> None:
+    assert fastpos.simulator.__file__ is not None
+    for source in Path(fastpos.simulator.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1
+                assert node.level == 1 or not str(node.module).startswith("fastpos")
+            elif isinstance(node, ast.Import):
+                assert not any(name.name.startswith("fastpos") for name in node.names)
+
+
+def test_the_extra_is_named_where_it_is_missing(project: Path) -> None:
+    code = "import sys; sys.modules['websockets'] = None; import fastpos.simulator"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    told = 'ImportError: fastpos.simulator needs the websockets library: pip install "fastpos['
+    assert told in run.stderr
