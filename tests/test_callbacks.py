@@ -22,6 +22,8 @@ from fastpos import (
     Unknown,
 )
 
+from fastpos.runtime.callbacks import Callback
+
 from .pushes import NAMES, load
 
 NAMES_OF_SLOTS = [
@@ -123,7 +125,7 @@ def test_streams_share_no_functions() -> None:
 
 
 def test_a_slot_of_the_class_can_be_looked_at() -> None:
-    assert PositionStream.on_order is PositionStream.__dict__["on_order"]
+    assert isinstance(PositionStream.on_order, Callback)
 
 
 def test_a_slot_says_what_it_is() -> None:
