@@ -21,7 +21,6 @@ from fastpos import (
     Trigger,
     Unknown,
 )
-
 from fastpos.runtime.callbacks import Callback
 
 from .pushes import NAMES, load
