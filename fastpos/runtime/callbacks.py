@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -237,18 +238,19 @@ _AWAIT = (
 )
 
 
-def _postponed(function: object) -> str | None:
+def _postponed(function: Any) -> str | None:
     """Say why calling `function` would not run its body, and what to do; None if it would."""
     while isinstance(function, partial):
         function = function.func
-    for called in (function, vars(type(function)).get("__call__")):
-        if inspect.iscoroutinefunction(called):
-            return f"{callback_name(function)} is a coroutine function, and {_AWAIT}"
-        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-            return (
-                f"{callback_name(function)} is a generator function, of which a call runs nothing. "
-                "Take the yield out of it, or put the event into a queue.Queue"
-            )
+    with suppress(Exception):  # it is a user's
+        for called in (function, type(function).__call__):
+            if inspect.iscoroutinefunction(called):
+                return f"{callback_name(function)} is a coroutine function, and {_AWAIT}"
+            if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+                return (
+                    f"{callback_name(function)} is a generator function, of which a call runs "
+                    "nothing. Take the yield out of it, or put the event into a queue.Queue"
+                )
     return None
 
 
