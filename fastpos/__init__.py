@@ -5,71 +5,24 @@
 >>> stream.run_forever()                                              # doctest: +SKIP
 """
 
-from . import _c  # noqa: F401 (first: it loads the compiled modules)
-from .errors import (
-    AuthenticationError,
-    CallbackError,
-    ConnectionFailed,
-    DecodeError,
-    FastposError,
-    ProtocolError,
-    ReconnectExhausted,
-    SnapshotError,
-    SubscriptionError,
-)
-from .model.events import (
-    AccountUpdate,
-    AdlPrice,
-    AdlTick,
-    AttachedOrder,
-    Balance,
-    Disconnect,
-    Event,
-    Order,
-    Position,
-    Ready,
-    Synced,
-    SystemClose,
-    Trigger,
-    Unknown,
-)
-from .model.snapshot import Snapshot
-from .reconnect import ReconnectPolicy
-from .runtime.stats import Stats
-from .stream import PositionStream
-from .wire.decoder import decode
-from .wire.inflate import inflater
+from types import ModuleType as _Module
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AccountUpdate",
-    "AdlPrice",
-    "AdlTick",
-    "AttachedOrder",
-    "AuthenticationError",
-    "Balance",
-    "CallbackError",
-    "ConnectionFailed",
-    "DecodeError",
-    "Disconnect",
-    "Event",
-    "FastposError",
-    "Order",
-    "Position",
-    "PositionStream",
-    "ProtocolError",
-    "Ready",
-    "ReconnectExhausted",
-    "ReconnectPolicy",
-    "Snapshot",
-    "SnapshotError",
-    "Stats",
-    "SubscriptionError",
-    "Synced",
-    "SystemClose",
-    "Trigger",
-    "Unknown",
-    "decode",
-    "inflater",
-]
+from . import _c as _c  # first: it loads the compiled modules
+from .errors import *
+from .model.events import *
+from .model.snapshot import Snapshot as Snapshot
+from .reconnect import ReconnectPolicy as ReconnectPolicy
+from .runtime.stats import Stats as Stats
+from .stream import PositionStream as PositionStream
+from .wire.decoder import decode as decode
+from .wire.inflate import inflater as inflater
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # nowhere else: pyproject.toml reads it here
+
+if not TYPE_CHECKING:  # which goes by the imports, as this does
+    __all__ = [
+        name
+        for name, value in globals().items()
+        if not name.startswith("_") and name != "TYPE_CHECKING" and not isinstance(value, _Module)
+    ]

@@ -1,111 +1,38 @@
-"""A stream's arguments, checked before any socket is opened."""
+"""A stream's arguments, checked before any socket is opened.
 
-from __future__ import annotations
+`Settings` is the list of them. `takes` gives a constructor these parameters, so an argument is its
+line here and its line in the docstring of `PositionStream`. What a value must be stands in its type
+(``Seconds``); what is worked out of several or kept in another form, in `__post_init__`.
+"""
 
+# Annotations are evaluated here: the checks in them are used.
+
+import inspect
+import itertools
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, InitVar, dataclass, field, fields
 from decimal import Decimal
-from typing import Any
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
+from .model.exchange import DEFAULT_URL
 from .model.snapshot import SnapshotSource
 from .net.opening import Address, parse_proxy, parse_url
 from .reconnect import ReconnectPolicy
+from .runtime.callbacks import NAMES, Callback, Callbacks
 from .wire.credential import Credential, CredentialSource
 
-__all__ = ["Settings", "check_seconds"]
-
-# Which thread calls the user's functions: the reader, or one of its own.
-DISPATCHES = ("reader", "thread")
+__all__ = ["Settings", "check_seconds", "takes"]
 
 # Headers of the upgrade that are not the user's to set.
 _RESERVED = ("host", "upgrade", "connection")
 
-
-class Settings:
-    """The arguments of a `PositionStream`; see there for what they mean.
-
-    Raises:
-        TypeError, ValueError: one is unusable; the message names it.
-    """
-
-    def __init__(
-        self,
-        *,
-        url: str,
-        token: CredentialSource | None,
-        api_key: CredentialSource | None,
-        broker: int,
-        number: type[float] | type[Decimal],
-        ping_interval: float,
-        pong_timeout: float,
-        connect_timeout: float,
-        subscribe_timeout: float,
-        reconnect: ReconnectPolicy | None,
-        headers: Mapping[str, str] | None,
-        ssl_context: ssl.SSLContext | None,
-        proxy: str | None,
-        max_message_size: int,
-        snapshot: SnapshotSource | None,
-        snapshot_timeout: float,
-        dispatch: str,
-        queue_size: int,
-        slow_callback_s: float,
-    ) -> None:
-        self.url = url
-        self.address = parse_url(url)
-        self.credential = _credential(token, api_key)
-        self.broker = _integer("broker", broker)
-        if number is not float and number is not Decimal:
-            raise ValueError(f"number must be float or decimal.Decimal, not {number!r}")
-        self.number: type[float] | type[Decimal] = number
-        self.ping_interval = check_seconds("ping_interval", ping_interval)
-        self.pong_timeout = check_seconds("pong_timeout", pong_timeout)
-        self.connect_timeout = check_seconds("connect_timeout", connect_timeout)
-        self.subscribe_timeout = check_seconds("subscribe_timeout", subscribe_timeout)
-        if reconnect is not None and not isinstance(reconnect, ReconnectPolicy):
-            raise TypeError("reconnect must be a ReconnectPolicy or None")
-        self.reconnect = reconnect
-        self.headers = _headers(headers, self.credential.header)
-        if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
-            raise TypeError("ssl_context must be an ssl.SSLContext or None")
-        self.ssl_context = ssl_context
-        self.proxy: Address | None = None if proxy is None or proxy == "" else parse_proxy(proxy)
-        self.proxy_from_environment = proxy is None
-        if snapshot is not None and not callable(snapshot):
-            raise TypeError(f"snapshot must be callable or None, not {type(snapshot).__name__}")
-        self.snapshot = snapshot
-        self.snapshot_timeout = check_seconds("snapshot_timeout", snapshot_timeout)
-        self.max_message_size = _size("max_message_size", max_message_size)
-        if not isinstance(dispatch, str):
-            raise TypeError(f"dispatch must be a str, not {type(dispatch).__name__}")
-        if dispatch not in DISPATCHES:
-            raise ValueError(f"dispatch must be one of {DISPATCHES}, not {dispatch!r}")
-        self.dispatch = dispatch
-        self.queue_size = _size("queue_size", queue_size)
-        self.slow_callback_s = check_seconds("slow_callback_s", slow_callback_s)
+_numbers = itertools.count(1)  # of streams without a name; its `next` is atomic
 
 
-def _credential(token: CredentialSource | None, api_key: CredentialSource | None) -> Credential:
-    if token is not None and api_key is not None:
-        raise ValueError("token and api_key exclude each other: give one of them")
-    if token is not None:
-        return Credential("token", token)
-    if api_key is not None:
-        return Credential("api_key", api_key)
-    raise ValueError("a credential is needed: token or api_key")
-
-
-def _integer(name: str, value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    return value
-
-
-def _size(name: str, value: Any) -> int:
-    if not 1 <= _integer(name, value) <= sys.maxsize:
-        raise ValueError(f"{name} must be from 1 to {sys.maxsize}, not {value}")
-    return int(value)
+# --- checks: each takes an argument's name and value, and raises TypeError or ValueError ----------
 
 
 def check_seconds(name: str, value: Any) -> float:
@@ -120,6 +47,153 @@ def check_seconds(name: str, value: Any) -> float:
     if not 0 < value <= 86400:
         raise ValueError(f"{name} must be more than 0 and at most 86400 seconds, not {value!r}")
     return value
+
+
+def _integer(name: str, value: Any) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+
+
+def _size(name: str, value: Any) -> None:
+    _integer(name, value)
+    if not 1 <= value <= sys.maxsize:
+        raise ValueError(f"{name} must be from 1 to {sys.maxsize}, not {value}")
+
+
+def _number_type(name: str, value: Any) -> None:
+    if value is not float and value is not Decimal:
+        raise ValueError(f"{name} must be float or decimal.Decimal, not {value!r}")
+
+
+def _function(name: str, value: Any) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {type(value).__name__}")
+
+
+def _label(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not (0 < len(value) <= 100 and value.isprintable() and value == value.strip()):
+        raise ValueError(f"{name} must be 1 to 100 printable characters, not {value!r}")
+
+
+def _one_of(*values: str) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+        if value not in values:
+            raise ValueError(f"{name} must be one of {values}, not {value!r}")
+
+    return check
+
+
+def _instance_of(kind: type) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__} or None")
+
+    return check
+
+
+Integer = Annotated[int, _integer]
+Seconds = Annotated[float, check_seconds]
+Size = Annotated[int, _size]
+
+
+# --- the list -------------------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    # A checker has no frozen class inherit from one that is not; it sees the parameters, which is
+    # what it is for here.
+    from dataclasses import dataclass as frozen
+else:
+
+    def frozen(**options: bool) -> Callable[[type], type]:
+        """Make a frozen dataclass, of which the callbacks are fields too."""
+
+        def decorate(cls: type) -> type:
+            cls.__annotations__ = {**cls.__annotations__, **dict.fromkeys(NAMES, Callback)}
+            made = dataclass(frozen=True, **options)(cls)
+            for each in vars(made)["__dataclass_fields__"].values():
+                if isinstance(each.type, InitVar):  # nobody shall take the default for the value
+                    delattr(made, each.name)
+            return made
+
+        return decorate
+
+
+@frozen(kw_only=True, eq=False, repr=False)
+class Settings(Callbacks):
+    """The arguments of a `PositionStream`; see there for what they mean.
+
+    Raises:
+        TypeError, ValueError: one is unusable; the message names it.
+    """
+
+    url: str = field(default=DEFAULT_URL, kw_only=False)
+    token: InitVar[CredentialSource | None] = None
+    api_key: InitVar[CredentialSource | None] = None
+    broker: Integer
+    name: Annotated[str, _label] = field(
+        default_factory=lambda: f"stream-{next(_numbers)}", metadata={"shown": "stream-<n>"}
+    )
+    number: Annotated[type[float] | type[Decimal], _number_type] = float
+    ping_interval: Seconds = 30.0
+    pong_timeout: Seconds = 10.0
+    connect_timeout: Seconds = 10.0
+    subscribe_timeout: Seconds = 10.0
+    reconnect: Annotated[ReconnectPolicy | None, _instance_of(ReconnectPolicy)] = ReconnectPolicy()
+    headers: Mapping[str, str] | None = None
+    ssl_context: Annotated[ssl.SSLContext | None, _instance_of(ssl.SSLContext)] = None
+    proxy: InitVar[str | None] = None
+    max_message_size: Size = 1024 * 1024
+    snapshot: Annotated[SnapshotSource | None, _function] = None
+    snapshot_timeout: Seconds = 10.0
+    dispatch: Annotated[str, _one_of("reader", "thread")] = "reader"
+    queue_size: Size = 10_000
+    slow_callback_s: Seconds = 1.0
+
+    # Worked out of these:
+    address: Address = field(init=False)
+    credential: Credential = field(init=False)
+    proxy_address: Address | None = field(init=False)
+    proxy_from_environment: bool = field(init=False)
+
+    def __post_init__(
+        self,
+        token: CredentialSource | None,
+        api_key: CredentialSource | None,
+        proxy: str | None,
+    ) -> None:
+        for name, check in _CHECKS:
+            check(name, getattr(self, name))
+        credential = _credential(token, api_key)
+        known: dict[str, Any] = {
+            "address": parse_url(self.url),
+            "credential": credential,
+            "headers": _headers(self.headers, credential.header),
+            "proxy_address": None if proxy is None or proxy == "" else parse_proxy(proxy),
+            "proxy_from_environment": proxy is None,
+        }
+        for name, value in known.items():
+            object.__setattr__(self, name, value)
+
+
+_CHECKS: list[tuple[str, Callable[[str, Any], object]]] = [
+    (each.name, check)
+    for each in fields(Settings)
+    for check in getattr(each.type, "__metadata__", ())
+]
+
+
+def _credential(token: CredentialSource | None, api_key: CredentialSource | None) -> Credential:
+    if token is not None and api_key is not None:
+        raise ValueError("token and api_key exclude each other: give one of them")
+    if token is not None:
+        return Credential("token", token)
+    if api_key is not None:
+        return Credential("api_key", api_key)
+    raise ValueError("a credential is needed: token or api_key")
 
 
 def _headers(headers: Mapping[str, str] | None, credential: str) -> dict[str, str]:
@@ -138,3 +212,61 @@ def _headers(headers: Mapping[str, str] | None, credential: str) -> dict[str, st
             raise ValueError(f"headers: the value of {name!r} is not one line of visible ASCII")
         checked[name] = value
     return checked
+
+
+# --- the constructor's parameters -----------------------------------------------------------------
+
+S = TypeVar("S")
+A = TypeVar("A")
+P = ParamSpec("P")
+
+
+def takes(
+    arguments: Callable[P, A],
+) -> Callable[[Callable[[S, A], None]], Callable[Concatenate[S, P], None]]:
+    """Give a constructor that wants an `arguments` the parameters of that class instead.
+
+    A type checker sees them through `P`; `help()` and `inspect` through ``__signature__``.
+    """
+
+    def decorate(init: Callable[[S, A], None]) -> Callable[Concatenate[S, P], None]:
+        @wraps(init)
+        def __init__(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            init(self, arguments(*args, **kwargs))
+
+        made: Any = __init__
+        made.__signature__ = _signature(arguments)
+        # Python's own complaint about a missing or unknown argument names the function.
+        vars(arguments)["__init__"].__qualname__ = init.__qualname__
+        return __init__
+
+    return decorate
+
+
+def _signature(arguments: Any) -> inspect.Signature:
+    there = arguments.__dataclass_fields__.values()
+    parameters = [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        *(_parameter(each) for each in there if each.init),
+    ]
+    return inspect.Signature(parameters, return_annotation=None)
+
+
+def _parameter(each: Field[Any]) -> inspect.Parameter:
+    kind: Any = each.type
+    default = each.default
+    if isinstance(default, Callback):
+        event = Callbacks.__annotations__[each.name].removeprefix("Callback")
+        kind, default = f"Callable[{event}, object] | None", None
+    elif isinstance(kind, InitVar):
+        kind = kind.type
+    elif hasattr(kind, "__metadata__"):
+        kind = kind.__origin__
+    if default is MISSING:
+        default = each.metadata.get("shown", inspect.Parameter.empty)
+    return inspect.Parameter(
+        each.name,
+        inspect.Parameter.KEYWORD_ONLY if each.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=default,
+        annotation=kind,
+    )

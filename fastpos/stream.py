@@ -1,6 +1,7 @@
-"""`PositionStream`: the arguments, the user's functions, the life cycle.
+"""`PositionStream`: the life cycle.
 
-What goes on between the socket and the functions is in runtime/driver.py.
+Its arguments are in settings.py, the user's functions in runtime/callbacks.py. What goes on between
+the socket and the functions is in runtime/driver.py.
 
 Threads: a started stream has two, the reader and the ping thread (pinger.py), and with
 ``dispatch="thread"`` a third, which calls the user's functions (dispatch.py). What they share is in
@@ -11,57 +12,40 @@ runs.
 from __future__ import annotations
 
 import itertools
-import ssl
 import threading
-from collections.abc import Callable, Mapping
-from decimal import Decimal
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import NoReturn
 
 from .account.book import Book
 from .account.synchronizer import Synchronizer
 from .errors import FastposError
 from .fork import Forked, Home
 from .logs import fields, log
-from .model.events import (
-    AccountUpdate,
-    AdlPrice,
-    Balance,
-    Disconnect,
-    Order,
-    Position,
-    Ready,
-    Synced,
-    SystemClose,
-    Trigger,
-    Unknown,
-)
-from .model.exchange import DEFAULT_URL
-from .model.snapshot import SnapshotSource
+from .model.events import Balance, Order, Position, Trigger
 from .net.connection import CLOSE_TIMEOUT
 from .reconnect import ReconnectPolicy
-from .runtime.callbacks import Callbacks, CallbackSlot, Handlers
+from .runtime.callbacks import Callbacks
 from .runtime.delivery import Delivery
 from .runtime.dispatch import Dispatcher
 from .runtime.driver import Reader
 from .runtime.pinger import Heartbeat
 from .runtime.stats import Counters, Stats
 from .runtime.timing import CallbackTimes
-from .settings import Settings
-from .wire.credential import CredentialSource
+from .settings import Settings, takes
 
 __all__ = ["PositionStream"]
 
 _numbers = itertools.count(1)
 
 
-class PositionStream:
+class PositionStream(Callbacks):
     """Pushes a futures account's positions, balances, orders and triggers into functions.
 
     Functions are registered with ``on_position=f`` here, with ``@stream.on_position``, with
-    ``stream.on_position(f)`` (each adds one) or with ``stream.on_position = f`` (replaces them).
-    They run on the reader thread, or with ``dispatch="thread"`` on one of their own, in the order
+    ``stream.on_position(f)`` (each adds one) or with ``stream.on_position = f`` (replaces them);
+    a subclass's method ``on_position`` is one too. They are plain functions, no coroutines. They
+    run on the reader thread, or with ``dispatch="thread"`` on one of their own, in the order
     of arrival. What they raise goes to `on_error`.
 
     Args:
@@ -69,19 +53,9 @@ class PositionStream:
         token: the login token, or a callable that gives one, asked at every connect.
         api_key: the API key, or such a callable. Exactly one of the two is needed.
         broker: the merchant's id.
-        on_position: called with a `Position`, merged, when one was opened, changed or closed.
-        on_order: called with an `Order` when one was placed, cancelled, changed or filled.
-        on_trigger: called with a `Trigger` when one was placed or cancelled.
-        on_system_close: called with a `SystemClose` when the exchange says that it closes; the
-            stream comes back by itself.
-        on_account: called with an `AccountUpdate` that holds balances.
-        on_adl_price: called with an `AdlPrice`, once a second while a position is held.
-        on_ready: called with a `Ready` when the stream is subscribed, first and again.
-        on_synced: called with a `Synced` when a snapshot was merged.
-        on_disconnect: called with a `Disconnect` when a connection ended or could not be made.
-        on_error: called with each `FastposError` that does not end the stream. Without one they
-            are logged.
-        on_unknown: called with an `Unknown` for a push on a channel that is not documented.
+        on_position, on_order, …: the functions to call. Each attribute of the stream that is named
+            so says with what and when.
+        name: the stream's, in logs; "stream-<n>" if there is none.
         number: `float`, or `decimal.Decimal` for exact numbers.
         ping_interval: seconds between pings.
         pong_timeout: seconds to wait for the answer before the connection counts as dead.
@@ -111,90 +85,11 @@ class PositionStream:
         TypeError, ValueError: an argument is unusable; the message names it.
     """
 
-    on_position: CallbackSlot[Position] = CallbackSlot()
-    on_order: CallbackSlot[Order] = CallbackSlot()
-    on_trigger: CallbackSlot[Trigger] = CallbackSlot()
-    on_system_close: CallbackSlot[SystemClose] = CallbackSlot()
-    on_account: CallbackSlot[AccountUpdate] = CallbackSlot()
-    on_adl_price: CallbackSlot[AdlPrice] = CallbackSlot()
-    on_ready: CallbackSlot[Ready] = CallbackSlot()
-    on_synced: CallbackSlot[Synced] = CallbackSlot()
-    on_disconnect: CallbackSlot[Disconnect] = CallbackSlot()
-    on_error: CallbackSlot[FastposError] = CallbackSlot()
-    on_unknown: CallbackSlot[Unknown] = CallbackSlot()
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        token: CredentialSource | None = None,
-        api_key: CredentialSource | None = None,
-        broker: int,
-        on_position: Callable[[Position], object] | None = None,
-        on_order: Callable[[Order], object] | None = None,
-        on_trigger: Callable[[Trigger], object] | None = None,
-        on_system_close: Callable[[SystemClose], object] | None = None,
-        on_account: Callable[[AccountUpdate], object] | None = None,
-        on_adl_price: Callable[[AdlPrice], object] | None = None,
-        on_ready: Callable[[Ready], object] | None = None,
-        on_synced: Callable[[Synced], object] | None = None,
-        on_disconnect: Callable[[Disconnect], object] | None = None,
-        on_error: Callable[[FastposError], object] | None = None,
-        on_unknown: Callable[[Unknown], object] | None = None,
-        number: type[float] | type[Decimal] = float,
-        ping_interval: float = 30.0,
-        pong_timeout: float = 10.0,
-        connect_timeout: float = 10.0,
-        subscribe_timeout: float = 10.0,
-        reconnect: ReconnectPolicy | None = ReconnectPolicy(),  # noqa: B008 (immutable)
-        headers: Mapping[str, str] | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        proxy: str | None = None,
-        max_message_size: int = 1024 * 1024,
-        snapshot: SnapshotSource | None = None,
-        snapshot_timeout: float = 10.0,
-        dispatch: str = "reader",
-        queue_size: int = 10_000,
-        slow_callback_s: float = 1.0,
-    ) -> None:
-        self._settings = settings = Settings(
-            url=url,
-            token=token,
-            api_key=api_key,
-            broker=broker,
-            number=number,
-            ping_interval=ping_interval,
-            pong_timeout=pong_timeout,
-            connect_timeout=connect_timeout,
-            subscribe_timeout=subscribe_timeout,
-            reconnect=reconnect,
-            headers=headers,
-            ssl_context=ssl_context,
-            proxy=proxy,
-            max_message_size=max_message_size,
-            snapshot=snapshot,
-            snapshot_timeout=snapshot_timeout,
-            dispatch=dispatch,
-            queue_size=queue_size,
-            slow_callback_s=slow_callback_s,
-        )
-        self._callbacks = Callbacks()
-        given: list[tuple[Handlers[Any], Callable[[Any], object] | None]] = [
-            (self.on_position, on_position),
-            (self.on_order, on_order),
-            (self.on_trigger, on_trigger),
-            (self.on_system_close, on_system_close),
-            (self.on_account, on_account),
-            (self.on_adl_price, on_adl_price),
-            (self.on_ready, on_ready),
-            (self.on_synced, on_synced),
-            (self.on_disconnect, on_disconnect),
-            (self.on_error, on_error),
-            (self.on_unknown, on_unknown),
-        ]
-        for handlers, function in given:
-            if function is not None:
-                handlers(function)
+    @takes(Settings)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._register(settings)
+        self._callbacks: Callbacks = settings
         self._home = Home()
         self._book = Book(settings.number, self._home)
         self._counters = Counters()
@@ -212,9 +107,9 @@ class PositionStream:
             self._dispatcher,
         )
         self._sync = Synchronizer(
-            snapshot,
+            settings.snapshot,
             settings.snapshot_timeout,
-            reconnect or ReconnectPolicy(),
+            settings.reconnect or ReconnectPolicy(),
             self._book,
             self._callbacks,
             self._delivery,
@@ -231,7 +126,20 @@ class PositionStream:
         )
 
     def __repr__(self) -> str:
-        return f"<PositionStream {self._settings.address} broker={self._settings.broker}>"
+        settings = self._settings
+        return f"<PositionStream {settings.name} {settings.address} broker={settings.broker}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        # A copy would have the same threads and connection, or none: no stream either way.
+        raise TypeError(
+            "a PositionStream can't be copied or pickled: make one of its own where it is needed, "
+            "in the other process for instance"
+        )
+
+    @property
+    def name(self) -> str:
+        """What it is called in logs."""
+        return self._settings.name
 
     # --- life cycle -------------------------------------------------------------------------
 

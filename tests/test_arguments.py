@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import socket
 import ssl
 import threading
@@ -14,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastpos import PositionStream, ReconnectPolicy
+from fastpos.runtime.callbacks import NAMES
 
 SECRET = "hV3qZ8sT-secret"
 URL = "ws://127.0.0.1:9/"
@@ -38,261 +41,114 @@ def shown(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + repr(error)
 
 
-def refused(kind: Any, *names: str, **arguments: Any) -> str:
-    """What was said when these arguments were refused."""
-    with pytest.raises(kind) as caught:
-        stream_with(**arguments)
-    said = str(caught.value)
-    for name in names:
-        assert name in said
-    assert SECRET not in shown(caught.value)
-    return said
+# --- what is refused ------------------------------------------------------------------------------
 
-
-# --- the credential -------------------------------------------------------------------------------
-
-
-def test_no_credential() -> None:
-    for nothing in (..., None):
-        refused((TypeError, ValueError), "token", "api_key", api_key=nothing)
-
-
-def test_two_credentials() -> None:
-    refused((TypeError, ValueError), "token", "api_key", token="another-secret")
-    refused((TypeError, ValueError), "token", "api_key", token=lambda: "x", api_key=lambda: "y")
-
-
-@pytest.mark.parametrize("name", ["token", "api_key"])
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        " ",
-        "\n",
-        f"{SECRET}\n",
-        f"{SECRET}\r\nX-Evil: 1",
-        f"{SECRET}\n{SECRET}",
-        f" {SECRET}",
-        f"{SECRET}\t",
-        f"{SECRET}\0",
-        f"{SECRET}\x7f",
-        f"{SECRET}é",
-        f"{SECRET}\u2028x",
+TEXTS = [
+    *("", " ", "\n", f"{SECRET}\n", f"{SECRET}\r\nX-Evil: 1", f"{SECRET}\n{SECRET}", f" {SECRET}"),
+    *(f"{SECRET}\t", f"{SECRET}\0", f"{SECRET}\x7f", f"{SECRET}é", f"{SECRET}\u2028x"),
+]
+URLS = [
+    *("", "exchange.example", "exchange.example:443/ws", "//exchange.example/"),
+    *("http://exchange.example/", "https://exchange.example/", "wsss://exchange.example/"),
+    *("ws:", "ws://", "wss:///path", "ws://:80/", "ws://exchange.example:port/"),
+    *("ws://exchange.example:65536/", "ws://exchange.example:-1/"),
+    *("ws://[::1/", "ws://::1]/", "ws://[nonsense]/", "ws://exchange\u2100example/"),
+    *("ws://exchange.example/a b", "ws://exchange.example/\r\nX: 1"),
+    *("ws://exchange.example/#fragment", f"ws://user:{SECRET}@exchange.example/"),
+    *(f"ws://{SECRET}@exchange.example/", f"ws://user:{SECRET}@exchange.example:port/"),
+    *(f"ws://user:{SECRET}@exchange\u2100example/", f"ws://user:{SECRET}@[::1/"),
+]
+PROXIES = [
+    *("localhost:8080", "ftp://localhost/", "https://localhost/", "http://"),
+    *("http://localhost:port", "http://local host", f"http://user:{SECRET}@"),
+    *(f"user:{SECRET}@localhost:8080", f"ftp://user:{SECRET}@localhost"),
+    *(f"http://user:{SECRET}@localhost:port", f"http://user:{SECRET}@[::1"),
+    *(f"http://user:{SECRET}@local\u2100host", f"http://user:{SECRET}\n@localhost"),
+]
+HEADERS = [
+    *({name: "1"} for name in ("", "a b", "a:", "a\r\nb", "é", " ", "a\0")),
+    *({name: "1"} for name in ("api-key", "API-KEY", "Host", "upgrade", "Connection")),
+    {"Sec-WebSocket-Key": "1"},
+    *({"X-A": value} for value in (f"{SECRET}\n", f"{SECRET}\r\nX: 1", f"{SECRET}\0", "é")),
+]
+SECONDS = [
+    *("ping_interval", "pong_timeout", "connect_timeout", "subscribe_timeout"),
+    *("slow_callback_s", "snapshot_timeout"),
+]
+SIZES = ["max_message_size", "queue_size"]
+OF_WRONG_TYPES: dict[str, list[Any]] = {
+    **{key: [SECRET.encode(), 5, True, [SECRET], {"key": SECRET}] for key in ("token", "api_key")},
+    "url": [None, b"ws://x/", 5, ["ws://x/"]],
+    "broker": [None, "1003", 1003.0, True, Decimal(1003), [1003], ...],
+    "name": [None, 5, b"alice", True],
+    **{key: [None, "10", True, [10], Decimal(10)] for key in SECONDS},
+    **{key: [None, "1000", 1000000.0, True] for key in SIZES},
+    "reconnect": [True, 5, "never", ReconnectPolicy, {"initial": 1}],
+    "headers": [
+        *(["X-A: 1"], "X-A: 1", [("X-A", "1")], 5, True),
+        *({"X-A": 1}, {"X-A": None}, {1: "X-A"}, {"X-A": b"1"}),
     ],
-    ids=ascii,
-)
-def test_a_credential_that_is_no_line_of_text(name: str, value: str) -> None:
-    refused(ValueError, name, **{"api_key": ..., name: value})
-
-
-@pytest.mark.parametrize("name", ["token", "api_key"])
-@pytest.mark.parametrize("value", [SECRET.encode(), 5, True, [SECRET], {"key": SECRET}])
-def test_a_credential_of_a_wrong_type(name: str, value: Any) -> None:
-    refused(TypeError, name, **{"api_key": ..., name: value})
-
-
-def test_a_callable_is_not_called_yet() -> None:
-    calls: list[int] = []
-    stream_with(api_key=lambda: calls.append(1))
-    assert calls == []
-
-
-# --- one argument after the other -----------------------------------------------------------------
-
-
-def test_the_broker_is_needed() -> None:
-    refused(TypeError, "broker", broker=...)
-
-
-@pytest.mark.parametrize("value", [None, "1003", 1003.0, True, Decimal(1003), [1003]])
-def test_broker(value: Any) -> None:
-    refused(TypeError, "broker", broker=value)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        "exchange.example",
-        "exchange.example:443/ws",
-        "http://exchange.example/",
-        "https://exchange.example/",
-        "wsss://exchange.example/",
-        "//exchange.example/",
-        "ws:",
-        "ws://",
-        "wss:///path",
-        "ws://:80/",
-        "ws://exchange.example:port/",
-        "ws://exchange.example:65536/",
-        "ws://exchange.example:-1/",
-        "ws://[::1/",
-        "ws://::1]/",
-        "ws://[nonsense]/",
-        "ws://exchange\u2100example/",
-        "ws://exchange.example/a b",
-        "ws://exchange.example/\r\nX: 1",
-        "ws://exchange.example/#fragment",
-        f"ws://user:{SECRET}@exchange.example/",
-        f"ws://{SECRET}@exchange.example/",
-        f"ws://user:{SECRET}@exchange.example:port/",
-        f"ws://user:{SECRET}@exchange\u2100example/",
-        f"ws://user:{SECRET}@[::1/",
-    ],
-    ids=ascii,
-)
-def test_url(value: str) -> None:
-    refused(ValueError, "url", url=value)
-
-
-@pytest.mark.parametrize("value", [None, b"ws://x/", 5, ["ws://x/"]])
-def test_url_of_a_wrong_type(value: Any) -> None:
-    refused(TypeError, "url", url=value)
-
-
-INTERVALS = [
-    "ping_interval",
-    "pong_timeout",
-    "connect_timeout",
-    "subscribe_timeout",
-    "slow_callback_s",
+    "ssl_context": [True, "cert.pem", 5, ssl, ssl.CERT_NONE, {}],
+    "proxy": [5, 0, True, False, b"http://localhost", [], {}, ["http://x"]],
+    "snapshot": [5, "snapshot", ()],
+    "dispatch": [None, 1, True, b"thread", ["thread"], threading.Thread],
+    "on_trade": [print],  # there is no such argument
+}
+WRONG: dict[str, list[Any]] = {
+    **dict.fromkeys(("token", "api_key"), TEXTS),
+    "url": URLS,
+    "name": ["", " ", " a", "a\n", "a\x1b[2J", "x" * 101],
+    **{key: [-1, -0.001, 0, 0.0, float("nan"), float("inf"), float("-inf")] for key in SECONDS},
+    **{key: [0, -1, 2**63, 2**70] for key in SIZES},  # no buffer has more than a machine word says
+    "number": [int, str, None, "float", 1.0, complex, "Decimal"],
+    "headers": HEADERS,
+    "proxy": PROXIES,
+    "dispatch": ["", "threads", "Reader", "process"],
+}
+REFUSED = [
+    (kind, name, value)
+    for kind, table in ((TypeError, OF_WRONG_TYPES), (ValueError, WRONG))
+    for name, values in table.items()
+    for value in values
 ]
 
 
-@pytest.mark.parametrize("name", INTERVALS)
-@pytest.mark.parametrize("value", [-1, -0.001, 0, 0.0, float("nan"), float("inf"), float("-inf")])
-def test_intervals(name: str, value: float) -> None:
-    refused(ValueError, name, **{name: value})
-
-
-@pytest.mark.parametrize("name", INTERVALS)
-@pytest.mark.parametrize("value", [None, "10", True, [10], Decimal(10)])
-def test_intervals_of_a_wrong_type(name: str, value: Any) -> None:
-    refused(TypeError, name, **{name: value})
-
-
-@pytest.mark.parametrize("value", [int, str, None, "float", 1.0, complex, "Decimal"])
-def test_number(value: Any) -> None:
-    refused((TypeError, ValueError), "number", number=value)
-
-
-@pytest.mark.parametrize("value", [True, 5, "never", ReconnectPolicy, {"initial": 1}])
-def test_reconnect(value: Any) -> None:
-    refused(TypeError, "reconnect", reconnect=value)
+@pytest.mark.parametrize(("kind", "name", "value"), REFUSED, ids=ascii)
+def test_what_is_wrong_is_named_and_no_secret_shown(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(kind) as caught:
+        stream_with(**({"api_key": ..., name: value} if name == "token" else {name: value}))
+    assert name in str(caught.value)
+    assert SECRET not in shown(caught.value)
 
 
 @pytest.mark.parametrize(
-    "value",
+    "credentials",
     [
-        ["X-A: 1"],
-        "X-A: 1",
-        [("X-A", "1")],
-        5,
-        True,
-        {"X-A": 1},
-        {"X-A": None},
-        {1: "X-A"},
-        {"X-A": b"1"},
+        *({"api_key": nothing} for nothing in (..., None)),
+        {"token": "another-secret"},
+        {"token": lambda: "x", "api_key": lambda: "y"},
     ],
-    ids=repr,
 )
-def test_headers_of_a_wrong_type(value: Any) -> None:
-    refused(TypeError, "headers", headers=value)
+def test_it_has_to_be_one_credential(credentials: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"token.*api_key") as caught:
+        stream_with(**credentials)
+    assert SECRET not in shown(caught.value)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb", "é", " ", "a\0"])
-def test_names_of_headers(name: str) -> None:
-    refused(ValueError, "headers", headers={name: "1"})
-
-
-@pytest.mark.parametrize("value", [f"{SECRET}\n", f"{SECRET}\r\nX: 1", f"{SECRET}\0", "é"])
-def test_values_of_headers(value: str) -> None:
-    refused(ValueError, "headers", headers={"X-A": value})
-
-
-@pytest.mark.parametrize(
-    "name", ["api-key", "API-KEY", "Host", "upgrade", "Connection", "Sec-WebSocket-Key"]
-)
-def test_headers_that_are_not_the_users(name: str) -> None:
-    refused(ValueError, "headers", headers={name: "1"})
-
-
-@pytest.mark.parametrize("value", [True, "cert.pem", 5, ssl, ssl.CERT_NONE, {}])
-def test_ssl_context(value: Any) -> None:
-    refused(TypeError, "ssl_context", ssl_context=value)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "localhost:8080",
-        "ftp://localhost/",
-        "https://localhost/",
-        "http://",
-        "http://localhost:port",
-        "http://local host",
-        f"http://user:{SECRET}@",
-        f"user:{SECRET}@localhost:8080",
-        f"ftp://user:{SECRET}@localhost",
-        f"http://user:{SECRET}@localhost:port",
-        f"http://user:{SECRET}@[::1",
-        f"http://user:{SECRET}@local\u2100host",
-        f"http://user:{SECRET}\n@localhost",
-    ],
-    ids=ascii,
-)
-def test_proxy(value: str) -> None:
-    refused(ValueError, "proxy", proxy=value)
-
-
-@pytest.mark.parametrize("value", [5, 0, True, False, b"http://localhost", [], {}, ["http://x"]])
-def test_proxy_of_a_wrong_type(value: Any) -> None:
-    refused(TypeError, "proxy", proxy=value)
-
-
-SIZES = ["max_message_size", "queue_size"]
-
-
-@pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("value", [None, "1000", 1e6, True])
-def test_sizes_of_a_wrong_type(name: str, value: Any) -> None:
-    refused(TypeError, name, **{name: value})
-
-
-@pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("value", [0, -1, 2**63, 2**70])
-def test_sizes(name: str, value: int) -> None:
-    """No buffer has a size that does not fit a machine word."""
-    refused(ValueError, name, **{name: value})
-
-
-@pytest.mark.parametrize("value", ["", "threads", "Reader", "process"])
-def test_dispatch(value: str) -> None:
-    refused(ValueError, "dispatch", "'reader'", "'thread'", dispatch=value)
-
-
-@pytest.mark.parametrize("value", [None, 1, True, b"thread", ["thread"], threading.Thread])
-def test_dispatch_of_a_wrong_type(value: Any) -> None:
-    refused(TypeError, "dispatch", dispatch=value)
-
-
-def test_unknown_and_positional_arguments() -> None:
-    refused(TypeError, "on_trade", on_trade=print)
+def test_all_but_the_url_are_keywords_and_the_complaint_names_the_class() -> None:
     constructor: Any = PositionStream
-    with pytest.raises(TypeError) as caught:
+    with pytest.raises(TypeError, match="PositionStream") as caught:
         constructor(URL, SECRET, 1003)
     assert SECRET not in str(caught.value)
 
 
 # --- what is fine ---------------------------------------------------------------------------------
 
-
 FINE: list[dict[str, Any]] = [
     {"url": ...},
     {"url": "wss://exchange.example"},
     {"url": "ws://[::1]:8080/position_order/ws?x=1"},
     {"api_key": ..., "token": SECRET},
-    {"api_key": lambda: SECRET},
     {"broker": 0},
     {"number": Decimal},
     {"ping_interval": 1, "pong_timeout": 0.001, "connect_timeout": 5, "subscribe_timeout": 86400},
@@ -303,6 +159,7 @@ FINE: list[dict[str, Any]] = [
     {"proxy": f"http://user:{SECRET}@localhost:3128"},
     {"proxy": f"socks5h://user:{SECRET}@[::1]"},
     {"max_message_size": 1},
+    {"name": "alice's, Zürich"},
     {"dispatch": "reader", "queue_size": 1, "slow_callback_s": 0.001},
     {"dispatch": "thread", "queue_size": 1_000_000, "slow_callback_s": 86400},
 ]
@@ -312,21 +169,53 @@ FINE: list[dict[str, Any]] = [
 def test_fine(arguments: dict[str, Any]) -> None:
     threads = threading.active_count()
     stream = stream_with(**arguments)
-    for text in (repr(stream), str(stream), repr(stream._settings), repr(stream.stats)):
-        assert SECRET not in text
-    assert SECRET not in repr(vars(stream))
+    parts: list[Any] = [vars(stream), vars(stream._settings), stream, stream._settings]
+    for text in (*map(repr, parts), str(stream), repr(stream.stats)):
+        assert SECRET not in text.replace(
+            str({"apiKey": SECRET})[1:-1], ""
+        )  # a header of the user's
     assert threading.active_count() == threads
 
 
-def test_the_repr_says_where_to() -> None:
-    assert "exchange.example" in repr(stream_with(url="wss://exchange.example/ws"))
+def test_a_callable_is_not_called_yet() -> None:
+    calls: list[int] = []
+    stream_with(api_key=lambda: calls.append(1))
+    assert calls == []
 
 
-def test_the_users_headers_are_not_kept() -> None:
+def test_a_stream_is_named_and_says_where_to() -> None:
+    stream = stream_with(url="wss://exchange.example/ws", name="alice")
+    assert stream.name == "alice"
+    assert repr(stream) == "<PositionStream alice wss://exchange.example:443 broker=1003>"
+    one, other = stream_with().name, stream_with().name
+    assert one.startswith("stream-")
+    assert int(other[7:]) == int(one[7:]) + 1
+
+
+def test_arguments_are_kept_as_they_were_given() -> None:
     headers = {"X-A": "1"}
-    stream = stream_with(headers=headers)
+    kept = stream_with(headers=headers)._settings
     headers["X-A"] = "a\r\nb"
-    assert stream._settings.headers == {"X-A": "1"}
+    assert kept.headers == {"X-A": "1"}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kept.broker = 5
+    with pytest.raises(AttributeError):  # not the default of what is kept in another form
+        _ = kept.proxy
+
+
+def test_the_constructor_shows_every_argument() -> None:
+    there = inspect.signature(PositionStream).parameters
+    assert there.keys() >= {"url", "token", "api_key", "broker", *SECONDS, *SIZES, *NAMES}
+    assert there["broker"].default is inspect.Parameter.empty
+    assert there["ping_interval"].default == 30.0
+    assert str(there["ping_interval"]) == "ping_interval: float = 30.0"
+    assert str(there["on_order"]) == "on_order: 'Callable[[Order], object] | None' = None"
+    assert there["proxy"].annotation == str | None
+    assert [name for name, each in there.items() if each.kind is not each.KEYWORD_ONLY] == ["url"]
+    documented = PositionStream.__doc__ or ""
+    assert [
+        name for name in there.keys() - set(NAMES) if f"        {name}: " not in documented
+    ] == []
 
 
 # --- anything at all ------------------------------------------------------------------------------

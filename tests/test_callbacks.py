@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
 import logging
-import threading
-from collections.abc import Callable
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 
-from fastpos import (
-    AccountUpdate,
-    AdlPrice,
-    CallbackError,
-    Order,
-    Position,
-    PositionStream,
-    SystemClose,
-    Trigger,
-    Unknown,
-)
+from fastpos import AccountUpdate, CallbackError, Order, Position, PositionStream
+from fastpos.runtime.callbacks import NAMES, Callback, refuse_result
 
-from .pushes import NAMES, load
+from .pushes import NAMES as PUSHES
+from .pushes import load
 
-NAMES_OF_SLOTS = [
-    "on_position",
-    "on_order",
-    "on_trigger",
-    "on_system_close",
-    "on_account",
-    "on_adl_price",
-    "on_ready",
-    "on_disconnect",
-    "on_error",
-    "on_unknown",
-]
 SECRET = "kN7vQ2xW9"
 
 
-def stream_with(**functions: Any) -> PositionStream:
-    return PositionStream("ws://127.0.0.1:9/", api_key=SECRET, broker=1, **functions)
+def stream_with(kind: type[PositionStream] = PositionStream, **functions: Any) -> Any:
+    return kind("ws://127.0.0.1:9/", api_key=SECRET, broker=1, **functions)
 
 
 def deliver(stream: PositionStream, push: Any) -> None:
@@ -59,192 +42,231 @@ def boom(event: object) -> None:
 # --- registering ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES_OF_SLOTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_three_ways(name: str) -> None:
     def first(event: object) -> None: ...
     def second(event: object) -> None: ...
-    def third(event: object) -> None: ...
     def alone(event: object) -> None: ...
 
-    stream = stream_with(**{name: first})
-    slot = getattr(stream, name)
-    assert slot(second) is second  # a call
-    decorated = slot(third)  # and a decorator is one
-    assert decorated is third
-    assert getattr(stream, name).functions == (first, second, third)
+    other, stream = stream_with(), stream_with(**{name: first})
+    handlers = getattr(stream, name)
+    assert handlers(second) is second  # a call, and so a decorator
+    assert getattr(stream, name).functions == (first, second)
     setattr(stream, name, alone)
-    assert getattr(stream, name).functions == (alone,)
-    slot(first)
+    assert handlers.functions == (alone,)
+    handlers(first)
     assert getattr(stream, name).functions == (alone, first)
     setattr(stream, name, None)
     assert getattr(stream, name).functions == ()
+    assert getattr(other, name).functions == ()
+    assert name in repr(handlers)
+    assert isinstance(getattr(PositionStream, name), Callback)
 
 
-def test_as_a_decorator() -> None:
-    stream = stream_with()
-
-    @stream.on_order
-    @stream.on_unknown
-    def handle(event: object) -> str:
-        return "mine"
-
-    assert handle(None) == "mine"
-    assert stream.on_order.functions == (handle,)
-    assert stream.on_unknown.functions == (handle,)
-
-
-@pytest.mark.parametrize("name", NAMES_OF_SLOTS)
 @pytest.mark.parametrize("wrong", [5, "handle", False, [], ()])
-def test_what_is_no_function_is_refused(name: str, wrong: Any) -> None:
-    def kept(event: object) -> None: ...
-
-    with pytest.raises(TypeError, match=name):
-        stream_with(**{name: wrong})
-    stream = stream_with(**{name: kept})
-    with pytest.raises(TypeError, match=name):
-        getattr(stream, name)(wrong)
-    with pytest.raises(TypeError, match=name):
-        setattr(stream, name, wrong)
-    assert getattr(stream, name).functions == (kept,)
-
-
-def test_none_is_nothing_to_add() -> None:
-    stream = stream_with(on_order=None)
-    assert stream.on_order.functions == ()
+def test_what_is_no_function_is_refused(wrong: Any) -> None:
+    stream = stream_with(on_order=boom, on_trigger=None)
+    with pytest.raises(TypeError, match="on_trigger takes a function"):
+        stream_with(on_trigger=wrong)
+    with pytest.raises(TypeError, match="on_order takes a function"):
+        stream.on_order(wrong)
+    with pytest.raises(TypeError, match="on_order takes a function"):
+        stream.on_order = wrong
     with pytest.raises(TypeError, match="on_order"):
-        stream.on_order(None)  # type: ignore[type-var]
+        stream.on_order(None)  # there is nothing to add
+    assert stream.on_order.functions == (boom,)
+    assert stream.on_trigger.functions == ()
 
 
-def test_streams_share_no_functions() -> None:
-    one, other = stream_with(on_order=boom), stream_with()
-    one.on_trigger = boom
-    assert other.on_order.functions == ()
-    assert other.on_trigger.functions == ()
+async def coroutine(event: object) -> None: ...
 
 
-def test_a_slot_of_the_class_can_be_looked_at() -> None:
-    assert PositionStream.on_order is PositionStream.__dict__["on_order"]
+def generator(event: object) -> Any:
+    yield event
 
 
-def test_a_slot_says_what_it_is() -> None:
-    assert "on_order" in repr(stream_with(on_order=boom).on_order)
+async def stepwise(event: object) -> Any:
+    yield event
 
 
-def test_methods_and_objects_will_do() -> None:
-    class Bot:
-        def __init__(self) -> None:
-            self.seen: list[object] = []
+class Later:
+    async def __call__(self, event: object) -> None: ...
 
-        def handle(self, order: Order) -> None:
-            self.seen.append(order)
 
-        def __call__(self, order: Order) -> None:
-            self.seen.append(order)
+class Latest(Later):
+    method = generator
 
-    bot = Bot()
-    stream = stream_with(on_order=bot.handle)
-    stream.on_order(bot)
-    stream.on_order(bot.seen.append)
-    deliver(stream, load("order"))
-    assert len(bot.seen) == 3
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (coroutine, "run_coroutine_threadsafe"),
+        (partial(partial(coroutine), 1), "run_coroutine_threadsafe"),
+        (Latest(), "run_coroutine_threadsafe"),
+        (generator, "queue.Queue"),
+        (stepwise, "queue.Queue"),
+        (Latest().method, "queue.Queue"),
+    ],
+)
+def test_what_would_not_run_is_refused_with_what_to_do(function: Any, hint: str) -> None:
+    stream = stream_with()
+    with pytest.raises(TypeError, match=f"on_order takes a plain function.*{hint}"):
+        stream.on_order(function)
+    with pytest.raises(TypeError, match=hint):
+        stream.on_order = function
+    with pytest.raises(TypeError, match=hint):
+        stream_with(on_order=function)
+    assert stream.on_order.functions == ()
+
+
+def test_an_awaitable_result_is_refused_and_closed() -> None:
+    made = coroutine(None)
+    with pytest.raises(TypeError, match=r"returned a coroutine.*run_coroutine_threadsafe"):
+        refuse_result(made)
+    with pytest.raises(RuntimeError, match="cannot reuse"):  # it was closed: no warning later
+        made.send(None)
+    loop = asyncio.new_event_loop()
+    with pytest.raises(TypeError, match="Future"):
+        refuse_result(loop.create_future())
+    loop.close()
+    refuse_result(5)
 
 
 def test_adding_from_many_threads_loses_none() -> None:
     stream = stream_with()
-    barrier = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: [stream.on_order(boom) for _ in range(250)], range(4)))
+    assert stream.on_order.functions == (boom,) * 1000
 
-    def add() -> None:
-        barrier.wait()
-        for _ in range(250):
-            stream.on_order(lambda order: None)
 
-    threads = [threading.Thread(target=add) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(stream.on_order.functions) == 1000
+# --- subclasses, misspelt names, copies -----------------------------------------------------------
+
+
+class Bot(PositionStream):
+    calls: list[str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.calls = []
+        self.on_trigger(lambda trigger: self.calls.append("early"))
+        super().__init__(*args, **kwargs)
+
+    def on_order(self, order: Order) -> None:  # type: ignore[override]
+        self.calls.append("method")
+
+    def on_fill(self) -> None:
+        """Like no callback's name: a method of its own."""
+
+
+class BetterBot(Bot):
+    on_unknown = staticmethod(boom)  # type: ignore[assignment]
+
+    def on_order(self, order: Order) -> None:  # type: ignore[override]
+        super().on_order(order)
+        self.calls.append("better")
+
+
+def test_methods_of_a_subclass_are_callbacks() -> None:
+    stream = stream_with(BetterBot, on_order=lambda order: stream.calls.append("function"))
+    deliver(stream, load("order"))
+    assert stream.calls == ["function", "method", "better"]
+    assert stream.on_unknown.functions == (boom,)
+    deliver(stream, load("trig_order"))
+    assert stream.calls[3:] == ["early"]  # registered before the constructor was called
+    stream.on_order = lambda order: stream.calls.append("instead")
+    deliver(stream, load("order"))
+    assert stream.calls[4:] == ["instead"]
+
+
+def test_a_method_is_refused_as_a_function_is() -> None:
+    class Waits(PositionStream):
+        async def on_order(self, order: Order) -> None: ...  # type: ignore[override]
+
+    with pytest.raises(TypeError, match="on_order takes a plain function"):
+        stream_with(Waits)
+
+
+def test_a_misspelt_name_is_named_not_ignored() -> None:
+    stream = stream_with()
+    with pytest.raises(AttributeError, match="no callback on_orders: did you mean on_order"):
+        stream.on_orders = boom
+    with pytest.raises(AttributeError, match="no callback on_xyz: there are on_position, on_order"):
+        stream.on_xyz = boom
+    with pytest.raises(TypeError, match="on_orders"):
+        stream_with(on_orders=boom)
+    with pytest.raises(TypeError, match=r"Wrong.on_orders is no callback.*call it on_order"):
+        type("Wrong", (PositionStream,), {"on_orders": boom})
+    stream_with(Bot).on_fill = None  # which its class has
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps], ids=str)
+def test_a_stream_cannot_be_copied(copied: Any) -> None:
+    with pytest.raises(TypeError, match="in the other process"):
+        copied(stream_with())
 
 
 # --- calling --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*NAMES, "unknown"])
+@pytest.mark.parametrize("name", [*PUSHES, "unknown"])
 def test_each_channel_has_its_callback(name: str) -> None:
-    calls: list[tuple[str, type]] = []
+    calls: list[tuple[str, str]] = []
 
-    def note(slot: str) -> Callable[[object], None]:
-        return lambda event: calls.append((slot, type(event)))
+    def note(slot: str, event: object) -> None:
+        calls.append((slot, type(event).__name__))
 
-    stream = stream_with(**{slot: note(slot) for slot in NAMES_OF_SLOTS})
+    stream = stream_with(**{slot: partial(note, slot) for slot in NAMES})
     deliver(stream, load(name) if name != "unknown" else {"channel": "fundingFee"})
-    both = [("on_position", Position), ("on_account", AccountUpdate)]
-    expected: dict[str, list[tuple[str, type]]] = {
+    both = [("on_position", "Position"), ("on_account", "AccountUpdate")]
+    expected = {
         "account_update_create": both,
         "account_update_update": both,
         "account_update_delete": both,
-        "account_update_default": [("on_account", AccountUpdate)],
-        "adl_price_two": [("on_adl_price", AdlPrice)],
-        "order": [("on_order", Order)],
-        "trig_order": [("on_trigger", Trigger)],
-        "system_close": [("on_system_close", SystemClose)],
-        "unknown": [("on_unknown", Unknown)],
+        "account_update_default": both[1:],
+        "adl_price_two": [("on_adl_price", "AdlPrice")],
+        "order": [("on_order", "Order")],
+        "trig_order": [("on_trigger", "Trigger")],
+        "system_close": [("on_system_close", "SystemClose")],
+        "unknown": [("on_unknown", "Unknown")],
     }
     assert calls == expected[name]
 
 
-def test_an_update_without_balances_is_for_on_position_alone() -> None:
+@pytest.mark.parametrize("balances", [{}, {"a": None}, {"a": []}])
+def test_an_update_without_balances_is_for_on_position_alone(balances: dict[str, Any]) -> None:
     calls: list[object] = []
     stream = stream_with(on_position=calls.append, on_account=calls.append)
-    without: list[dict[str, Any]] = [{}, {"a": None}, {"a": []}]
-    for balances in without:
-        body = {"et": "UPDATE", "p": {"id": 7, "pv": 1}, **balances}
-        deliver(stream, {"channel": "ACCOUNT_UPDATE", "d": body})
-    assert [type(event) for event in calls] == [Position] * 3
+    body = {"et": "UPDATE", "p": {"id": 7, "pv": 1}, **balances}
+    deliver(stream, {"channel": "ACCOUNT_UPDATE", "d": body})
+    assert [type(event) for event in calls] == [Position]
     deliver(stream, {"channel": "ACCOUNT_UPDATE", "d": {"et": "DEFAULT"}})
-    assert len(calls) == 3
+    assert len(calls) == 1
 
 
-def test_the_update_holds_the_merged_position() -> None:
+def test_in_a_callback_the_event_is_merged_and_the_book_up_to_date() -> None:
     positions: list[Position] = []
     updates: list[AccountUpdate] = []
+    seen: list[object] = []
     stream = stream_with(on_position=positions.append, on_account=updates.append)
+    stream.on_position(lambda event: seen.append(sorted(stream.positions)))
+    stream.on_adl_price(lambda event: seen.append(stream.positions[7001].mark_price))
+    stream.on_account(lambda event: seen.append(sorted(stream.balances)))
     for name in ("account_update_create", "account_update_update", "account_update_delete"):
         deliver(stream, load(name))
+    deliver(stream, load("adl_price_two"))
+    assert seen == [[90762], ["BTC", "USDT"]] * 2 + [[], ["BTC", "USDT"], 78000.0]
     assert [update.position for update in updates] == positions
     assert [position.leverage for position in positions] == [20, 20, 20]
     assert [position.volume for position in positions] == [12.0, 7.0, 7.0]
 
 
-def test_the_book_is_up_to_date_in_a_callback() -> None:
-    seen: list[object] = []
-    stream = stream_with()
-    stream.on_position(lambda event: seen.append(sorted(stream.positions)))
-    stream.on_adl_price(lambda event: seen.append(stream.positions[7001].mark_price))
-    stream.on_account(lambda event: seen.append(sorted(stream.balances)))
-    deliver(stream, load("account_update_create"))
-    deliver(stream, load("account_update_delete"))
-    deliver(stream, load("adl_price_two"))
-    coins = ["BTC", "USDT"]
-    assert seen == [[90762], coins, [], coins, 78000.0]
-
-
-def test_the_order_is_that_of_adding() -> None:
+def test_the_order_is_that_of_adding_and_one_may_be_there_twice() -> None:
     calls: list[int] = []
-    stream = stream_with(on_order=lambda order: calls.append(0))
-    for number in range(1, 5):
-        stream.on_order(lambda order, number=number: calls.append(number))
+    add = [partial(lambda number, order: calls.append(number), number) for number in range(4)]
+    stream = stream_with(on_order=add[0])
+    for each in (*add[1:], add[2]):
+        stream.on_order(each)
     deliver(stream, load("order"))
-    deliver(stream, load("order"))
-    assert calls == [0, 1, 2, 3, 4] * 2
-
-
-def test_the_same_function_twice_is_called_twice() -> None:
-    calls: list[object] = []
-    stream = stream_with(on_order=calls.append)
-    stream.on_order(calls.append)
-    deliver(stream, load("order"))
-    assert len(calls) == 2
+    assert calls == [0, 1, 2, 3, 2]
 
 
 def test_registering_in_a_callback_holds_from_the_next_event_on() -> None:
@@ -268,7 +290,7 @@ def test_registering_in_a_callback_holds_from_the_next_event_on() -> None:
 # --- functions that raise -------------------------------------------------------------------------
 
 
-def test_what_a_callback_raises_is_reported() -> None:
+def test_what_a_callback_raises_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     errors: list[Any] = []
     orders: list[Order] = []
     stream = stream_with(on_order=boom, on_error=errors.append)
@@ -283,14 +305,14 @@ def test_what_a_callback_raises_is_reported() -> None:
     for part in ("on_order", "boom", "Boom", "went off"):
         assert part in str(error)
     assert stream.stats.callback_errors == 1
+    assert caplog.records == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PUSHES)
 def test_the_next_push_is_delivered(name: str) -> None:
     events: list[object] = []
     errors: list[object] = []
-    stream = stream_with(**{slot: boom for slot in NAMES_OF_SLOTS if slot != "on_error"})
-    stream.on_error = errors.append
+    stream = stream_with(**{**dict.fromkeys(NAMES, boom), "on_error": errors.append})
     stream.on_order(events.append)
     deliver(stream, load(name))
     assert errors
@@ -298,41 +320,35 @@ def test_the_next_push_is_delivered(name: str) -> None:
     assert events
 
 
-def test_without_on_error_it_is_logged_with_its_traceback(
+def test_what_nobody_listens_to_is_logged_with_its_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stream = stream_with(on_order=boom)
     deliver(stream, load("order"))
     [record] = caplog.records
     assert (record.name, record.levelno) == ("fastpos", logging.ERROR)
-    assert "Traceback" in caplog.text
-    assert "went off" in caplog.text
-    assert "in boom" in caplog.text
+    for part in ("Traceback", "went off", "in boom"):
+        assert part in caplog.text
     assert SECRET not in caplog.text
-
-
-def test_with_on_error_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    stream = stream_with(on_order=boom, on_error=lambda error: None)
-    deliver(stream, load("order"))
-    assert caplog.records == []
-
-
-def test_on_error_that_raises_is_logged_and_the_others_are_called(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    caplog.clear()
     errors: list[object] = []
-    stream = stream_with(on_order=boom, on_error=boom)
+    stream.on_error(boom)  # which is called with that, and raises too
     stream.on_error(errors.append)
     deliver(stream, load("order"))
-    deliver(stream, load("order"))
-    assert [type(error) for error in errors] == [CallbackError] * 2
-    assert len(caplog.records) == 2
+    assert [type(error) for error in errors] == [CallbackError]
+    assert len(caplog.records) == 1
     assert "Traceback" in caplog.text
-    assert stream.stats.callback_errors == 4
+    assert stream.stats.callback_errors == 3
 
 
 class Mute(Exception):
-    """An exception that cannot even be shown."""
+    """An exception, and a function that raises it, which can't even be shown."""
+
+    def __call__(self, event: object) -> None:
+        raise self
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no words")
 
     def __str__(self) -> str:
         raise RuntimeError("no words")
@@ -340,26 +356,12 @@ class Mute(Exception):
     __repr__ = __str__
 
 
-class Nameless:
-    """A function that cannot be shown."""
-
-    def __call__(self, event: object) -> None:
-        raise Boom
-
-    def __repr__(self) -> str:
-        raise RuntimeError("no name")
-
-
-def mute(event: object) -> None:
-    raise Mute
-
-
-@pytest.mark.parametrize("function", [mute, Nameless()], ids=["exception", "function"])
-@pytest.mark.parametrize("heard", [True, False])
-def test_what_cannot_be_shown_is_reported_all_the_same(function: Any, heard: bool) -> None:
+@pytest.mark.parametrize("listening", [True, False])
+def test_what_cannot_be_shown_is_reported_all_the_same(listening: bool) -> None:
     errors: list[Any] = []
     orders: list[object] = []
-    stream = stream_with(on_order=function, on_error=errors.append if heard else None)
+    function = Mute()
+    stream = stream_with(on_order=function, on_error=errors.append if listening else None)
     stream.on_order(orders.append)
     logging.disable()  # what pytest makes of such a record is not the subject
     try:
@@ -367,8 +369,7 @@ def test_what_cannot_be_shown_is_reported_all_the_same(function: Any, heard: boo
     finally:
         logging.disable(logging.NOTSET)
     assert len(orders) == 1
-    if heard:
-        assert errors[0].callback is function
+    assert [error.callback for error in errors] == [function] * listening
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])

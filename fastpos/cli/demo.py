@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..model.events import Disconnect, Ready
+from ..runtime.callbacks import NAMES
 from ..simulator import Exchange
 from ..stream import PositionStream
 from .lines import line
@@ -37,7 +39,8 @@ def run_demo(seconds: float | None = None, show: Callable[[str], object] = print
 
     def note(event: object) -> None:
         seen.add(type(event).__name__)
-        show(line(event))
+        with suppress(BrokenPipeError):  # of which the main thread hears when it shows something
+            show(line(event))
         if isinstance(event, Ready):
             ready.release()
         elif isinstance(event, Disconnect):
@@ -48,18 +51,10 @@ def run_demo(seconds: float | None = None, show: Callable[[str], object] = print
             exchange.url,
             api_key=exchange.api_key,
             broker=exchange.broker,
-            on_position=note,
-            on_order=note,
-            on_trigger=note,
-            on_system_close=note,
-            on_account=note,
-            on_adl_price=note,
-            on_ready=note,
-            on_disconnect=note,
-            on_error=note,
-            on_unknown=note,
             ping_interval=0.5,
         )
+        for name in NAMES:
+            getattr(stream, name)(note)
         show(f"the simulator listens on {exchange.url}, the stream connects to it")
         with stream:
             _wait(ready, "the first subscription")

@@ -18,6 +18,7 @@ from .._c import compiled, compiled_error
 from ..errors import FastposError
 from ..model.exchange import DEFAULT_URL
 from ..net.tls import direct_error
+from ..runtime.callbacks import NAMES
 from ..stream import PositionStream
 from ..wire.inflate import inflater, native_error
 from .lines import line
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # watch and simulate have no other end than this.
         status = 130 if options.run is _demo else 0
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except (FastposError, ImportError, OSError, ValueError) as error:
@@ -129,26 +130,25 @@ def _watch(options: argparse.Namespace) -> int:
         return 2
 
     def note(event: object) -> None:
-        _show(line(event))
+        try:
+            _show(line(event))
+        except BrokenPipeError:
+            gone.set()
+            stream.stop()
 
+    gone = threading.Event()  # the reader of our output, as `head` does
     stream = PositionStream(
         options.url,
         token=token or None,
         api_key=api_key or None,
         broker=options.broker,
         proxy=options.proxy,
-        on_position=note,
-        on_order=note,
-        on_trigger=note,
-        on_system_close=note,
-        on_account=note,
-        on_adl_price=note,
-        on_ready=note,
-        on_disconnect=note,
-        on_error=note,
-        on_unknown=note,
     )
+    for name in NAMES:
+        getattr(stream, name)(note)
     stream.run_forever()
+    if gone.is_set():
+        raise BrokenPipeError
     return 0
 
 

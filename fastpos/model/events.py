@@ -8,7 +8,7 @@ passed on as it came.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from .fields import (
     Record,
@@ -23,23 +23,6 @@ from .fields import (
     shown,
     text,
 )
-
-__all__ = [
-    "AccountUpdate",
-    "AdlPrice",
-    "AdlTick",
-    "AttachedOrder",
-    "Balance",
-    "Disconnect",
-    "Event",
-    "Order",
-    "Position",
-    "Ready",
-    "Synced",
-    "SystemClose",
-    "Trigger",
-    "Unknown",
-]
 
 # A float, or a Decimal where that was asked for: written so that an editor completes a float and
 # a type checker accepts arithmetic with either.
@@ -443,3 +426,12 @@ class Disconnect(Event):
     """The failure as an exception, None where it was none."""
     retry_in_s: float | None = own("_retry_in_s")
     """Seconds until the next attempt; None: there will be none."""
+
+
+# The classes above are this module's exports, and so the package's.
+if not TYPE_CHECKING:  # which takes all that is defined here
+    __all__ = [
+        name
+        for name, value in globals().items()
+        if isinstance(value, type) and value.__module__ == __name__ and issubclass(value, Record)
+    ]

@@ -1,15 +1,21 @@
-"""A user's functions: adding, replacing and calling them, and what happens when one raises.
+"""A user's functions: which there are, adding and replacing them, and what is refused.
 
-``stream.on_order`` is a `Handlers` object: calling it adds a function (so it is a decorator too),
-assigning to the name replaces what is there.
+`Callbacks` is the list of them, and the only one: a line there is the stream's attribute, the
+constructor's keyword, and a name in `NAMES`. ``stream.on_order`` is a `Handlers` object: calling it
+adds a function (so it is a decorator too), assigning to the name replaces what is there.
+
+On a frame's path: delivery.py comes from the decoder and calls what is registered here; a user's
+function is the end of the path.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..errors import CallbackError, FastposError
 from ..model.events import (
@@ -25,7 +31,17 @@ from ..model.events import (
     Unknown,
 )
 
-__all__ = ["CallbackSlot", "Callbacks", "Handlers", "callback_name"]
+if TYPE_CHECKING:
+    # A checker reads `Callbacks` as a dataclass, so that `Settings` inherits its lines as
+    # parameters. At run time a stream is none: it would be printed, compared and copied as one.
+    from dataclasses import dataclass
+else:
+
+    def dataclass(**_: object) -> Callable[[type], type]:
+        return lambda cls: cls
+
+
+__all__ = ["NAMES", "Callback", "Callbacks", "Handlers", "callback_name", "refuse_result"]
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,14 +61,22 @@ class Handlers(Generic[E]):
         self.functions: tuple[Callable[[E], object], ...] = ()
 
     def __call__(self, function: F) -> F:
-        """Add `function`; give it back, so that this can stand as a decorator."""
+        """Add `function`; give it back, so that this can stand as a decorator.
+
+        Raises:
+            TypeError: it can't be called with an event and be done.
+        """
         self._check(function)
         with self._lock:
             self.functions = (*self.functions, function)
         return function
 
     def replace(self, function: Callable[[E], object] | None) -> None:
-        """Have `function` alone, or with None nothing."""
+        """Have `function` alone, or with None nothing.
+
+        Raises:
+            TypeError: as above; what was there stays.
+        """
         if function is not None:
             self._check(function)
         with self._lock:
@@ -72,9 +96,120 @@ class Handlers(Generic[E]):
     def _check(self, function: object) -> None:
         if not callable(function):
             raise TypeError(f"{self.name} takes a function, not {function!r}")
+        if reason := _postponed(function):
+            raise TypeError(f"{self.name} takes a plain function: {reason}")
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self.functions)} functions>"
+
+
+class Callback(Generic[E]):
+    """Called with an event: `stream.on_…(f)` adds `f`, `stream.on_… = f` replaces what was there.
+
+    The attribute of a class that gives an object's `Handlers` of that name. They are in the
+    object's dict under the same name, where they are found too if a subclass has a method so named.
+    """
+
+    name: str
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Callback[E]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Handlers[E]: ...
+    def __get__(self, instance: object | None, owner: type) -> Callback[E] | Handlers[E]:
+        return self if instance is None else _handlers(instance, self.name)
+
+    def __set__(self, instance: object, function: Callable[[E], object] | None) -> None:
+        handlers = _handlers(instance, self.name)
+        if not isinstance(function, Callback):  # which is what a dataclass takes for the default
+            handlers.replace(function)
+
+
+def _handlers(instance: object, name: str) -> Handlers[Any]:
+    there = vars(instance)
+    found: Handlers[Any] | None = there.get(name)
+    return there.setdefault(name, Handlers(name)) if found is None else found
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Callbacks:
+    """What a stream calls its user back for, one line each."""
+
+    on_position: Callback[Position] = Callback()
+    """Called with a `Position`, merged, when one was opened, changed or closed."""
+    on_order: Callback[Order] = Callback()
+    """Called with an `Order` when one was placed, cancelled, changed or filled."""
+    on_trigger: Callback[Trigger] = Callback()
+    """Called with a `Trigger` when a trigger order was placed or cancelled."""
+    on_system_close: Callback[SystemClose] = Callback()
+    """Called with a `SystemClose` when the exchange says that it closes; the stream comes back by
+    itself."""
+    on_account: Callback[AccountUpdate] = Callback()
+    """Called with an `AccountUpdate` that holds balances."""
+    on_adl_price: Callback[AdlPrice] = Callback()
+    """Called with an `AdlPrice`, once a second while a position is held."""
+    on_ready: Callback[Ready] = Callback()
+    """Called with a `Ready` when the stream is subscribed, first and again."""
+    on_synced: Callback[Synced] = Callback()
+    """Called with a `Synced` when a snapshot was merged."""
+    on_disconnect: Callback[Disconnect] = Callback()
+    """Called with a `Disconnect` when a connection ended or could not be made."""
+    on_error: Callback[FastposError] = Callback()
+    """Called with each `FastposError` that does not end the stream. Without one they are logged."""
+    on_unknown: Callback[Unknown] = Callback()
+    """Called with an `Unknown` for a push on a channel that is not documented."""
+
+    def _register(self, given: Callbacks) -> None:
+        """Have the functions of `given`, and the methods of this object's class that are named so.
+
+        From now on both have the same `Handlers`.
+        """
+        for name in NAMES:
+            handlers = _handlers(given, name)
+            earlier = vars(self).pop(name, None)  # registered before the constructor was called
+            if not isinstance(getattr(type(self), name), Callback):
+                handlers(getattr(self, name))
+            if earlier is not None and earlier is not handlers:
+                for function in earlier.functions:
+                    handlers(function)
+            vars(self)[name] = handlers
+
+    # A misspelt name would be a function that is never called. None of a checker's business, which
+    # would think that anything may be assigned.
+    if not TYPE_CHECKING:
+
+        def __init_subclass__(cls, **options: Any) -> None:
+            super().__init_subclass__(**options)
+            for name, value in vars(cls).items():
+                if not name.startswith("on_") or name in NAMES or not callable(value):
+                    continue
+                if meant := _nearest(name, 0.85):
+                    raise TypeError(
+                        f"{cls.__qualname__}.{name} is no callback and would never be called: "
+                        f"call it {meant}"
+                    )
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in NAMES:
+                _handlers(self, name).replace(value)
+            elif name.startswith("on_") and not hasattr(type(self), name):
+                meant = _nearest(name, 0.6)
+                hint = f"did you mean {meant}?" if meant else f"there are {', '.join(NAMES)}"
+                raise AttributeError(f"there is no callback {name}: {hint}", name=name, obj=self)
+            else:
+                object.__setattr__(self, name, value)
+
+
+NAMES = tuple(name for name, slot in vars(Callbacks).items() if isinstance(slot, Callback))
+
+
+def _nearest(name: str, likeness: float) -> str | None:
+    from difflib import get_close_matches  # noqa: PLC0415 (needed for a mistake alone)
+
+    return next(iter(get_close_matches(name, NAMES, 1, likeness)), None)
 
 
 def callback_name(function: object) -> str:
@@ -95,42 +230,38 @@ def _shown(show: Callable[[Any], str], thing: object) -> str:
         return f"<{type(thing).__name__}>"
 
 
-class Callbacks:
-    """One `Handlers` for each kind of event."""
+# --- functions that only make something which nobody would run ------------------------------------
 
-    def __init__(self) -> None:
-        self.on_position: Handlers[Position] = Handlers("on_position")
-        self.on_order: Handlers[Order] = Handlers("on_order")
-        self.on_trigger: Handlers[Trigger] = Handlers("on_trigger")
-        self.on_system_close: Handlers[SystemClose] = Handlers("on_system_close")
-        self.on_account: Handlers[AccountUpdate] = Handlers("on_account")
-        self.on_adl_price: Handlers[AdlPrice] = Handlers("on_adl_price")
-        self.on_ready: Handlers[Ready] = Handlers("on_ready")
-        self.on_synced: Handlers[Synced] = Handlers("on_synced")
-        self.on_disconnect: Handlers[Disconnect] = Handlers("on_disconnect")
-        self.on_error: Handlers[FastposError] = Handlers("on_error")
-        self.on_unknown: Handlers[Unknown] = Handlers("on_unknown")
+_AWAIT = (
+    "nothing here awaits it. Hand the event over to your event loop: "
+    "lambda event: asyncio.run_coroutine_threadsafe(handle(event), loop)"
+)
 
 
-class _HasCallbacks(Protocol):
-    _callbacks: Callbacks
+def _postponed(function: Any) -> str | None:
+    """Say why calling `function` would not run its body, and what to do; None if it would."""
+    while isinstance(function, partial):
+        function = function.func
+    with suppress(Exception):  # it is a user's
+        for called in (function, type(function).__call__):
+            if inspect.iscoroutinefunction(called):
+                return f"{callback_name(function)} is a coroutine function, and {_AWAIT}"
+            if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+                return (
+                    f"{callback_name(function)} is a generator function, of which a call runs "
+                    "nothing. Take the yield out of it, or put the event into a queue.Queue"
+                )
+    return None
 
 
-class CallbackSlot(Generic[E]):
-    """A class attribute that gives the object's `Handlers` of that name and takes assignments."""
+def refuse_result(result: object) -> None:
+    """Look at what a callback returned, where that is not None.
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> CallbackSlot[E]: ...
-    @overload
-    def __get__(self, instance: _HasCallbacks, owner: type) -> Handlers[E]: ...
-    def __get__(self, instance: _HasCallbacks | None, owner: type) -> CallbackSlot[E] | Handlers[E]:
-        if instance is None:
-            return self
-        handlers: Handlers[E] = getattr(instance._callbacks, self._name)
-        return handlers
-
-    def __set__(self, instance: _HasCallbacks, function: Callable[[E], object] | None) -> None:
-        self.__get__(instance, type(instance)).replace(function)
+    Raises:
+        TypeError: it is something to be awaited, which nobody does; it was closed.
+    """
+    if inspect.isawaitable(result):
+        close = getattr(result, "close", None)
+        if callable(close):
+            close()  # else Python warns of it some time later
+        raise TypeError(f"it returned a {type(result).__name__}, and {_AWAIT}")

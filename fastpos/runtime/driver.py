@@ -436,7 +436,7 @@ class Reader:
         value = settings.credential.get()
         with self._state:
             self._value = value
-        proxy = settings.proxy
+        proxy = settings.proxy_address
         if settings.proxy_from_environment:
             try:
                 proxy = proxy_from_environment(settings.address)
@@ -454,7 +454,7 @@ class Reader:
             )
         return Connection(
             settings.url,
-            {**settings.headers, settings.credential.header: value},
+            {**(settings.headers or {}), settings.credential.header: value},
             connect_timeout=settings.connect_timeout,
             max_message_size=settings.max_message_size,
             ssl_context=self._ssl_context,

@@ -209,8 +209,8 @@ def install(watch: Watch) -> Callable[[], None]:
             if isinstance(self, Exchange):
                 for secret in (self.api_key, self.api_secret, self.token):
                     watch.keep(secret)
-            elif isinstance(self, PositionStream) and self._settings.proxy is not None:
-                watch.keep(self._settings.proxy.password)
+            elif isinstance(self, PositionStream) and self._settings.proxy_address is not None:
+                watch.keep(self._settings.proxy_address.password)
 
         return init
 

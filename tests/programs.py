@@ -1,0 +1,78 @@
+"""Programs run as a user runs them: fastpos's own command line, and scripts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def _command(words: tuple[str, ...]) -> list[str]:
+    script = words and words[0].endswith(".py")
+    return [sys.executable, "-u", *(() if script else ("-m", "fastpos")), *words]
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTPOS_T")}
+    kept.pop("FASTPOS_API_KEY", None)
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `fastpos` with these words, or the script that the first of them is."""
+    return subprocess.run(
+        _command(words),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=_environment(environment),
+    )
+
+
+@contextmanager
+def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The same, while it runs; it is killed in the end."""
+    process = subprocess.Popen(
+        _command(words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(environment),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_until(process: subprocess.Popen[str], wanted: str) -> str:
+    """Read the output until `wanted` is in it; give what was read."""
+    assert process.stdout is not None
+    killer = threading.Timer(20.0, process.kill)
+    killer.start()
+    output = ""
+    try:
+        for text in process.stdout:
+            output += text
+            if wanted in text:
+                return output
+    finally:
+        killer.cancel()
+    raise AssertionError(f"{wanted!r} did not come; the output was:\n{output}")
+
+
+def ended(process: subprocess.Popen[str], by: int | None = signal.SIGINT) -> tuple[int, str]:
+    """Send it a signal; give its exit status and what it wrote to standard error."""
+    if by is not None:
+        process.send_signal(by)
+    _, errors = process.communicate(timeout=20)
+    return process.returncode, errors
