@@ -26,12 +26,14 @@ from fastpos.runtime.delivery import Delivery
 from fastpos.runtime.stats import Counters
 from fastpos.runtime.timing import CallbackTimes
 from tests.support.certificates import make_certificates
-from tests.test_inflate import BAD_FRAMES, MEMBERS, frame
+from tests.support.frames import BINARY, frame
+from tests.support.pushes import MEMBERS
+from tests.test_inflate import NOT_TAKEN
 
 MAX_SIZE = 1 << 20
 WARM_UP = 5_000
 BATCH = 100
-FRAMES = [frame(data) for data in MEMBERS]
+FRAMES = [frame(BINARY, data) for data in MEMBERS]
 REFUSED = [MEMBERS[0][:-1], b"sub success", MEMBERS[0] + b"\0", MEMBERS[0][:-4] + bytes(4)]
 ODD = [
     gzip.compress(text)
@@ -70,7 +72,7 @@ def splitting(inflater: Inflater, count: int) -> None:
 
 
 def refusing(inflater: Inflater, count: int) -> None:
-    bad = list(BAD_FRAMES.values())
+    bad = list(NOT_TAKEN.values())
     for index in range(count // 2):
         try:
             inflater.inflate(REFUSED[index % len(REFUSED)], MAX_SIZE)

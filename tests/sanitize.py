@@ -1,9 +1,9 @@
 """The C extensions under AddressSanitizer and UndefinedBehaviorSanitizer: tests, mutated frames.
 
-    python tests/sanitize.py [FRAMES]      # default: 1,000,000; needs gcc and ISA-L's headers
+    python tests/sanitize.py [FRAMES]      # default: 1,000,000; needs gcc
 
 Builds a copy with ``-fsanitize=address,undefined`` in a temporary directory and runs there the
-tests of inflating, decoding and TLS, and a loop that gives mutated frames to `_native`. The input
+tests of inflating, decoding and TLS, and a loop that gives mutated frames to `_inflate`. The input
 ends at a page that must not be touched, so that ISA-L, which is not instrumented, is caught too
 when it reads too far; and whatever it makes of a frame, the `isal` wheel must make too.
 """
@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
 TESTS = [
     "test_inflate.py",
+    "test_isal.py",
+    "test_compiled.py",
     "test_decode.py",
     "test_delivery.py",
     "test_frames.py",
@@ -65,6 +67,7 @@ def main() -> None:
 
 
 def build(copy: Path) -> None:
+    """Put a checkout's files into `copy`, with the extensions built in place."""
     for name in ("fastpos", "tests"):
         shutil.copytree(
             ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
@@ -72,13 +75,16 @@ def build(copy: Path) -> None:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", "wheel", "."],
         cwd=copy,
-        env={**os.environ, "CFLAGS": FLAGS, "LDFLAGS": FLAGS},
+        env={**os.environ, "CFLAGS": FLAGS, "LDFLAGS": FLAGS, "FASTPOS_PURE": ""},
         check=True,
     )
-    for name in ("_native", "_tls"):
-        if not list((copy / "fastpos").glob(f"{name}.*.so")):
+    (wheel,) = (copy / "wheel").iterdir()
+    shutil.rmtree(copy / "fastpos")
+    shutil.unpack_archive(wheel, copy, "zip")
+    for name in ("_compiled", "_inflate", "_tls"):
+        if not list((copy / "fastpos" / "_c").glob(f"{name}.*.so")):
             raise SystemExit(f"{name} was not built")
 
 
@@ -160,13 +166,16 @@ def fuzz(count: int) -> None:
     # Here, for only the copy has them with sanitizers.
     from fastpos._c._inflate import Inflater  # noqa: PLC0415
     from fastpos.wire import decoder  # noqa: PLC0415
-    from tests.test_inflate import MEMBERS, frame, inflate_pure, member, verdict  # noqa: PLC0415
+    from fastpos.wire.inflate import inflate_pure  # noqa: PLC0415
+    from tests.support.frames import BINARY, frame  # noqa: PLC0415
+    from tests.support.pushes import MEMBERS, member  # noqa: PLC0415
+    from tests.test_inflate import verdict  # noqa: PLC0415
 
     chance = random.Random(count)
     inflater = Inflater()
     guarded = GuardedBuffer()
     seeds = [*MEMBERS, *(member(b"[%d]" % flags * 90, flags=flags) for flags in range(32))]
-    good = frame(MEMBERS[0])
+    good = frame(BINARY, MEMBERS[0])
     outcomes: Counter[str] = Counter()
     started = time.perf_counter()
     for _ in range(count):
@@ -183,7 +192,7 @@ def fuzz(count: int) -> None:
             raise AssertionError(f"native {native!r}, pure {pure!r}: {data.hex()} {max_size}")
         if len(data) < 1 << 16:
             taken: list[bytes] = []
-            buffer = good + frame(data)
+            buffer = good + frame(BINARY, data)
             end = inflater.split(guarded.hold(buffer), 0, len(buffer), 1 << 20, taken)
             if end not in (len(good), len(buffer)) or len(taken) != 1 + (end > len(good)):
                 raise AssertionError(f"split took {end} of {buffer.hex()}")

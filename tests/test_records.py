@@ -13,99 +13,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from fastpos._c import mechanism, why_not
 from fastpos.net import tls
 from fastpos.net.tls import TlsTransport
-from tests.certificates import Certificates
-from tests.connections import concurrently
-from tests.recording import until
+from tests.support.certificates import Certificates
+from tests.support.connections import concurrently
+from tests.support.gil import another_thread
+from tests.support.records import (
+    RECORD,
+    Pair,
+    Sealer,
+    Server,
+    read,
+    read_all,
+    reads_of,
+    shaken_hands,
+)
 
-try:
-    from fastpos._c import _tls
-    from fastpos._c._tls import Reader
-
-    READER_MISSING = ""
-except ImportError as error:
-    READER_MISSING = f"fastpos._c._tls is not built: {error}"
-
-needs_reader = pytest.mark.skipif(bool(READER_MISSING), reason=READER_MISSING)
+_tls = mechanism("_tls")
+Reader: Any = None if _tls is None else _tls.Reader
+needs_reader = pytest.mark.skipif(_tls is None, reason=str(why_not.get("_tls")))
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 
-RECORD = 16 * 1024  # the most that one holds
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 BATCH = [b"%3d:" % number + b"x" * (number * 7 % 300) for number in range(50)]
-
-
-class Server:
-    """The server's side in memory: says what it sends when, byte for byte."""
-
-    def __init__(self, context: ssl.SSLContext, sock: socket.socket) -> None:
-        self.sock = sock
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-
-    def handshake(self) -> None:
-        done = False
-        while not done:
-            with suppress(ssl.SSLWantReadError):
-                self.tls.do_handshake()
-                done = True
-            self.sock.sendall(self._outgoing.read())
-            if not done:
-                self._incoming.write(self.sock.recv(65536))
-
-    def seal(self, data: bytes) -> bytes:
-        """One record, if `data` is not larger than that."""
-        self.tls.write(data)
-        return self._outgoing.read()
-
-    def close_notify(self) -> bytes:
-        with suppress(ssl.SSLWantReadError):
-            self.tls.unwrap()
-        return self._outgoing.read()
-
-    def alert(self) -> bytes:
-        """What it says to a record that can't be decrypted."""
-        self._incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))
-        with pytest.raises(ssl.SSLError):
-            self.tls.read(1)
-        return self._outgoing.read()
-
-    def hear(self) -> bytes:
-        """What the client sends next."""
-        while True:
-            try:
-                return self.tls.read(RECORD)
-            except ssl.SSLWantReadError:
-                self._incoming.write(self.sock.recv(65536))
-
-
-Pair = tuple[TlsTransport, Server]
-
-
-@contextmanager
-def shaken_hands(
-    context: ssl.SSLContext, certificates: Certificates, clients: ssl.SSLContext | None = None
-) -> Iterator[Pair]:
-    ours, its = socket.socketpair()
-    with ours, its:
-        its.settimeout(10)
-        server = Server(context, its)
-        client = TlsTransport(ours, clients or certificates.client_context(), "localhost")
-        with concurrently(server.handshake):
-            client.handshake(time.monotonic() + 10)
-        assert read_all(client) == b""  # session tickets
-        yield client, server
-        client.close()
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: version.name)
@@ -115,29 +52,6 @@ def pair(
     with shaken_hands(certificates.good.context(request.param), certificates) as pair:
         assert (pair[0]._reader is not None) == (decrypting == "direct")
         yield pair
-
-
-def read(client: TlsTransport, size: int = 64 * 1024) -> bytes:
-    """One read; a bytearray of its own, so that it can't write anywhere else unnoticed."""
-    buffer = bytearray(b"\xee" * (size + 64))
-    count = client.read_into(memoryview(buffer)[:size])
-    assert buffer[count:] == b"\xee" * (size + 64 - count)
-    return bytes(buffer[:count])
-
-
-def read_all(client: TlsTransport, size: int = 64 * 1024) -> bytes:
-    """All that there is without waiting for more."""
-    data = b""
-    while client.wait(0):
-        data += read(client, size)
-    return data
-
-
-def reads_of(client: TlsTransport, server: Server, wire: bytes) -> bytes:
-    """What a single read gives once all of `wire` is there."""
-    server.sock.sendall(wire)
-    until(lambda: len(client._sock.recv(1 << 20, socket.MSG_PEEK)) == len(wire))
-    return read(client)
 
 
 # --- what is read ---------------------------------------------------------------------------------
@@ -151,17 +65,6 @@ def test_a_batch_is_read_at_once(pair: Pair) -> None:
         assert not client.wait(0)
 
 
-def test_records_of_the_largest_size(pair: Pair) -> None:
-    client, server = pair
-    data = random.Random(3).randbytes(20 * RECORD)
-    with concurrently(lambda: server.sock.sendall(server.seal(data))):
-        got = b""
-        while len(got) < len(data):
-            assert client.wait(5)
-            got += read(client)
-    assert got == data
-
-
 @pytest.mark.parametrize("size", [1, 100, RECORD - 1, RECORD, RECORD + 1])
 def test_a_buffer_that_is_smaller_than_what_came(pair: Pair, size: int) -> None:
     client, server = pair
@@ -171,21 +74,6 @@ def test_a_buffer_that_is_smaller_than_what_came(pair: Pair, size: int) -> None:
     first = read(client, size)
     assert len(first) == min(size, len(data) + len(b"after"))
     assert first + read_all(client, size) == data + b"after"
-
-
-def test_a_record_that_comes_in_pieces(pair: Pair) -> None:
-    client, server = pair
-    wire = server.seal(b"before") + server.seal(b"whole")
-    chance = random.Random(5)
-    got = b""
-    while wire:
-        size = chance.randrange(1, 20)
-        server.sock.sendall(wire[:size])
-        wire = wire[size:]
-        assert client.wait(5)
-        got += read_all(client)
-        assert got in (b"", b"before", b"beforewhole")
-    assert got == b"beforewhole"
 
 
 def test_pieces_and_buffers_of_all_sizes(pair: Pair) -> None:
@@ -216,28 +104,6 @@ def test_what_is_sent_meanwhile_arrives(pair: Pair) -> None:
         client.send(b"up %d" % number, 1.0)
         assert read(client) == b"down %d" % number
         assert server.hear() == b"up %d" % number
-
-
-class Sealer:
-    """Makes TLS 1.3 records by itself (RFC 8446, section 5.2), of the kinds OpenSSL never sends."""
-
-    def __init__(self, secret: bytes) -> None:
-        self._key = AESGCM(self._expand(secret, b"key", 32))
-        self._iv = int.from_bytes(self._expand(secret, b"iv", 12), "big")
-        self._number = 0
-
-    @staticmethod
-    def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-        label = b"tls13 " + label
-        info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
-        return HKDFExpand(hashes.SHA384(), size, info).derive(secret)
-
-    def seal(self, data: bytes, padding: int = 0) -> bytes:
-        inner = data + b"\x17" + bytes(padding)
-        header = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2, "big")
-        nonce = (self._iv ^ self._number).to_bytes(12, "big")
-        self._number += 1
-        return header + self._key.encrypt(nonce, inner, header)
 
 
 @pytest.fixture
@@ -317,16 +183,11 @@ def raised(client: TlsTransport) -> Exception:
     return first.value
 
 
-def test_close_notify_amid_a_batch(pair: Pair) -> None:
+@pytest.mark.parametrize("after", [b"", b"\x17\x03\x03\x00\x20" + bytes(32)])
+def test_close_notify(pair: Pair, after: bytes) -> None:
     client, server = pair
     wire = server.seal(b"one") + server.seal(b"two") + server.close_notify()
-    assert reads_of(client, server, wire + b"\x17\x03\x03\x00\x20" + bytes(32)) == b"onetwo"
-    assert str(raised(client)) == "the peer ended the TLS connection"
-
-
-def test_close_notify_alone(pair: Pair) -> None:
-    client, server = pair
-    server.sock.sendall(server.close_notify())
+    assert reads_of(client, server, wire + after) == b"onetwo"
     assert str(raised(client)) == "the peer ended the TLS connection"
 
 
@@ -354,22 +215,20 @@ def test_a_corrupted_record(pair: Pair) -> None:
         server.hear()
 
 
-def test_what_is_no_tls(pair: Pair) -> None:
-    client, server = pair
-    assert reads_of(client, server, server.seal(b"good") + b"HTTP/1.1 400 Bad\r\n") == b"good"
-    error = raised(client)
-    assert type(error) is ssl.SSLError
-    assert isinstance(error.reason, str)
-    assert "WRONG_VERSION_NUMBER" in error.reason
+def no_tls(_server: Server) -> bytes:
+    return b"HTTP/1.1 400 Bad\r\n"
 
 
-def test_an_alert(pair: Pair) -> None:
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [(no_tls, "WRONG_VERSION_NUMBER"), (Server.alert, "SSLV3_ALERT_BAD_RECORD_MAC")],
+)
+def test_what_openssl_refuses(pair: Pair, sent: Callable[[Server], bytes], reason: str) -> None:
     client, server = pair
-    wire = server.seal(b"good") + server.alert()
-    assert reads_of(client, server, wire) == b"good"
+    assert reads_of(client, server, server.seal(b"good") + sent(server)) == b"good"
     error = raised(client)
     assert type(error) is ssl.SSLError
-    assert error.reason == "SSLV3_ALERT_BAD_RECORD_MAC"
+    assert reason in str(error.reason)
 
 
 def test_a_failure_says_nothing_of_another_connection(
@@ -397,42 +256,18 @@ def direct(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield pair
 
 
-@pytest.fixture
-def no_switches() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(30)
-    yield
-    sys.setswitchinterval(before)
-
-
 @needs_reader
-def test_the_gil_is_kept(direct: Pair, no_switches: None) -> None:
+def test_the_gil_is_kept(direct: Pair) -> None:
     client, server = direct
     assert client._reader is not None
     view = memoryview(bytearray(65536))
-    turns, stopping = 0, False
-
-    def take_turns() -> None:
-        nonlocal turns
-        while not stopping:
-            turns += 1
-            time.sleep(0)
-
-    def turns_during(work: Callable[[], Any]) -> int:
-        before = turns
-        work()
-        return turns - before
-
-    with concurrently(take_turns):
-        try:
-            until(lambda: turns > 10)
-            for _ in range(50):
-                client._incoming.write(b"".join(map(server.seal, BATCH)))
-                until(lambda so_far=turns: turns > so_far)  # type: ignore[misc]
-                assert turns_during(lambda: client._reader.read(view)) == 0  # type: ignore[union-attr]
-            assert any(turns_during(lambda: time.sleep(0.001)) for _ in range(50))
-        finally:
-            stopping = True
+    batches = [b"".join(map(server.seal, BATCH)) for _ in range(50)]
+    with another_thread() as turns:
+        before = turns()
+        for batch in batches:
+            client._incoming.write(batch)
+            assert client._reader.read(view)[0] == len(b"".join(BATCH))
+        assert turns() == before
 
 
 @needs_reader
@@ -524,27 +359,6 @@ def test_where_the_direct_way_is_refused_records_are_read_one_by_one(
         assert reads_of(client, server, wire) == b"".join(BATCH)
 
 
-def direct_error(pure: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", "from fastpos.net import tls; print(tls.direct_error)"],
-        env={**os.environ, "FASTPOS_PURE": pure},
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(tls.__file__).parent.parent.parent,
-    )
-    return done.stdout.strip()
-
-
-@needs_reader
-def test_the_direct_way_is_used_where_it_was_built() -> None:
-    assert direct_error("") == direct_error("0") == "None"
-
-
-def test_the_direct_way_can_be_forgone() -> None:
-    assert direct_error("1") == "FASTPOS_PURE is set"
-
-
 # In a process of its own: `_ssl` looks as if it were built into the interpreter, and what is found
 # among the process's libraries is another OpenSSL, the copy given.
 ANOTHER_OPENSSL = """
@@ -554,8 +368,8 @@ ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 import pytest
 from fastpos.net import tls
 from fastpos._c._tls import Reader
-from tests.certificates import make_certificates
-from tests.test_records import shaken_hands
+from tests.support.certificates import make_certificates
+from tests.support.records import shaken_hands
 certificates = make_certificates(pathlib.Path(sys.argv[2]))
 with shaken_hands(certificates.good.context(), certificates) as (client, server):
     assert tls.direct_error is None
@@ -583,6 +397,7 @@ def test_another_openssl_is_never_used(tmp_path: Path) -> None:
 
 @needs_reader
 def test_no_reader_outside_the_main_interpreter() -> None:
+    assert _tls is not None
     load = (
         "from importlib.util import module_from_spec, spec_from_file_location\n"
         f"spec = spec_from_file_location('fastpos._c._tls', {_tls.__file__!r})\n"

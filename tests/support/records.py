@@ -1,0 +1,131 @@
+"""Both sides of a TLS connection (RFC 8446): a server in memory, whose every record is seen."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from fastpos.net.tls import TlsTransport
+from tests.support.certificates import Certificates
+from tests.support.connections import concurrently
+from tests.support.recording import until
+
+__all__ = ["RECORD", "Pair", "Sealer", "Server", "read", "read_all", "reads_of", "shaken_hands"]
+
+RECORD = 16 * 1024  # the most that one holds
+
+
+class Server:
+    """The server's side in memory: says what it sends when, byte for byte."""
+
+    def __init__(self, context: ssl.SSLContext, sock: socket.socket) -> None:
+        self.sock = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    def handshake(self) -> None:
+        done = False
+        while not done:
+            with suppress(ssl.SSLWantReadError):
+                self.tls.do_handshake()
+                done = True
+            self.sock.sendall(self._outgoing.read())
+            if not done:
+                self._incoming.write(self.sock.recv(65536))
+
+    def seal(self, data: bytes) -> bytes:
+        """One record, if `data` is not larger than that."""
+        self.tls.write(data)
+        return self._outgoing.read()
+
+    def close_notify(self) -> bytes:
+        with suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        return self._outgoing.read()
+
+    def alert(self) -> bytes:
+        """What it says to a record that can't be decrypted."""
+        self._incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(ssl.SSLError):
+            self.tls.read(1)
+        return self._outgoing.read()
+
+    def hear(self) -> bytes:
+        """What the client sends next."""
+        while True:
+            try:
+                return self.tls.read(RECORD)
+            except ssl.SSLWantReadError:
+                self._incoming.write(self.sock.recv(65536))
+
+
+Pair = tuple[TlsTransport, Server]
+
+
+@contextmanager
+def shaken_hands(
+    context: ssl.SSLContext, certificates: Certificates, clients: ssl.SSLContext | None = None
+) -> Iterator[Pair]:
+    ours, its = socket.socketpair()
+    with ours, its:
+        its.settimeout(10)
+        server = Server(context, its)
+        client = TlsTransport(ours, clients or certificates.client_context(), "localhost")
+        with concurrently(server.handshake):
+            client.handshake(time.monotonic() + 10)
+        assert read_all(client) == b""  # session tickets
+        yield client, server
+        client.close()
+
+
+def read(client: TlsTransport, size: int = 64 * 1024) -> bytes:
+    """One read; a bytearray of its own, so that it can't write anywhere else unnoticed."""
+    buffer = bytearray(b"\xee" * (size + 64))
+    count = client.read_into(memoryview(buffer)[:size])
+    assert buffer[count:] == b"\xee" * (size + 64 - count)
+    return bytes(buffer[:count])
+
+
+def read_all(client: TlsTransport, size: int = 64 * 1024) -> bytes:
+    """All that there is without waiting for more."""
+    data = b""
+    while client.wait(0):
+        data += read(client, size)
+    return data
+
+
+def reads_of(client: TlsTransport, server: Server, wire: bytes) -> bytes:
+    """What a single read gives once all of `wire` is there."""
+    server.sock.sendall(wire)
+    until(lambda: len(client._sock.recv(1 << 20, socket.MSG_PEEK)) == len(wire))
+    return read(client)
+
+
+class Sealer:
+    """Makes TLS 1.3 records by itself (RFC 8446, section 5.2), of the kinds OpenSSL never sends."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = AESGCM(self._expand(secret, b"key", 32))
+        self._iv = int.from_bytes(self._expand(secret, b"iv", 12), "big")
+        self._number = 0
+
+    @staticmethod
+    def _expand(secret: bytes, label: bytes, size: int) -> bytes:
+        label = b"tls13 " + label
+        info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
+        return HKDFExpand(hashes.SHA384(), size, info).derive(secret)
+
+    def seal(self, data: bytes, padding: int = 0) -> bytes:
+        inner = data + b"\x17" + bytes(padding)
+        header = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2, "big")
+        nonce = (self._iv ^ self._number).to_bytes(12, "big")
+        self._number += 1
+        return header + self._key.encrypt(nonce, inner, header)
