@@ -64,8 +64,7 @@ def opened(exchange: Exchange, kind: str = "api-key", **options: Any) -> Iterato
         compression=None,
         ping_interval=None,
         close_timeout=0.2,
-        max_queue=None,
-        **options,
+        **{"max_queue": None, **options},
     ) as client:
         yield client
 
@@ -351,6 +350,20 @@ def test_messages_have_the_documented_shape(exchange: Exchange, client: ClientCo
     assert pushed(client) == load("system_close")
 
 
+def test_a_client_that_does_not_read_holds_up_nobody(
+    exchange: Exchange, client: ClientConnection
+) -> None:
+    with subscribed(exchange, max_queue=1):  # it reads no more once that is full
+        assert exchange.wait_for_subscribers(2)
+        for n in range(20):
+            assert exchange.push_bytes(bytes([n]) * 1_000_000) == 2
+        assert [client.recv(SOON)[0] for _ in range(20)] == list(range(20))
+        started = time.monotonic()
+        exchange.stop()
+        assert time.monotonic() - started < 2
+    assert exchange_threads() == []
+
+
 # --- the account ----------------------------------------------------------------------------------
 
 
@@ -430,6 +443,16 @@ def test_orders(exchange: Exchange, client: ClientConnection) -> None:
     cancelled = pushed(client)["order"]
     assert (cancelled["orderId"], cancelled["orderAction"]) == (other, "2")
     assert exchange.orders == {}
+
+
+def test_triggers(exchange: Exchange, client: ClientConnection) -> None:
+    trigger = exchange.place_trigger(side="sell", expires_ms=5)
+    placed = pushed(client)["trigOrder"]
+    assert (placed["side"], placed["expireTime"], placed["orderAction"]) == ("sell", 5, "1")
+    assert list(exchange.triggers) == [trigger]
+    exchange.cancel_trigger(trigger)
+    assert pushed(client)["trigOrder"]["orderAction"] == "2"
+    assert exchange.triggers == {}
 
 
 # --- REST -----------------------------------------------------------------------------------------
@@ -561,6 +584,17 @@ def test_stop_and_start_on_the_same_port() -> None:
             assert exchange.url == url
     exchange.stop()
     assert exchange_threads() == []
+
+
+def test_drop_one_or_all(exchange: Exchange, client: ClientConnection) -> None:
+    with subscribed(exchange) as other:
+        assert exchange.drop(connection=exchange.connections[0]) == 1
+        assert close_code(client) is None
+        assert nothing_queued(other)
+        with socket.create_connection((exchange.host, exchange.port)) as silent:
+            silent.sendall(b"GET ")  # in its handshake
+            assert exchange.wait_for(lambda: exchange.drop() == 1)
+            assert close_code(other) is None
 
 
 def test_a_stalled_exchange_does_not_judge_heartbeats() -> None:

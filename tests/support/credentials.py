@@ -14,6 +14,7 @@ A hit fails the test in which it happened. The test's report names the place and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import quote
 
 import pytest
@@ -160,123 +162,79 @@ def raised_by_a_test(error: BaseException) -> bool:
 
 def install(watch: Watch) -> Callable[[], None]:
     """Have all that is looked at shown to `watch`; returns what takes it back."""
-    patched: list[tuple[Any, str, Any]] = []
+    patches = contextlib.ExitStack()
 
-    def patch(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        own = owner.__dict__.get(name)
+    def patch(
+        owner: Any,
+        name: str,
+        before: Callable[..., object] | None = None,
+        after: Callable[..., object] | None = None,
+        raising: str = "",
+    ) -> None:
+        """Call `before` with the arguments, `after` with the result and them."""
         original = getattr(owner, name)
-        patched.append((owner, name, own))
-        setattr(owner, name, functools.wraps(original)(make(original)))
 
-    def raising(method: Any) -> Any:
+        @functools.wraps(original)
         def call(*args: Any, **options: Any) -> Any:
+            if before is not None:
+                before(*args, **options)
             try:
-                return method(*args, **options)
+                result = original(*args, **options)
             except (FastposError, TypeError, ValueError) as error:
-                watch.error(f"raised by {method.__qualname__}", error)
+                if raising:
+                    watch.error(f"raised by {raising}", error)
                 raise
+            if after is not None:
+                after(result, *args, **options)
+            return result
 
-        return call
+        patches.enter_context(mock.patch.object(owner, name, call))
 
-    def made(method: Any) -> Any:
-        def init(self: Any, *args: Any) -> None:
-            method(self, *args)
-            watch.look(f"message of {type(self).__name__}", str(args[0]) if args else "")
+    def made(_: None, error: FastposError, *args: Any) -> None:
+        watch.look(f"message of {type(error).__name__}", str(args[0]) if args else "")
 
-        return init
+    def given(thing: Any, *args: Any, **options: Any) -> None:
+        for secret in args[1:3] if isinstance(thing, AccountSnapshot) else ():
+            watch.keep(secret)
+        for name in ("token", "api_key", "api_secret"):
+            watch.keep(options.get(name))
 
-    def asked(method: Any) -> Any:
-        def get(self: Any) -> Any:
-            value = method(self)
-            watch.keep(value)
-            return value
+    def built(_: None, thing: Any, *_args: Any, **_options: Any) -> None:
+        watch.adopt(thing)
+        if isinstance(thing, Exchange):
+            for secret in (thing.api_key, thing.api_secret, thing.token):
+                watch.keep(secret)
+        elif isinstance(thing, PositionStream) and thing._settings.proxy_address is not None:
+            watch.keep(thing._settings.proxy_address.password)
 
-        return get
+    def connecting(_: Any, _url: str, headers: Any = None, **_options: Any) -> None:
+        for name in ("token", "api-key"):
+            watch.keep((headers or {}).get(name))
 
-    def built(method: Any) -> Any:
-        def init(self: Any, *args: Any, **options: Any) -> None:
-            for name in ("token", "api_key", "api_secret"):
-                watch.keep(options.get(name))
-            if type(self).__name__ == "AccountSnapshot":
-                for secret in args[1:3]:
-                    watch.keep(secret)
-            try:
-                method(self, *args, **options)
-            except (TypeError, ValueError) as error:
-                watch.error("raised by a constructor", error)
-                raise
-            watch.adopt(self)
-            if isinstance(self, Exchange):
-                for secret in (self.api_key, self.api_secret, self.token):
-                    watch.keep(secret)
-            elif isinstance(self, PositionStream) and self._settings.proxy_address is not None:
-                watch.keep(self._settings.proxy_address.password)
+    def calling(_: Any, handlers: Any, event: Any, *_queued: bool) -> None:
+        if handlers.functions:
+            watch.event(handlers.name, event)
 
-        return init
+    def delivered(end: int, _: Any, texts: list[bytes], *rest: int) -> None:
+        if len(rest) == 2:
+            # Events that were made and handed out in C show no more than their texts do.
+            for text in texts[rest[0] : end][:SAMPLE]:
+                watch.look("a push", text.decode("utf-8", "replace"))
 
-    def connected(method: Any) -> Any:
-        def init(self: Any, url: str, headers: Any = None, **options: Any) -> None:
-            for name in ("token", "api-key"):
-                watch.keep((headers or {}).get(name))
-            method(self, url, headers, **options)
-
-        return init
-
-    def called(method: Any) -> Any:
-        def call(self: Any, handlers: Any, event: Any, *queued: bool) -> None:
-            if handlers.functions:
-                watch.event(handlers.name, event)
-            method(self, handlers, event, *queued)
-
-        return call
-
-    def delivered(method: Any) -> Any:
-        def pushes(self: Any, texts: list[bytes], *rest: int) -> int:
-            end: int = method(self, texts, *rest)
-            if len(rest) == 2:
-                # Events that were made and handed out in C show no more than their texts do.
-                for text in texts[rest[0] : end][:SAMPLE]:
-                    watch.look("a push", text.decode("utf-8", "replace"))
-            return end
-
-        return pushes
-
-    def reported(method: Any) -> Any:
-        def report(self: Any, error: FastposError) -> None:
-            watch.error("to on_error", error)
-            method(self, error)
-
-        return report
-
-    def tunnelled(function: Any) -> Any:
-        def open_tunnel(guarded: Any, proxy: Any, *args: Any) -> None:
-            watch.keep(proxy.password)
-            function(guarded, proxy, *args)
-
-        return open_tunnel
-
-    patch(FastposError, "__init__", made)
-    patch(Credential, "get", asked)
-    patch(Connection, "__init__", connected)
-    patch(Delivery, "call", called)
-    patch(Delivery, "pushes", delivered)
-    patch(Delivery, "report", reported)
+    patch(FastposError, "__init__", after=made)
+    patch(Credential, "get", after=lambda value, _: watch.keep(value))
+    patch(Connection, "__init__", before=connecting)
+    patch(Delivery, "call", before=calling)
+    patch(Delivery, "pushes", after=delivered)
+    patch(Delivery, "report", before=lambda _, error: watch.error("to on_error", error))
     for kind in (PositionStream, Exchange, AccountSnapshot):
-        patch(kind, "__init__", built)
+        patch(kind, "__init__", before=given, after=built, raising="a constructor")
     for module in (opening, rest):
-        patch(module, "open_tunnel", tunnelled)
+        patch(module, "open_tunnel", before=lambda _, proxy, *_args: watch.keep(proxy.password))
     for name in ("run_forever", "wait_ready", "join", "start", "stop"):
-        patch(PositionStream, name, raising)
-    patch(AccountSnapshot, "__call__", raising)
-
-    def take_back() -> None:
-        for owner, name, own in reversed(patched):
-            if own is None:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, own)
-
-    return take_back
+        patch(PositionStream, name, raising=name)
+    patch(AccountSnapshot, "__call__", raising="AccountSnapshot")
+    return patches.close
 
 
 # --- pytest's side --------------------------------------------------------------------------------

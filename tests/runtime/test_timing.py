@@ -1,0 +1,168 @@
+"""How long callbacks take, and how long events wait for them: what is measured and logged."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from fastpos import FastposError, Order, PositionStream
+from fastpos.runtime.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
+from fastpos.simulator import Exchange
+from tests.support.pushes import order, push_frame
+from tests.support.recording import SOON, Recorder, until
+from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
+
+NewStream = Callable[..., PositionStream]
+
+pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
+
+on_either_thread = pytest.mark.parametrize("dispatch", ["reader", "thread"])
+
+
+def slow_ones(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [r for r in caplog.records if vars(r).get("fastpos_event") == "slow_callback"]
+
+
+@on_either_thread
+def test_slow_callback_is_logged_once_with_its_name_and_time(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    dispatch: str,
+) -> None:
+    def slow(secret: str, event: object) -> None:
+        time.sleep(0.03)
+        raise ValueError
+
+    def quick(_: object) -> None: ...
+
+    with new_stream(exchange, dispatch=dispatch, slow_callback_s=0.025) as stream:
+        stream.on_order(partial(slow, "kept-to-itself"))
+        stream.on_order(quick)
+        assert stream.wait_ready(SOON)
+        for number in range(3):
+            exchange.push(order(number))
+        error, *_ = recorder.wait("on_error", 3)
+        exchange.push({"channel": "news"})
+        recorder.wait("on_unknown")
+        stats = stream.stats
+    names = [vars(record)["fastpos_callback"] for record in slow_ones(caplog)]
+    assert names.count(slow.__qualname__) == 1
+    assert quick.__qualname__ not in names
+    record = slow_ones(caplog)[names.index(slow.__qualname__)]
+    assert (record.name, record.levelno) == ("fastpos", logging.WARNING)
+    assert slow.__qualname__ in record.getMessage()
+    assert 0.025 < vars(record)["fastpos_seconds"] < SOON
+    assert stats.slowest_callback is not None
+    assert stats.slowest_callback_s >= 0.03
+    # Its name shows no arguments.
+    assert "slow" in str(error)
+    assert "kept-to-itself" not in str(error) + caplog.text
+
+
+@on_either_thread
+@pytest.mark.parametrize("what", ["push", "disconnect", "error"])
+def test_time_without_events_counts_for_no_callback(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    dispatch: str,
+    what: str,
+) -> None:
+    """Nor for the lag."""
+    with new_stream(exchange, dispatch=dispatch, slow_callback_s=0.4) as stream:
+        assert stream.wait_ready(SOON)
+        exchange.push(order(1))
+        recorder.wait("on_order")
+        # An exchange that says nothing for so long is the thing itself.
+        assert not exchange.wait_for("disconnect", 0.5)
+        if what == "push":
+            exchange.push(order(2))
+            recorder.wait("on_order", 2)
+        elif what == "error":
+            exchange.push_bytes(b"garbage")
+            recorder.wait("on_error")
+        else:
+            exchange.drop()
+            recorder.wait("on_ready", 2)
+        exchange.push({"channel": "news"})
+        recorder.wait("on_unknown")
+        assert stream.stats.max_lag_s < 0.4
+        assert stream.stats.slowest_callback_s < 0.4
+    assert slow_ones(caplog) == []
+
+
+def test_time_before_an_error_that_was_not_read_counts_for_no_callback() -> None:
+    errors: list[FastposError] = []
+    stream = PositionStream("ws://127.0.0.1:9/", api_key="k", broker=1, on_error=errors.append)
+    stream._times.now -= 3600
+    stream._delivery.report(FastposError("no snapshot"))
+    assert len(errors) == 1
+    assert stream.stats.slowest_callback_s < 60
+
+
+@on_either_thread
+def test_lag(new_stream: NewStream, recorder: Recorder, dispatch: str) -> None:
+    """What is received with something that a callback takes long for waits for that."""
+    go_on = threading.Event()
+
+    def serve(peer: socket.socket) -> None:
+        serve_subscription(peer)
+        peer.sendall(push_frame(order(1)) + push_frame(order(2)))  # one read takes both
+        assert go_on.wait(SOON)
+        peer.sendall(push_frame(order(3)))
+        answer_until_close(peer)
+
+    def nap(event: Order) -> None:
+        if event.order_id == "1":
+            time.sleep(0.1)
+
+    with ScriptedServer(serve) as server:
+        stream = new_stream(server.url, dispatch=dispatch)
+        stream.on_order(nap)
+        with stream:
+            recorder.wait("on_order", 2)
+            until(lambda: stream.stats.lag_s >= 0.1, what="the lag")
+            stats = stream.stats
+            go_on.set()
+            recorder.wait("on_order", 3)
+            until(lambda: stream.stats.lag_s < 0.1, what="no lag")
+            assert stream.stats.max_lag_s == stats.max_lag_s
+    assert stats.lag_s == stats.max_lag_s < SOON
+    assert stats.slowest_callback == nap.__qualname__
+    assert 0.1 <= stats.slowest_callback_s < SOON
+
+
+def test_a_function_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    def one(_: object) -> None: ...
+    def other(_: object) -> None: ...
+
+    times = CallbackTimes(1.0)
+    began = times.now
+
+    def at(seconds: float, function: Callable[[Any], None], took: float) -> int:
+        times.now = began + seconds
+        times.took("on_order", function, took)
+        return len(slow_ones(caplog))
+
+    assert at(0.0, one, 1.0) == 0  # not longer
+    assert at(0.0, one, 1.1) == 1
+    times.now = began
+    assert at(1.0, one, 30.0) == 1
+    assert at(2.0, other, 2.0) == 2
+    assert at(LOG_INTERVAL - 1.0, one, 2.0) == 2
+    assert at(LOG_INTERVAL + 3.0, one, 2.0) == 3
+    assert times.slowest[0] == 30.0
+    assert (times.slowest[1] or "").endswith("one")
+    for function in [lambda _: None for _ in range(3 * MAX_FUNCTIONS)]:
+        times.took("on_order", function, 2.0)
+    assert len(times._logged) == MAX_FUNCTIONS
