@@ -10,7 +10,7 @@ import pytest
 from fastpos import __version__
 from fastpos.simulator import Exchange
 
-from .programs import interrupted, read_until, run, started
+from .support.programs import interrupted, read_until, run, started
 
 
 def watch(exchange: Exchange) -> tuple[str, ...]:

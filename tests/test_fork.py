@@ -173,8 +173,7 @@ def test_copy_that_is_collected(
     assert stream.wait_ready(SOON)
 
     def forget() -> int:
-        for name in list(vars(stream)):
-            delattr(stream, name)
+        vars(stream).clear()
         return gc.collect()
 
     in_child(forget)

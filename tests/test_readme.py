@@ -12,7 +12,7 @@ import pytest
 from fastpos.runtime.callbacks import NAMES
 from fastpos.simulator import Exchange
 
-from .programs import ROOT, read_until, run, started
+from .support.programs import ROOT, read_until, run, started
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
