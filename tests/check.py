@@ -1,7 +1,7 @@
 """The checks of a commit, in under a minute: `python -m tests.check [PYTEST'S ARGUMENTS]`.
 
 The linters, the types, and what a plain `pytest` runs, all at once: the tests in several processes,
-as they mostly wait. With arguments one pytest gets these instead: `python -m tests.check tests/wire`.
+as they mostly wait. Arguments are for one pytest instead: `python -m tests.check tests/wire`.
 `.ci/run` runs everything there is. Exit status 1 if something failed, and then its output is shown.
 """
 
