@@ -47,21 +47,17 @@ TEXTS = [
     *("", " ", "\n", f"{SECRET}\n", f"{SECRET}\r\nX-Evil: 1", f"{SECRET}\n{SECRET}", f" {SECRET}"),
     *(f"{SECRET}\t", f"{SECRET}\0", f"{SECRET}\x7f", f"{SECRET}é", f"{SECRET}\u2028x"),
 ]
+# The kinds of mistakes; net/ knows more of them.
 URLS = [
-    *("", "exchange.example", "exchange.example:443/ws", "//exchange.example/"),
-    *("http://exchange.example/", "https://exchange.example/", "wsss://exchange.example/"),
-    *("ws:", "ws://", "wss:///path", "ws://:80/", "ws://exchange.example:port/"),
-    *("ws://exchange.example:65536/", "ws://exchange.example:-1/"),
-    *("ws://[::1/", "ws://::1]/", "ws://[nonsense]/", "ws://exchange\u2100example/"),
-    *("ws://exchange.example/a b", "ws://exchange.example/\r\nX: 1"),
-    *("ws://exchange.example/#fragment", f"ws://user:{SECRET}@exchange.example/"),
+    *("", "exchange.example:443/ws", "https://exchange.example/", "ws://", "ws://:80/"),
+    *("ws://exchange.example:65536/", "ws://[::1/", "ws://[nonsense]/", "ws://a\u2100example/"),
+    *("ws://exchange.example/a b", "ws://exchange.example/\r\nX: 1", "ws://exchange.example/#f"),
     *(f"ws://{SECRET}@exchange.example/", f"ws://user:{SECRET}@exchange.example:port/"),
     *(f"ws://user:{SECRET}@exchange\u2100example/", f"ws://user:{SECRET}@[::1/"),
 ]
 PROXIES = [
-    *("localhost:8080", "ftp://localhost/", "https://localhost/", "http://"),
-    *("http://localhost:port", "http://local host", f"http://user:{SECRET}@"),
-    *(f"user:{SECRET}@localhost:8080", f"ftp://user:{SECRET}@localhost"),
+    *("localhost:8080", "https://localhost/", "http://", "http://local host"),
+    *(f"user:{SECRET}@localhost:8080", f"ftp://user:{SECRET}@localhost", f"http://u:{SECRET}@"),
     *(f"http://user:{SECRET}@localhost:port", f"http://user:{SECRET}@[::1"),
     *(f"http://user:{SECRET}@local\u2100host", f"http://user:{SECRET}\n@localhost"),
 ]
@@ -121,18 +117,12 @@ def test_what_is_wrong_is_named_and_no_secret_shown(kind: Any, name: str, value:
     assert SECRET not in shown(caught.value)
 
 
-@pytest.mark.parametrize(
-    "credentials",
-    [
-        *({"api_key": nothing} for nothing in (..., None)),
-        {"token": "another-secret"},
-        {"token": lambda: "x", "api_key": lambda: "y"},
-    ],
-)
-def test_it_has_to_be_one_credential(credentials: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"token.*api_key") as caught:
-        stream_with(**credentials)
-    assert SECRET not in shown(caught.value)
+def test_it_has_to_be_one_credential() -> None:
+    two: dict[str, Any] = {"token": lambda: "x", "api_key": lambda: "y"}
+    for credentials in ({"api_key": ...}, {"api_key": None}, {"token": "another-secret"}, two):
+        with pytest.raises(ValueError, match=r"token.*api_key") as caught:
+            stream_with(**credentials)
+        assert SECRET not in shown(caught.value)
 
 
 def test_all_but_the_url_are_keywords_and_the_complaint_names_the_class() -> None:
@@ -145,21 +135,13 @@ def test_all_but_the_url_are_keywords_and_the_complaint_names_the_class() -> Non
 # --- what is fine ---------------------------------------------------------------------------------
 
 FINE: list[dict[str, Any]] = [
-    {"url": ...},
-    {"url": "wss://exchange.example"},
-    {"url": "ws://[::1]:8080/position_order/ws?x=1"},
-    {"api_key": ..., "token": SECRET},
-    {"broker": 0},
-    {"number": Decimal},
+    *({"url": url} for url in (..., "wss://exchange.example", "ws://[::1]:8080/ws?x=1")),
+    {"api_key": ..., "token": SECRET, "broker": 0, "number": Decimal, "reconnect": None},
     {"ping_interval": 1, "pong_timeout": 0.001, "connect_timeout": 5, "subscribe_timeout": 86400},
-    {"reconnect": None},
-    {"headers": {}},
+    {"headers": {}, "proxy": "", "max_message_size": 1, "name": "alice's, Zürich"},
     {"headers": {"apiKey": SECRET, "User-Agent": "bot/1.0 (x; y)", "X_1": ""}},
-    {"proxy": ""},
     {"proxy": f"http://user:{SECRET}@localhost:3128"},
     {"proxy": f"socks5h://user:{SECRET}@[::1]"},
-    {"max_message_size": 1},
-    {"name": "alice's, Zürich"},
     {"dispatch": "reader", "queue_size": 1, "slow_callback_s": 0.001},
     {"dispatch": "thread", "queue_size": 1_000_000, "slow_callback_s": 86400},
 ]
@@ -178,9 +160,7 @@ def test_fine(arguments: dict[str, Any]) -> None:
 
 
 def test_a_callable_is_not_called_yet() -> None:
-    calls: list[int] = []
-    stream_with(api_key=lambda: calls.append(1))
-    assert calls == []
+    stream_with(api_key=lambda: pytest.fail("it was called"))
 
 
 def test_a_stream_is_named_and_says_where_to() -> None:
@@ -229,22 +209,21 @@ def complaint(**arguments: Any) -> ValueError | None:
     return None
 
 
-hosts = st.text(st.sampled_from("ab.:[]@/?#\\%0189-_ \u2100\u0661é"), max_size=12)
-
-
-@given(st.sampled_from(["ws://", "wss:", "WS://", "http://", ""]), hosts)
-@example("ws://", "[")
-@settings(max_examples=150, deadline=None)
-def test_any_url_is_taken_or_named(scheme: str, rest: str) -> None:
-    error = complaint(url=scheme + rest)
-    assert error is None or "url" in str(error)
-
-
-@given(st.sampled_from(["http://", "socks5://", "socks5h:", "x://", ""]), hosts)
-@settings(max_examples=150, deadline=None)
-def test_any_proxy_is_taken_or_named(scheme: str, rest: str) -> None:
-    error = complaint(proxy=f"{scheme}u:{SECRET}@{rest}")
-    assert error is None or ("proxy" in str(error) and SECRET not in shown(error))
+@given(
+    st.sampled_from(
+        [
+            *(("url", prefix) for prefix in ("ws://", "wss:", "WS://", "http://", "")),
+            *(("proxy", f"{scheme}u:{SECRET}@") for scheme in ("http://", "socks5h:", "x://", "")),
+        ]
+    ),
+    st.text(st.sampled_from("ab.:[]@/?#\\%0189-_ \u2100\u0661é"), max_size=12),
+)
+@example(("url", "ws://"), "[")
+@settings(max_examples=300, deadline=None)
+def test_any_address_is_taken_or_named(begin: tuple[str, str], rest: str) -> None:
+    name, prefix = begin
+    error = complaint(**{name: prefix + rest})
+    assert error is None or (name in str(error) and SECRET not in shown(error))
 
 
 @given(st.text(max_size=20))

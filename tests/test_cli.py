@@ -10,7 +10,7 @@ import pytest
 from fastpos import __version__
 from fastpos.simulator import Exchange
 
-from .programs import ended, read_until, run, started
+from .support.programs import interrupted, read_until, run, started
 
 
 def watch(exchange: Exchange) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def test_demo_goes_on_for_as_long_as_it_is_told() -> None:
 def test_demo_can_be_interrupted() -> None:
     with started("demo", "--seconds", "60") as process:
         read_until(process, "subscribed")
-        assert ended(process) == (130, "")
+        assert interrupted(process) == (130, "")
 
 
 @pytest.mark.parametrize("command", ["demo", "watch"])
@@ -61,7 +61,7 @@ def test_watch_prints_what_comes_and_ends_with_an_interrupt() -> None:
             exchange.wait_for_subscribers(1, timeout=20)
             exchange.open_position()
             read_until(process, "CREATE")
-            assert ended(process) == (0, "")
+            assert interrupted(process) == (0, "")
         assert not exchange.violations
 
 
@@ -88,8 +88,8 @@ def test_simulate_serves_until_it_is_interrupted() -> None:
         words = ("watch", "--url", url, "--broker", broker)
         with started(*words, FASTPOS_API_KEY=key) as watching:
             read_until(watching, "AdlPrice")
-            assert ended(watching) == (0, "")
-        assert ended(process) == (0, "")
+            assert interrupted(watching) == (0, "")
+        assert interrupted(process) == (0, "")
 
 
 def test_simulate_says_when_the_port_is_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -9,9 +10,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+
+import fastpos
+from fastpos.model import events
 
 # Modules of the standard library that may be imported beyond those that isal and orjson import,
 # with what they import by themselves in one version of Python or the other.
@@ -134,3 +139,14 @@ def test_in_a_checkout_what_was_installed_is_run(
     )
     assert done.stderr == ""
     assert f" {installed / 'fastpos'}\n" in done.stdout
+
+
+def test_exports_follow_from_the_classes() -> None:
+    """Nothing that is used inside, every event class, and one version."""
+    there = {name: getattr(fastpos, name) for name in fastpos.__all__}
+    assert not any(isinstance(value, ModuleType) for value in there.values())
+    records = {kind for kind in vars(events).values() if isinstance(kind, type)} - {events.Record}
+    assert {kind for kind in records if kind.__module__ == events.__name__} <= set(there.values())
+    assert there.keys().isdisjoint({"Record", "Any", "TYPE_CHECKING", "position_of"})
+    assert {"PositionStream", "FastposError", "decode", "inflater"} <= there.keys()
+    assert importlib.metadata.version("fastpos") == fastpos.__version__

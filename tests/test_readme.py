@@ -12,7 +12,7 @@ import pytest
 from fastpos.runtime.callbacks import NAMES
 from fastpos.simulator import Exchange
 
-from .programs import ROOT, read_until, run, started
+from .support.programs import ROOT, read_until, run, started
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
@@ -27,18 +27,16 @@ def exchange() -> Iterator[Exchange]:
         assert not exchange.violations
 
 
-def snippet(number: int, folder: Path, exchange: Exchange | None = None) -> str:
+def snippet(number: int, folder: Path, exchange: Exchange) -> str:
     """The path of a snippet as a script, with the simulator's URL and key in their places."""
     text = SNIPPETS[number]
-    if exchange is not None:
-        for there, here in {
-            "wss://futuresws.exchange1.com/position_order/ws": exchange.url,
-            "YOUR-API-KEY": exchange.api_key,
-            "https://futuresopenapi.exchange1.com": exchange.rest_url,
-            "YOUR-API-SECRET": exchange.api_secret,
-        }.items():
-            assert there in text or "YOUR-API-SECRET" not in text
-            text = text.replace(there, here)
+    for there, here in (
+        ("wss://futuresws.exchange1.com/position_order/ws", exchange.url),
+        ("https://futuresopenapi.exchange1.com", exchange.rest_url),
+        ("YOUR-API-KEY", exchange.api_key),
+        ("YOUR-API-SECRET", exchange.api_secret),
+    ):
+        text = text.replace(there, here)
     script = folder / "snippet.py"
     script.write_text(text)
     return str(script)
@@ -76,8 +74,8 @@ def test_the_script_with_a_snapshot_knows_what_was_open(exchange: Exchange, tmp_
         read_until(process, f"STREAM UPDATE {first} 2.0")
 
 
-def test_the_snippet_for_own_tests(tmp_path: Path) -> None:
-    done = run(snippet(3, tmp_path))
+def test_the_snippet_for_own_tests(exchange: Exchange, tmp_path: Path) -> None:
+    done = run(snippet(3, tmp_path, exchange))
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -11,42 +11,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
-def _command(words: tuple[str, ...]) -> list[str]:
-    script = words and words[0].endswith(".py")
-    return [sys.executable, "-u", *(() if script else ("-m", "fastpos")), *words]
-
-
-def _environment(more: dict[str, str]) -> dict[str, str]:
+def _started(words: tuple[str, ...], more: dict[str, str]) -> subprocess.Popen[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTPOS_T")}
     kept.pop("FASTPOS_API_KEY", None)
-    return {**kept, "PYTHONPATH": str(ROOT), **more}
+    script = words and words[0].endswith(".py")
+    return subprocess.Popen(
+        [sys.executable, "-u", *(() if script else ("-m", "fastpos")), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**kept, "PYTHONPATH": str(ROOT), **more},
+    )
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `fastpos` with these words, or the script that the first of them is."""
-    return subprocess.run(
-        _command(words),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=_environment(environment),
-    )
+    with _started(words, environment) as process:
+        output, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(words, process.returncode, output, errors)
 
 
 @contextmanager
 def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """The same, while it runs; it is killed in the end."""
-    process = subprocess.Popen(
-        _command(words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(environment),
-    )
+    process = _started(words, environment)
     try:
         yield process
     finally:
@@ -70,9 +61,8 @@ def read_until(process: subprocess.Popen[str], wanted: str) -> str:
     raise AssertionError(f"{wanted!r} did not come; the output was:\n{output}")
 
 
-def ended(process: subprocess.Popen[str], by: int | None = signal.SIGINT) -> tuple[int, str]:
-    """Send it a signal; give its exit status and what it wrote to standard error."""
-    if by is not None:
-        process.send_signal(by)
+def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Send a Ctrl-C; give the exit status and what was written to standard error."""
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     return process.returncode, errors
