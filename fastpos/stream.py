@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Any
 
 from .account.book import Book
-from .account.synchronizer import Synchronizer
 from .errors import FastposError
 from .fork import Forked, Home
 from .logs import fields, log
@@ -46,6 +45,7 @@ from .runtime.delivery import Delivery
 from .runtime.dispatch import Dispatcher
 from .runtime.driver import Reader
 from .runtime.pinger import Heartbeat
+from .runtime.snapshots import Snapshots
 from .runtime.stats import Counters, Stats
 from .runtime.timing import CallbackTimes
 from .settings import Settings
@@ -210,14 +210,10 @@ class PositionStream:
             settings.number,
             self._times,
             self._dispatcher,
+            settings.credential.hide,
         )
-        self._sync = Synchronizer(
-            snapshot,
-            settings.snapshot_timeout,
-            reconnect or ReconnectPolicy(),
-            self._book,
-            self._callbacks,
-            self._delivery,
+        self._sync = Snapshots(
+            snapshot, settings.snapshot_timeout, reconnect or ReconnectPolicy(), self._book
         )
         self._reader = Reader(
             settings,

@@ -723,7 +723,7 @@ def test_time_without_events_counts_for_no_callback(
         assert connection is not None
         until(lambda: connection.waiting and (dispatcher is None or dispatcher._current is None))
         # As if that had been an hour ago.
-        for name in ("now", "begun", "_heard"):
+        for name in ("now", "begun", "_received"):
             setattr(stream._times, name, getattr(stream._times, name) - 3600)
         if what == "push":
             exchange.push(order(2))
