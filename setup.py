@@ -17,11 +17,21 @@ from setuptools.command.build_ext import build_ext
 
 # The modules that Cython compiles into `_compiled`, those that others import first. Types are named
 # in a .pxd file beside the module.
-COMPILED = ["fastpos.runtime.timing"]
+COMPILED = [
+    "fastpos.model.slots",
+    "fastpos.model.fields",
+    "fastpos.model.table",
+    "fastpos.wire.decoder",
+    "fastpos.account.state",
+    "fastpos.account.book",
+    "fastpos.runtime.timing",
+    "fastpos.runtime.delivery",
+]
 DIRECTIVES = {
     "language_level": 3,
     "annotation_typing": False,  # annotations are for mypy; .pxd files have the types
     "binding": True,
+    "auto_pickle": False,  # records pickle by themselves, and nothing else is
     "nonecheck": True,  # None where a typed object is expected is an exception, not a crash
 }
 
@@ -50,12 +60,6 @@ MECHANISMS = [
         ["fastpos/_c/_tls.c"],
         depends=["fastpos/_c/_attribute.h"],
         libraries=LIBRARIES,
-        optional=True,
-    ),
-    Extension(
-        "fastpos._c._native",
-        [f"fastpos/_c/{name}.c" for name in ("_native", "_fields", "_delivery")],
-        depends=["fastpos/_c/_native.h", "fastpos/_c/_attribute.h"],
         optional=True,
     ),
 ]

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import NoReturn
 
 from .account.book import Book
-from .account.synchronizer import Synchronizer
 from .errors import FastposError
 from .fork import Forked, Home
 from .logs import fields, log
@@ -30,6 +29,7 @@ from .runtime.delivery import Delivery
 from .runtime.dispatch import Dispatcher
 from .runtime.driver import Reader
 from .runtime.pinger import Heartbeat
+from .runtime.snapshots import Snapshots
 from .runtime.stats import Counters, Stats
 from .runtime.timing import CallbackTimes
 from .settings import Settings, takes
@@ -105,14 +105,13 @@ class PositionStream(Callbacks):
             settings.number,
             self._times,
             self._dispatcher,
+            settings.credential.hide,
         )
-        self._sync = Synchronizer(
+        self._sync = Snapshots(
             settings.snapshot,
             settings.snapshot_timeout,
             settings.reconnect or ReconnectPolicy(),
             self._book,
-            self._callbacks,
-            self._delivery,
         )
         self._reader = Reader(
             settings,

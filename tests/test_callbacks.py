@@ -27,7 +27,7 @@ def stream_with(kind: type[PositionStream] = PositionStream, **functions: Any) -
 
 def deliver(stream: PositionStream, push: Any) -> None:
     """Hand a push to the stream's functions as its reader does."""
-    stream._delivery.push(json.dumps(push).encode(), 1)
+    stream._delivery.pushes([json.dumps(push).encode()], 1)
 
 
 class Boom(Exception):

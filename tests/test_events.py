@@ -36,6 +36,7 @@ from fastpos import (
 from fastpos.account.book import Book
 
 from .pushes import NAMES, OF_A_BOOK, REAL, is_of_a_book, load, packed, pushed, text_of
+from .truth import merge
 
 TICK = """id adl_level liquidation_price margin margin_rate best_bid best_ask last_price
     mark_price"""
@@ -101,7 +102,7 @@ def merged() -> Position:
     book = Book(float)
     for name in ("account_update_create", "account_update_update"):
         update = decoded(name)
-        book.apply_account(update)
+        merge(book, update)
     assert update.position is not None
     position: Position = update.position
     return position

@@ -145,7 +145,6 @@ def test_locks_that_are_held_at_the_fork(
         with ExitStack() as locks:
             for lock in (
                 stream._reader._state,
-                stream._book.lock,
                 stream._heartbeat._changed,
                 connection._lock,
                 connection._transport._lock,

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastpos.account.book
-import fastpos.account.synchronizer
+import fastpos.runtime.snapshots
 from fastpos import (
     CallbackError,
     FastposError,
@@ -33,9 +33,9 @@ from fastpos import (
     SnapshotError,
 )
 from fastpos.account.book import Book
-from fastpos.account.synchronizer import Synchronizer
 from fastpos.runtime.callbacks import Callbacks
 from fastpos.runtime.delivery import Delivery
+from fastpos.runtime.snapshots import Snapshots
 from fastpos.runtime.stats import Counters
 from fastpos.simulator import Exchange
 from fastpos.simulator._account import Account
@@ -130,8 +130,8 @@ class Gaps(RuleBasedStateMachine):
         self.number, self.policy, self.kind = number, policy, source
         self.calls = _Calls()
         for where, name, what in (
-            (fastpos.account.synchronizer, "monotonic", lambda: self.now),
-            (fastpos.account.synchronizer, "threading", SimpleNamespace(Thread=self.calls)),
+            (fastpos.runtime.snapshots, "monotonic", lambda: self.now),
+            (fastpos.runtime.snapshots, "threading", SimpleNamespace(Thread=self.calls)),
             (fastpos.account.book, "JOURNAL_LIMIT", limit),
         ):
             self.stack.enter_context(mock.patch.object(where, name, what))
@@ -151,14 +151,8 @@ class Gaps(RuleBasedStateMachine):
         self.errors: list[Any] = []
         callbacks.on_error(self.errors.append)
         self.delivery = Delivery(callbacks, self.book, Counters(), self.number)
-        self.sync = Synchronizer(
-            None if self.kind == "none" else lambda: self.outcome,  # type: ignore[arg-type,return-value]
-            TIMEOUT,
-            self.policy,
-            self.book,
-            callbacks,
-            self.delivery,
-        )
+        source: Any = None if self.kind == "none" else lambda: self.outcome
+        self.sync = Snapshots(source, TIMEOUT, self.policy, self.book)
 
     def teardown(self) -> None:
         if self.began:
@@ -256,7 +250,7 @@ class Gaps(RuleBasedStateMachine):
                 self.sync.begin(self.now - self.left if self.left else None)
                 self.subscribed = self.sending
             else:
-                self.delivery.push(text, int(self.now * 1e9))
+                self.delivery.pushes([text], int(self.now * 1e9))
                 push = json.loads(text)
                 if push["channel"] == "order":
                     self.heard_of.add(push["order"]["orderId"])
@@ -308,7 +302,8 @@ class Gaps(RuleBasedStateMachine):
 
     def poll(self) -> None:
         if self.connected and self.sync.pending:
-            self.sync.poll()
+            for name, event in self.sync.poll():
+                self.delivery.tell(name, event)
 
     def truth(self) -> Snapshot:
         return snapshot_of(self.account.copy(), orders=self.kind == "orders")

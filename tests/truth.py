@@ -7,10 +7,30 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastpos import AttachedOrder, Balance, Order, Position, Snapshot, Trigger
+from fastpos.account.book import Book
+from fastpos.model.exchange import CHANNELS
 from fastpos.simulator import Exchange
 from tests.recording import SOON
 
-__all__ = ["POSITION", "TICKS", "Bot", "Source", "shown", "snapshot_of", "told", "truth_of"]
+__all__ = [
+    "POSITION",
+    "TICKS",
+    "Bot",
+    "Source",
+    "merge",
+    "shown",
+    "snapshot_of",
+    "told",
+    "truth_of",
+]
+
+_ROWS = {channel.event: channel for channel in CHANNELS}
+
+
+def merge(book: Book, event: Any) -> None:
+    """Have a book merge an event, as a delivery does."""
+    book.apply(event, _ROWS[type(event)])
+
 
 TICKS = frozenset(("adl_level", "margin", "best_bid", "best_ask", "last_price", "mark_price"))
 """The attributes of a position that only ticks tell."""

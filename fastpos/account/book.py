@@ -1,20 +1,21 @@
 """The book: the account's state, with a journal for when a snapshot is on its way.
 
-Threads: the reader applies and merges, anybody reads, dumps and loads. `lock` guards `_state` and
-what is in it. The journal is the reader's own.
+Threads: one writes, the reader thread. Anybody reads, dumps, and calls `interrupt`, at any moment
+and without a lock: what is read is replaced and never changed (state.py), and `_interrupted` is one
+flag that only `interrupt` sets and only the writer takes back. The journal is the writer's own.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from typing import Any
 
 from ..fork import Home
-from ..model.events import AccountUpdate, AdlPrice, Balance, Event, Order, Position, Trigger
-from ..model.fields import NumberType, as_integer, as_text
+from ..model.events import Balance, Order, Position, Trigger
+from ..model.fields import NumberType
 from ..model.snapshot import Snapshot
-from .state import Entry, PositionEntry, State, no_push
+from ..model.table import Channel
+from .state import STORED, State, entry_of, no_push, whole
 
 __all__ = ["Book"]
 
@@ -27,85 +28,78 @@ class Book:
 
     Args:
         number: type of numbers in what is handed out.
-        home: of the stream. In a child that was forked the lock may be held for ever, so the
-            methods for anybody raise RuntimeError there.
+        home: of the stream. In a child that was forked nothing is known, so the methods for
+            anybody raise RuntimeError there.
     """
 
-    __slots__ = ("_home", "_journal", "_number", "_state", "lock")
+    __slots__ = ("_home", "_interrupted", "_journal", "_number", "_state")
 
     def __init__(self, number: NumberType, home: Home | None = None) -> None:
         self._number = number
         self._home = home or Home()
-        self.lock = threading.RLock()  # a signal handler may read while the reader merges
         self._state = State(number)
-        self._journal: list[Event] | None = None
+        self._interrupted = False
+        # Pushes and their channels; None: none is kept.
+        self._journal: list[tuple[Any, Channel]] | None = None
 
-    # --- reading ----------------------------------------------------------------------------
+    # --- anybody's --------------------------------------------------------------------------
 
     @property
     def positions(self) -> dict[int, Position]:
         """All positions, merged; a new dict. They are no events: their `change` is None."""
-        self._home.check()
-        with self.lock:
-            return self._state.show_positions()
+        return self._shown("positions")
 
     @property
     def balances(self) -> dict[str, Balance]:
         """All balances; a new dict."""
-        self._home.check()
-        with self.lock:
-            return self._state.show_balances()
+        return self._shown("balances")
 
     @property
     def orders(self) -> dict[str, Order]:
         """The open orders that were heard of; a new dict."""
-        self._home.check()
-        with self.lock:
-            return self._state.show_orders()
+        return self._shown("orders")
 
     @property
     def triggers(self) -> dict[str, Trigger]:
         """The waiting triggers that were heard of; a new dict."""
+        return self._shown("triggers")
+
+    def _shown(self, name: str) -> dict[Any, Any]:
         self._home.check()
-        with self.lock:
-            return self._state.show_triggers()
+        shown: dict[Any, Any] = self._state.show(name, self._interrupted)
+        return shown
 
-    # --- the reader's -----------------------------------------------------------------------
+    def interrupt(self) -> None:
+        """Have all that is known count as stale, until `mark_stale`."""
+        self._interrupted = True
 
-    def apply_account(self, update: AccountUpdate) -> None:
-        """Merge a push, and make its position the merged one."""
-        with self.lock:
-            position = self._state.apply_account(update)
-        if position is not None:
-            update._position = position
+    def dump(self) -> str:
+        """Give all that is known as JSON, for `load`. Decimals are kept in full."""
+        self._home.check()
+        stores = self._state.stores
+        content: dict[str, Any] = {"version": 1}
+        for name, part in STORED.items():
+            entries = [*stores[name].copy().values()]
+            if part.change is None:
+                content[name] = [whole(entry) for entry in entries]
+            else:
+                content[name] = [
+                    {"complete": entry.complete, "wire": whole(entry)} for entry in entries
+                ]
+        return json.dumps(content, default=str)
+
+    # --- the writer's -----------------------------------------------------------------------
+
+    def apply(self, event: Any, channel: Channel) -> None:
+        """Merge a push of `channel`; the part that is told as an event is then merged."""
+        self._state.apply(event, channel)
         if self._journal is not None:
-            self._note(update)
-
-    def apply_ticks(self, event: AdlPrice) -> None:
-        """Merge a risk tick."""
-        with self.lock:
-            self._state.apply_ticks(event)
-        if self._journal is not None:
-            self._note(event)
-
-    def apply_order(self, order: Order) -> None:
-        """Keep or drop an order."""
-        with self.lock:
-            self._state.apply_order(order)
-        if self._journal is not None:
-            self._note(order)
-
-    def apply_trigger(self, trigger: Trigger) -> None:
-        """Keep or drop a trigger."""
-        with self.lock:
-            self._state.apply_trigger(trigger)
-        if self._journal is not None:
-            self._note(trigger)
+            self._note(event, channel)
 
     def mark_stale(self) -> None:
-        """Take note that pushes may have been missed; for any thread."""
-        with self.lock:
-            self._state.mark_stale()
+        """Take note that pushes may have been missed."""
+        self._state.mark_stale()
+        self._interrupted = False
 
     def begin_journal(self) -> None:
         """Keep the pushes from now on, until `merge`."""
@@ -120,15 +114,17 @@ class Book:
         """Keep no pushes any more."""
         self._journal = None
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: Any, channel: Channel) -> None:
         assert self._journal is not None
         if len(self._journal) < JOURNAL_LIMIT:
-            self._journal.append(event)
+            self._journal.append((event, channel))
         else:
             self._journal = None
 
     def merge(self, snapshot: Snapshot, received_ns: int) -> list[Position]:
         """Take a snapshot that was asked for after `begin_journal`, and the journal over it.
+
+        Who reads meanwhile sees all of what was known before, or all of what is known then.
 
         Returns:
             What has changed by it, as events.
@@ -138,48 +134,17 @@ class Book:
         """
         journal = self._journal
         assert journal is not None
-        with self.lock:
-            base = self._state
-            state = State(self._number, base=base)
-            state.take(snapshot, received_ns)
-            for event in journal:
-                if not (
-                    (type(event) is Order and snapshot.orders is None)
-                    or (type(event) is Trigger and snapshot.triggers is None)
-                ):  # else what was taken from the base has it already
-                    state.apply(event)
-            for id, entry in state.positions.items():
-                known = base.positions.get(id)
-                entry.told = None if known is None else known.told  # not by the journal
-                entry.missed = 0
-            events = state.differences(received_ns)
-            for entry in state.positions.values():
-                entry.told = entry.whole()
-            for id in base.positions.keys() - state.positions.keys():
-                state.note_closed(id)
-            state.base = None
-            self._state = state
+        state = State(self._number, base=self._state)
+        state.take(snapshot, received_ns)
+        for event, channel in journal:
+            if not any(
+                part.store and getattr(snapshot, part.store) is None for part in channel.merged
+            ):  # else what was taken from the base has it already
+                state.apply(event, channel)
+        events = state.settle(received_ns)
+        self._state = state
         self._journal = None
         return events
-
-    # --- saving and loading -----------------------------------------------------------------
-
-    def dump(self) -> str:
-        """Give all that is known as JSON, for `load`. Decimals are kept in full."""
-        self._home.check()
-        with self.lock:
-            state = self._state
-            content = {
-                "version": 1,
-                "positions": [
-                    {"complete": entry.complete, "wire": entry.whole()}
-                    for entry in state.positions.values()
-                ],
-                "balances": [entry.wire for entry in state.balances.values()],
-                "orders": [entry.wire for entry in state.orders.values()],
-                "triggers": [entry.wire for entry in state.triggers.values()],
-            }
-            return json.dumps(content, default=str)
 
     def load(self, text: str) -> None:
         """Take in what `dump` gave, as stale; what is known already is not touched.
@@ -191,33 +156,25 @@ class Book:
         """
         self._home.check()
         latest = no_push(self._number, 0)
+        loaded = State(self._number)
         try:
             content = json.loads(text, parse_float=self._number)
             if content["version"] != 1:
                 raise ValueError(f"version {content['version']!r} is not known")
-            loaded = State(self._number)
-            for item in content["positions"]:
-                wire = dict(item["wire"])
-                id = as_integer(wire["id"])
-                if type(id) is not int:
-                    raise ValueError(f"a position of id {id!r}")
-                loaded.positions[id] = PositionEntry(wire, latest, bool(item["complete"]), wire)
-            for name, key in _KEYS.items():
-                known: dict[str, Entry] = getattr(loaded, name)
+            for name, part in STORED.items():
                 for item in content[name]:
-                    wire = dict(item)
-                    id = as_text(wire[key])
-                    if type(id) is not str:
-                        raise ValueError(f"{name} with {key} {id!r}")
-                    known[id] = Entry(wire, latest)
+                    told = part.change is not None
+                    wire = dict(item["wire"] if told else item)
+                    id = part.id_of(wire)
+                    if id is None:
+                        raise ValueError(f"{name} with {part.id_key} {wire.get(part.id_key)!r}")
+                    complete = told and bool(item["complete"])
+                    loaded.stores[name][id] = entry_of(
+                        wire, latest, complete=complete, published=wire
+                    )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not what Book.dump() gave: {error}") from None
         loaded.mark_stale()
-        with self.lock:
-            for name in ("positions", *_KEYS):
-                mine: dict[Any, Any] = getattr(self._state, name)
-                setattr(self._state, name, {**getattr(loaded, name), **mine})
-
-
-# What balances, orders and triggers go by.
-_KEYS = {"balances": "c", "orders": "orderId", "triggers": "triggerOrderId"}
+        for name, store in self._state.stores.items():
+            loaded.stores[name].update(store)
+        self._state = loaded

@@ -1,23 +1,16 @@
-"""An event as a line that a person can read, for the command line."""
+"""An event as a line that a person can read, as the table of channels has it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from ..errors import FastposError
-from ..model.events import (
-    AccountUpdate,
-    AdlPrice,
-    Disconnect,
-    Order,
-    Position,
-    Ready,
-    SystemClose,
-    Trigger,
-    Unknown,
-)
+from ..model.events import Disconnect, Ready
+from ..model.exchange import CHANNELS, UNDOCUMENTED
+from ..model.table import Channel, Part
 
 __all__ = ["line"]
 
@@ -33,16 +26,19 @@ def line(event: Any) -> str:
     return f"{now}  {kind:<13}  {plain}"
 
 
-def _position(event: Position) -> str:
-    parts = [
-        str(event.change),
-        f"{event.id}",
-        _known(event.contract_name),
-        _known(event.side),
-        f"volume {_known(event.volume)}",
-        f"entry {_known(event.open_price)}",
-        f"liquidation {_known(event.liquidation_price)}",
-    ]
+def _of_channel(channel: Channel, event: Any) -> str:
+    if channel.line is not None:
+        return channel.line.format_map(_Shown(event))
+    return "  ".join(
+        part.line.format_map(_Shown(record))
+        for part in channel.parts
+        if part.line is not None and part.attribute is not None
+        for record in _values(getattr(event, part.attribute))
+    )
+
+
+def _of_part(part: Part, event: Any) -> str:
+    parts = [(part.line or "").format_map(_Shown(event))]
     if event.changed and event.change == "UPDATE":
         parts.append(f"changed: {', '.join(sorted(event.changed))}")
     if not event.complete:
@@ -50,34 +46,20 @@ def _position(event: Position) -> str:
     return "  ".join(parts)
 
 
-def _order(event: Order) -> str:
-    return (
-        f"{event.action}  {event.order_id}  {_known(event.contract_name)}  {_known(event.side)}  "
-        f"{_known(event.filled_volume)}/{_known(event.volume)} filled  at {_known(event.price)}"
-    )
+class _Shown(dict[str, str]):
+    """A record's attributes as text, for a row's line; what is not known as a question mark."""
+
+    def __init__(self, record: Any) -> None:
+        super().__init__()
+        self._record = record
+
+    def __missing__(self, name: str) -> str:
+        value = getattr(self._record, name)
+        return "?" if value is None else str(value)
 
 
-def _trigger(event: Trigger) -> str:
-    return (
-        f"{event.action}  {event.trigger_order_id}  {_known(event.side)}  "
-        f"{_known(event.volume)} at {_known(event.price)} when {_known(event.trigger_price)}"
-    )
-
-
-def _account(event: AccountUpdate) -> str:
-    return "  ".join(
-        f"{coin}: {_known(balance.available)} available, {_known(balance.frozen)} frozen, "
-        f"{_known(balance.isolated_margin)} isolated"
-        for coin, balance in event.balances.items()
-    )
-
-
-def _adl_price(event: AdlPrice) -> str:
-    return "  ".join(
-        f"{tick.id}: mark {_known(tick.mark_price)}, margin rate {_known(tick.margin_rate)}, "
-        f"ADL level {_known(tick.adl_level)}"
-        for tick in event.ticks
-    )
+def _values(records: Any) -> Iterable[Any]:
+    return records.values() if isinstance(records, dict) else records
 
 
 def _ready(event: Ready) -> str:
@@ -92,26 +74,12 @@ def _disconnect(event: Disconnect) -> str:
     return f"{event.reason}; next attempt in {event.retry_in_s:.2f} s"
 
 
-def _system_close(event: SystemClose) -> str:
-    return "the exchange is about to close"
-
-
-def _unknown(event: Unknown) -> str:
-    return str(event.raw)
-
-
-def _known(value: object) -> str:
-    return "?" if value is None else str(value)
-
-
 _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
-    Position: _position,
-    Order: _order,
-    Trigger: _trigger,
-    AccountUpdate: _account,
-    AdlPrice: _adl_price,
     Ready: _ready,
     Disconnect: _disconnect,
-    SystemClose: _system_close,
-    Unknown: _unknown,
 }
+for _channel in (*CHANNELS, UNDOCUMENTED):
+    _DESCRIPTIONS[_channel.event] = partial(_of_channel, _channel)
+    for _part in _channel.parts:
+        if _part.change is not None:  # told as an event of its own
+            _DESCRIPTIONS[_part.record] = partial(_of_part, _part)

@@ -12,23 +12,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from .fields import (
     Record,
-    as_integer,
-    as_text,
+    attached,
+    beside,
+    by_identity,
     choice,
     derived,
+    differing,
     flag,
     integer,
+    listed,
     number,
     own,
     shown,
     text,
 )
+from .slots import EventSlots, PositionSlots, position_of
 
 # A float, or a Decimal where that was asked for: written so that an editor completes a float and
 # a type checker accepts arithmetic with either.
 Number: TypeAlias = float | Any
-
-_new = object.__new__
 
 _ACTIONS = {"1": "NEW", "2": "CANCEL", "3": "CHANGE"}
 _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
@@ -40,97 +42,39 @@ _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
 def _changed(position: Position) -> frozenset[str]:
     if position._change == "DELETE":
         return frozenset()
-    before = Position._view(getattr(position, "_before", None) or {}, position._number)
-    return frozenset(
-        name
-        for name, field in Position._fields.items()
-        if field.key in position._wire
-        and name != "id"
-        and getattr(position, name) != getattr(before, name)
-    )
+    return differing(position, getattr(position, "_before", None) or {}) - _ID
 
 
-def _event_type(update: AccountUpdate) -> Any:
-    return update._wire.get("d", {}).get("et")
-
-
-def _balances(update: AccountUpdate) -> dict[str, Balance]:
-    balances = {}
-    for item in update._wire.get("d", {}).get("a") or ():
-        coin = as_text(item.get("c"))
-        if type(coin) is str:
-            balances[coin] = Balance._view(item, update._number)
-    return balances
+_ID = frozenset(("id",))
 
 
 def _position(update: AccountUpdate) -> Position | None:
-    body = update._wire.get("d", {})
-    if not body.get("p"):
+    part = update._wire.get("p")
+    if not part:
         return None
-    try:
-        merged: Position = update._position
-    except AttributeError:  # not merged by a book: as this push gave it
-        change = body.get("et")
-        merged = update._position = position_of(update, body["p"], {}, change == "CREATE", change)
+    merged: Position | None = getattr(update, "_part", None)
+    if merged is None:  # not merged by a book: as this push gave it
+        change = update._wire.get("et")
+        merged = update._part = position_of(Position, update, part, {}, change == "CREATE", change)
     return merged
-
-
-def position_of(
-    push: Event,
-    wire: dict[str, Any],
-    before: dict[str, Any],
-    complete: bool,
-    change: Any,
-) -> Position:
-    """Make the position that `wire` shows, which was `before` until `push` came."""
-    position = _new(Position)
-    position._raw = push._raw
-    position._received_ns = push._received_ns
-    position._number = push._number
-    position._wire = wire
-    position._before = before
-    position._complete = complete
-    position._change = change
-    return position
-
-
-def _ticks(tick: AdlPrice) -> tuple[AdlTick, ...]:
-    return tuple([AdlTick._view(item, tick._number) for item in tick._wire.get("l") or ()])
-
-
-def _attached(order: Order, prefix: str) -> AttachedOrder | None:
-    both = order._wire.get("otoOrder") or {}
-    if both.keys() == _OTO_KEYS:  # as usual, and quicker
-        wire = {key: both[prefix + key] for key in _ATTACHED_KEYS}
-    else:
-        wire = {key[len(prefix) :]: both[key] for key in both if key.startswith(prefix)}
-    return AttachedOrder._view(wire, order._number) if wire else None
 
 
 # --- the tables ---------------------------------------------------------------------------------
 
 
-class Event(Record):
+class Event(EventSlots, Record):
     """Something the exchange pushed."""
 
-    __slots__ = ("_received_ns",)
+    __slots__ = ()
 
     received_ns: int = own("_received_ns", default=0, compared=False)
     """When the bytes of the push were read: `time.time_ns()`, nanoseconds since the epoch."""
 
 
-class Position(Event):
+class Position(PositionSlots, Event):
     """A position as it stands after a push: everything that is known of it, merged."""
 
-    __slots__ = (
-        "_before",
-        "_change",
-        "_complete",
-        "_missing",
-        "_source",
-        "_stale",
-        "_stale_fields",
-    )
+    __slots__ = ("_missing", "_source", "_stale", "_stale_fields")
     _identity: ClassVar[str | None] = "id"
 
     change: str | None = own("_change")
@@ -147,9 +91,9 @@ class Position(Event):
     """Names of the attributes for which that is so; pushes and ticks confirm some."""
     missing_from_ticks: bool = own("_missing", default=False)
     """True when three ticks in a row did not list the position: it may be closed."""
-    uid: int | None = derived(lambda self: as_integer(self._raw.get("uid")))
+    uid: int | None = beside("uid")
     """The user's id."""
-    time_ms: int | None = derived(lambda self: as_integer(self._raw.get("t")))
+    time_ms: int | None = beside("t")
     """The exchange's time of the push, milliseconds since the epoch. None from a tick."""
 
     id: int | None = integer("id")
@@ -217,15 +161,15 @@ class Balance(Record):
 class AccountUpdate(Event):
     """A position or a balance changed (channel ACCOUNT_UPDATE)."""
 
-    __slots__ = ("_position",)
+    __slots__ = ()
 
-    uid: int | None = integer("uid")
+    uid: int | None = beside("uid")
     """The user's id."""
-    time_ms: int | None = integer("t")
+    time_ms: int | None = beside("t")
     """The exchange's time of the push, milliseconds since the epoch."""
-    event_type: str | None = derived(_event_type)
+    event_type: str | None = choice("et", {})
     """"CREATE", "UPDATE", "DELETE" (of a position), or "DEFAULT": only balances changed."""
-    balances: dict[str, Balance] = derived(_balances)
+    balances: dict[str, Balance] = by_identity(Balance, "a")
     """The balances in this push, by coin."""
     position: Position | None = derived(_position)
     """The position in this push, or None. From a stream it is merged with all that was known;
@@ -265,7 +209,7 @@ class AdlPrice(Event):
 
     uid: int | None = integer("uid")
     """The user's id."""
-    ticks: tuple[AdlTick, ...] = derived(_ticks)
+    ticks: tuple[AdlTick, ...] = listed(AdlTick, "l")
     """One for each position held."""
 
 
@@ -283,10 +227,6 @@ class AttachedOrder(Record):
     """The price it is then placed at; 0 at market."""
     trigger_order_id: str | None = text("TriggerId")
     """The id of its trigger order, once there is one."""
-
-
-_ATTACHED_KEYS = [field.key for field in AttachedOrder._fields.values() if field.key]
-_OTO_KEYS = {prefix + key for prefix in ("takerProfit", "stopLoss") for key in _ATTACHED_KEYS}
 
 
 class Order(Event):
@@ -317,9 +257,9 @@ class Order(Event):
     """Volume filled so far."""
     avg_price: Number | None = number("avgPrice")
     """Average fill price."""
-    take_profit: AttachedOrder | None = derived(lambda self: _attached(self, "takerProfit"))
+    take_profit: AttachedOrder | None = attached(AttachedOrder, "otoOrder", "takerProfit")
     """The attached take profit, None where the order has none."""
-    stop_loss: AttachedOrder | None = derived(lambda self: _attached(self, "stopLoss"))
+    stop_loss: AttachedOrder | None = attached(AttachedOrder, "otoOrder", "stopLoss")
     """The attached stop loss, None where the order has none."""
     action: str | None = choice("orderAction", _ACTIONS)
     """"NEW", "CANCEL" or "CHANGE" (a partial or full fill among them)."""

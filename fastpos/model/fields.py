@@ -1,3 +1,4 @@
+# cython: annotation_typing=True
 """How an attribute of an event is read off the wire.
 
 An event is a view of the JSON object it came in: making one costs next to nothing, and a value
@@ -10,11 +11,10 @@ what was really said.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .._c import check_wanted
+from .slots import NumberType, Slots, view
 
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
@@ -26,25 +26,25 @@ else:  # part of typing only from 3.11 on, and of no use at run time
 
 __all__ = [
     "Field",
+    "NumberType",
     "Record",
     "as_integer",
+    "as_number",
+    "as_text",
+    "attached",
+    "beside",
+    "by_identity",
     "choice",
     "derived",
+    "differing",
     "flag",
     "integer",
+    "listed",
     "number",
     "own",
     "shown",
     "text",
 ]
-
-NumberType = type[float] | type[Decimal]
-
-Getter: Any = None  # of _fields.c, None where it was not built
-with suppress(ImportError):
-    check_wanted()
-    from .._c._native import Getter
-
 
 # --- translations of one value ------------------------------------------------------------------
 
@@ -120,150 +120,312 @@ def _copied(value: Any) -> Any:
 # --- fields -------------------------------------------------------------------------------------
 
 
-class Field(property):
-    """A read-only attribute that knows where it comes from (see the functions below)."""
+class Field:
+    """A read-only attribute that knows where it comes from (see the classes below).
 
-    name: str
-    # Where a value given to the constructor is kept: a key of the wire's object, or a slot.
-    key: Any = None
-    slot: Any = None
-    default: Any = None
-    compared = True
+    `key` or `slot` says where a value given to the constructor is kept: under a key of the wire's
+    object, or in a slot.
+    """
+
+    __slots__ = ("compared", "default", "is_text", "key", "name", "slot")
+
+    def __init__(self, key: Any = None, slot: Any = None, default: Any = None) -> None:
+        self.name = ""
+        self.key = key
+        self.slot = slot
+        self.default = default
+        self.compared = True
+        self.is_text = False
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
         if self.key is None and self.slot is None:  # derived
             self.key = f":{name}"  # no key of the wire begins with a colon
 
+    def __set__(self, record: Any, value: Any) -> None:
+        raise AttributeError(f"{self.name} can't be set")
 
-def _field(
-    get: Callable[[Any], Any], kind: str, key: str, names: dict[Any, str] | None = None
-) -> Any:
-    if Getter is not None:
-        wire, numbers = (vars(Record)[slot] for slot in ("_wire", "_number"))
-        get = Getter(get, kind, key, names, Record, wire, numbers)
-    field = Field(get)
-    field.key = key
-    return field
+    def __delete__(self, record: Any) -> None:
+        raise AttributeError(f"{self.name} can't be deleted")
+
+
+class _Number(Field):
+    __slots__ = ()
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        value = record._wire.get(self.key)
+        return value if type(value) is record._number else as_number(value, record._number)
+
+
+class _Integer(Field):
+    __slots__ = ()
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        value = record._wire.get(self.key)
+        return value if type(value) is int else as_integer(value)
+
+
+class _Beside(Field):
+    __slots__ = ("outer",)
+    outer: Any
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        value = record._raw.get(self.outer)
+        if value is None:  # it may have been given to the constructor
+            value = record._wire.get(self.key)
+        return value if type(value) is int else as_integer(value)
+
+
+class _Text(Field):
+    __slots__ = ()
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        value = record._wire.get(self.key)
+        return value if type(value) is str else as_text(value)
+
+
+class _Flag(Field):
+    __slots__ = ()
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        return self if record is None else as_flag(record._wire.get(self.key))
+
+
+class _Choice(Field):
+    __slots__ = ("names",)
+    names: dict[Any, str]
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        value = record._wire.get(self.key)
+        if type(value) is str or type(value) is int:
+            return self.names.get(value, value)
+        return _copied(value)
+
+
+class _Derived(Field):
+    __slots__ = ("function",)
+    function: Any
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        wire = record._wire
+        return wire[self.key] if self.key in wire else self.function(record)
+
+
+class _Listed(Field):
+    __slots__ = ("kind", "source")
+    kind: Any
+    source: Any
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        wire = record._wire
+        if self.key in wire:
+            return wire[self.key]
+        items = wire.get(self.source)
+        records = []
+        if items:
+            for item in items:
+                records.append(view(self.kind, item, record._number))
+        return tuple(records)
+
+
+class _ByIdentity(Field):
+    __slots__ = ("id_key", "kind", "source")
+    kind: Any
+    source: Any
+    id_key: Any
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        wire = record._wire
+        if self.key in wire:
+            return wire[self.key]
+        records = {}
+        items = wire.get(self.source)
+        if items:
+            for item in items:
+                id = item.get(self.id_key)
+                if type(id) is not str:
+                    id = as_text(id)
+                    if type(id) is not str:
+                        continue
+                records[id] = view(self.kind, item, record._number)
+        return records
+
+
+class _Attached(Field):
+    __slots__ = ("keys", "kind", "prefix", "source")
+    kind: Any
+    source: Any
+    prefix: Any
+    keys: Any  # (key of the kind's, the same with the prefix) of each field
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        wire = record._wire
+        if self.key in wire:
+            return wire[self.key]
+        both = wire.get(self.source)
+        if not both:
+            return None
+        part = {}
+        for short, full in self.keys:
+            if full in both:
+                part[short] = both[full]
+        if 2 * len(part) != len(both):  # not as the fast path has it: other keys, or one order only
+            part = {}
+            for full in both:
+                if full.startswith(self.prefix):
+                    part[full[len(self.prefix) :]] = both[full]
+        return view(self.kind, part, record._number) if part else None
+
+
+class _Own(Field):
+    __slots__ = ()
+
+    def __get__(self, record: Any, owner: Any) -> Any:
+        if record is None:
+            return self
+        value = getattr(record, self.slot, None)
+        return self.default if value is None else value
+
+
+class _Shown(Field):
+    __slots__ = ()
+
+    def __get__(self, record: Any, owner: Any) -> Any:
+        if record is None:
+            return self
+        copy = getattr(record, "_copy", None)
+        if copy is None:
+            copy = record._copy = _copied(record._raw)
+        return copy
+
+
+# Written as functions, since to a type checker an attribute is of the type that stands beside it.
 
 
 def number(key: str) -> Any:
     """A price, a volume, an amount, a rate."""
-
-    def get(self: Record) -> Any:
-        value = self._wire.get(key)
-        return value if type(value) is self._number else as_number(value, self._number)
-
-    return _field(get, "number", key)
+    return _Number(key)
 
 
 def integer(key: str) -> Any:
     """An id, a count, a time, a code."""
+    return _Integer(key)
 
-    def get(self: Record) -> Any:
-        value = self._wire.get(key)
-        return value if type(value) is int else as_integer(value)
 
-    return _field(get, "integer", key)
+def beside(key: str) -> Any:
+    """An integer that the push says beside the body that the other fields are read from."""
+    field = _Beside()
+    field.outer = key
+    return field
 
 
 def text(key: str) -> Any:
     """A name, or an id that is a string of digits."""
-
-    def get(self: Record) -> Any:
-        value = self._wire.get(key)
-        return value if type(value) is str else as_text(value)
-
-    return _field(get, "text", key)
+    field = _Text(key)
+    field.is_text = True
+    return field
 
 
 def flag(key: str) -> Any:
     """A yes or no."""
-    field = Field(lambda self: as_flag(self._wire.get(key)))
-    field.key = key
-    return field
+    return _Flag(key)
 
 
 def choice(key: str, names: dict[str, str]) -> Any:
     """A code with a name; a code without one is passed on."""
-    named = {form: name for code, name in names.items() for form in (code, int(code))}
-
-    def get(self: Record) -> Any:
-        value = self._wire.get(key)
-        if type(value) is str or type(value) is int:
-            return named.get(value, value)
-        return _copied(value)
-
-    return _field(get, "choice", key, named)
+    field = _Choice(key)
+    field.names = {form: name for code, name in names.items() for form in (code, int(code))}
+    return field
 
 
 def derived(function: Callable[[Any], Any]) -> Any:
     """Worked out from the event by `function`, unless the constructor was given it."""
+    field = _Derived()
+    field.function = function
+    return field
 
-    def get(self: Record) -> Any:
-        wire = self._wire
-        return wire[field.key] if field.key in wire else function(self)
 
-    field = Field(get)
+def listed(kind: type[Record], key: str) -> Any:
+    """A tuple of records, one for each object of a list."""
+    field = _Listed()
+    field.kind, field.source = kind, key
+    return field
+
+
+def by_identity(kind: type[Record], key: str) -> Any:
+    """A dict of records by their identity, of a list of objects."""
+    field = _ByIdentity()
+    field.kind, field.source = kind, key
+    field.id_key = identity_of(kind).key
+    return field
+
+
+def attached(kind: type[Record], key: str, prefix: str) -> Any:
+    """A record of those keys of an object that begin with `prefix`; None where there are none."""
+    field = _Attached()
+    field.kind, field.source, field.prefix = kind, key, prefix
+    field.keys = tuple([(f.key, prefix + f.key) for f in kind._fields.values() if f.key])
     return field
 
 
 def own(slot: str, default: Any = None, compared: bool = True) -> Any:
     """Not on the wire: set by this library, in the slot `slot`."""
-    field = Field(lambda self: getattr(self, slot, default))
-    field.slot, field.default, field.compared = slot, default, compared
+    field = _Own(None, slot, default)
+    field.compared = compared
     return field
 
 
 def shown(compared: bool) -> Any:
     """The wire's object as a copy of the reader's own, made when it is first asked for."""
-
-    def get(self: Record) -> Any:
-        try:
-            return self._copy
-        except AttributeError:
-            copy = self._copy = _copied(self._raw)
-            return copy
-
-    field = Field(get)
-    field.slot, field.compared = "_raw", compared
+    field = _Shown(None, "_raw")
+    field.compared = compared
     return field
 
 
+# --- records ------------------------------------------------------------------------------------
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-class _Slots:
-    """What records keep inside. Declared apart from `Record`, where a type checker would take
-    them for arguments of the constructor."""
+class _Rest(Slots):
+    """What some records keep besides, in slots of their own. Declared apart from `Record`, where a
+    type checker would take them for arguments of the constructor."""
 
     __slots__ = ()
-    # The JSON object as the wire gave it, which other records show as well, and a book merges:
-    # nobody changes it.
-    _raw: dict[str, Any]
-    _copy: Any  # what `raw` gave
-    _wire: dict[str, Any]  # the object that the fields are read from
-    _number: NumberType
-    # Of some classes only:
-    _received_ns: int
-    _position: Any
-    _before: dict[str, Any] | None  # a position's wire before the push
-    _change: Any
-    _complete: bool
     _source: str
     _stale: bool
     _stale_fields: frozenset[str]
     _missing: bool
 
 
-class Record(_Slots):
+class Record(_Rest):
     """Base of all events and their parts: immutable, compared by value, made with keywords.
 
     Two records are equal when they are of the same class and all their attributes are, save
     `raw` and (on events) `received_ns`: what was said counts, not how and when.
     """
 
-    __slots__ = ("_copy", "_number", "_raw", "_wire")
+    __slots__ = ()
     _fields: ClassVar[dict[str, Field]] = {}
-    # The attribute that tells one thing from another, for hash().
+    _by_key: ClassVar[dict[str, str]] = {}
+    # The attribute that tells one thing from another, for hash() and for what is kept.
     _identity: ClassVar[str | None] = None
 
     raw: dict[str, Any] = shown(compared=False)
@@ -275,6 +437,7 @@ class Record(_Slots):
         inherited = dict(cls._fields) if cls._fields else {"raw": Record.__dict__["raw"]}
         here = {name: field for name, field in vars(cls).items() if isinstance(field, Field)}
         cls._fields = {**inherited, **here}
+        cls._by_key = {field.key: name for name, field in cls._fields.items() if field.key}
 
     def __init__(self, **values: Any) -> None:
         unknown = values.keys() - self._fields.keys()
@@ -293,17 +456,15 @@ class Record(_Slots):
     @classmethod
     def _view(cls, wire: dict[str, Any], number: NumberType) -> Self:
         """Make a record that shows the wire's object `wire`, which nobody changes any more."""
-        record = object.__new__(cls)
-        record._raw = record._wire = wire
-        record._number = number
+        record: Self = view(cls, wire, number)
         return record
 
     def __reduce__(self) -> Any:
         slots = {
-            name: getattr(self, name)
+            name: value
             for base in type(self).__mro__
             for name in base.__dict__.get("__slots__", ())
-            if hasattr(self, name)
+            if (value := getattr(self, name, None)) is not None
         }
         return _restored, (type(self), slots)
 
@@ -335,7 +496,35 @@ class Record(_Slots):
 
 
 def _restored(kind: type[Record], slots: dict[str, Any]) -> Record:
-    record = object.__new__(kind)
+    record = kind.__new__(kind)
     for name, value in slots.items():
         setattr(record, name, value)
     return record
+
+
+def identity_of(kind: type[Record]) -> Field:
+    """Give the field that tells one record of `kind` from another."""
+    assert kind._identity is not None
+    return kind._fields[kind._identity]
+
+
+def differing(record: Any, before: dict[str, Any]) -> frozenset[str]:
+    """Give the names of the attributes on whose values `record` and the wire's `before` differ.
+
+    A value that is the same on the wire needs no translation.
+    """
+    old = None
+    names = set()
+    by_key = type(record)._by_key
+    for key, value in record._wire.items():
+        known = before.get(key)
+        if known is value or key not in by_key:
+            continue
+        if type(known) is type(value) and known == value:
+            continue
+        if old is None:
+            old = view(type(record), before, record._number)
+        name = by_key[key]
+        if getattr(record, name) != getattr(old, name):
+            names.add(name)
+    return frozenset(names)

@@ -1,36 +1,25 @@
-"""From a push to the user's functions: make the event, merge it, call.
-
-With the C extension, numbers as floats and callbacks on the reader thread, C does all of this for
-pushes as they usually are (_delivery.c). The others are left to what is here.
+"""From a push to the user's functions: make the event, merge it, count it, call; by the table.
 
 All of it happens on the reader thread; with ``dispatch="thread"`` the calling, and what comes of
-it, on the callback thread (see dispatch.py).
+it, on the callback thread (see dispatch.py). `begin`, `halt`, `mute` and `counts` are anybody's:
+they set flags that are looked at before each push and each call.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from math import inf
-from time import monotonic
 from typing import Any
 
 from ..account.book import Book
-from ..account.state import Entry, PositionEntry, State
 from ..errors import CallbackError, DecodeError, FastposError
 from ..logs import fields, log
-from ..model.events import (
-    AccountUpdate,
-    AdlPrice,
-    Event,
-    Order,
-    Position,
-    SystemClose,
-    Trigger,
-    Unknown,
-)
+from ..model import primitives
+from ..model.events import SystemClose
+from ..model.exchange import CHANNELS, UNDOCUMENTED
 from ..model.fields import NumberType
-from ..wire.decoder import KEYS, event_from, native_decoder
+from ..model.table import Channel
+from ..wire.decoder import event_from
 from .callbacks import Callbacks, Handlers, callback_name
 from .dispatch import Dispatcher
 from .stats import Counters, count
@@ -38,25 +27,28 @@ from .timing import CallbackTimes
 
 __all__ = ["Delivery"]
 
-Deliverer: Any = None  # of _native.c, None where it was not built
-if native_decoder is not None:
-    from .._c._native import Deliverer
 
-_CLASSES = {
-    kind.__name__: kind
-    for kind in (
-        AccountUpdate,
-        AdlPrice,
-        Book,
-        CallbackTimes,
-        Entry,
-        Handlers,
-        Order,
-        Position,
-        PositionEntry,
-        State,
-    )
-}
+class Route:
+    """Where the events of a channel go, and how many have gone there."""
+
+    __slots__ = ("channel", "count", "parts", "whole")
+
+    def __init__(self, channel: Channel, callbacks: Callbacks) -> None:
+        self.channel = channel
+        self.count = 0
+        # Of each part that has a callback: its key in the body, the callback's functions, and
+        # whether they get the part itself as an event.
+        self.parts: tuple[tuple[str, Handlers[Any], bool], ...] = tuple(
+            [
+                (part.key, getattr(callbacks, part.callback), part.change is not None)
+                for part in channel.parts
+                if part.callback is not None and part.key is not None
+            ]
+        )
+        # The functions that get every event; None: there is no such callback.
+        self.whole: Handlers[Any] | None = (
+            None if channel.callback is None else getattr(callbacks, channel.callback)
+        )
 
 
 class Delivery:
@@ -69,7 +61,13 @@ class Delivery:
         number: type of numbers in events.
         times: takes the functions' time; None: nobody wants to know.
         dispatcher: has them called on a thread of its own; None: they are called here.
+        hide: takes credentials out of a text that is shown.
     """
+
+    __slots__ = (
+        "_background", "_book", "_callbacks", "_counters", "_dispatcher", "_halted", "_hide",
+        "_muted", "_number", "_received", "_routes", "_times",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -79,185 +77,155 @@ class Delivery:
         number: NumberType,
         times: CallbackTimes | None = None,
         dispatcher: Dispatcher | None = None,
+        hide: Callable[[str], str] = str,
     ) -> None:
         self._callbacks = callbacks
         self._book = book
         self._counters = counters
-        self._events: defaultdict[type, int] = defaultdict(int)
         self._number = number
         self._times = times or CallbackTimes(inf)
         self._dispatcher = dispatcher
-        self._heard = 0.0  # when what is being delivered was received
+        self._hide = hide
+        self._received = 0.0  # when what is being delivered was received
         self._muted = False  # no function may be called any more
+        self._halted = False  # no push may be begun any more
         self._background = True  # on a thread of ours, where a user's sys.exit() would end nothing
-        self._routes: dict[type, Callable[[Any], None]] = {
-            AccountUpdate: self._account_update,
-            AdlPrice: self._adl_price,
-            Order: self._order,
-            Trigger: self._trigger,
-            SystemClose: lambda event: self.call(callbacks.on_system_close, event),
-            Unknown: self._unknown,
+        self._routes = {
+            channel.event: Route(channel, callbacks) for channel in (*CHANNELS, UNDOCUMENTED)
         }
-        self._native: Any = None
-        if Deliverer is not None and number is float and dispatcher is None:
-            self._native = Deliverer(
-                native_decoder,
-                book,
-                book.lock,
-                callbacks,
-                self._times,
-                KEYS,
-                _CLASSES,
-                self.handle,
-                self.raised,
-            )
 
-    # --- for any thread ---------------------------------------------------------------------
+    # --- anybody's --------------------------------------------------------------------------
 
     def begin(self, background: bool) -> None:
         """Begin a run; `background`: on a thread of ours, where sys.exit() would end nothing."""
-        self._muted = False
+        self._muted = self._halted = False
         self._background = background
-        if self._native is not None:
-            self._native.muted = self._native.halted = False
 
     def halt(self) -> None:
         """Have `pushes` return before the next push."""
-        if self._native is not None:
-            self._native.halted = True
+        self._halted = True
 
     def mute(self) -> None:
         """Call no function any more."""
         self._muted = True
-        if self._native is not None:
-            self._native.muted = True
 
     @property
     def counts(self) -> dict[str, int]:
         """How many events were delivered, by the name of their class."""
-        counts = {kind.__name__: number for kind, number in list(self._events.items())}
-        if self._native is not None:
-            for kind, number in (
-                (AccountUpdate, self._native.account_updates),
-                (AdlPrice, self._native.adl_prices),
-                (Order, self._native.orders),
-            ):
-                if number:
-                    counts[kind.__name__] = counts.get(kind.__name__, 0) + number
-        return counts
+        return {kind.__name__: route.count for kind, route in self._routes.items() if route.count}
 
     # --- the reader's -----------------------------------------------------------------------
 
-    def pushes(self, texts: list[bytes], start: int, received_ns: int) -> int:
-        """Deliver the pushes whose JSON is in ``texts[start:]``, as far as they are as usual.
+    def pushes(self, texts: list[bytes], received_ns: int) -> bool:
+        """Deliver pushes, each one JSON text, until `halt` was called.
+
+        One that can't be decoded is reported.
+
+        Args:
+            texts: the pushes.
+            received_ns: when they were read, `time.time_ns`.
 
         Returns:
-            The position of the first that was not delivered, which `push` is for.
+            Whether one of them said that the system closes.
 
         Raises:
             BaseException: what a function raised to end the stream.
         """
-        if self._native is None:
-            return start
-        at: int = self._native.deliver(texts, start, received_ns)
-        return at
+        closes = False
+        for text in texts:
+            if self._halted:
+                break
+            try:
+                event = event_from(text, received_ns, self._number)
+            except DecodeError as error:
+                refused = error.with_traceback(None)
+            else:
+                self._deliver(event)
+                if type(event) is SystemClose:
+                    closes = True
+                continue
+            # Not within `except`: what is raised from here would have it as its context, and in
+            # it what the server said, credentials and all.
+            self.refuse(refused)
+        return closes
 
-    def push(self, text: bytes, received_ns: int) -> type[Event]:
-        """Deliver the push whose JSON is `text`; give the class of its event.
+    def refuse(self, error: DecodeError) -> None:
+        """Report that something can't be decoded, with the credential hidden in it."""
+        data = self._hide(error.data.decode("latin-1")).encode("latin-1")
+        self.report(DecodeError(str(error), data))
 
-        Raises:
-            NoChannel: it is no push.
-            DecodeError: it can't be decoded.
-        """
-        event = event_from(text, received_ns, self._number)
-        self.handle(event)
-        return type(event)
-
-    def handle(self, event: Event) -> None:
-        """Count, merge and hand out an event."""
-        kind = type(event)
-        self._events[kind] += 1
-        self._routes[kind](event)
-
-    def _account_update(self, event: AccountUpdate) -> None:
-        self._book.apply_account(event)
-        body = event._wire["d"]
-        if body.get("p"):
-            self.call(self._callbacks.on_position, event._position)
-        if body.get("a"):
-            self.call(self._callbacks.on_account, event)
-
-    def _adl_price(self, event: AdlPrice) -> None:
-        self._book.apply_ticks(event)
-        self.call(self._callbacks.on_adl_price, event)
-
-    def _order(self, event: Order) -> None:
-        self._book.apply_order(event)
-        self.call(self._callbacks.on_order, event)
-
-    def _trigger(self, event: Trigger) -> None:
-        self._book.apply_trigger(event)
-        self.call(self._callbacks.on_trigger, event)
-
-    def _unknown(self, event: Unknown) -> None:
-        count(self._counters.unknown_channels, event._raw["channel"])
-        self.call(self._callbacks.on_unknown, event)
+    def _deliver(self, event: Any) -> None:
+        route = self._routes[type(event)]
+        route.count += 1
+        if route.channel.merged:
+            self._book.apply(event, route.channel)
+        for key, handlers, told in route.parts:
+            if event._wire.get(key):
+                self.call(handlers, event._part if told else event)
+        if route.whole is not None:
+            if route.channel is UNDOCUMENTED:
+                count(self._counters.unknown_channels, event._raw["channel"])
+            self.call(route.whole, event)
 
     def received(self, at: float) -> None:
         """Say when what is pushed from now on was read, `time.monotonic()`."""
-        if at > self._heard:
-            self._heard = at
+        if at > self._received:
+            self._received = at
             if self._dispatcher is None:
                 self._times.take_up(at)
 
-    def tell(self, handlers: Handlers[Any], event: Any) -> None:
-        """Do `call` with something that was not read but happens now."""
-        self.received(monotonic())
-        self.call(handlers, event)
+    def tell(self, handlers: Handlers[Any] | str, event: Any) -> None:
+        """Do `call` with something that was not read but happens now.
 
-    def call_queued(self, handlers: Handlers[Any], event: Any, heard: float) -> None:
-        """Do `call` on the callback thread, with an event that was received at `heard`."""
-        self._times.take_up(heard)
+        Args:
+            handlers: whom to call, or the callback's name.
+            event: with what.
+        """
+        self.received(primitives.monotonic())
+        self.call(getattr(self._callbacks, handlers) if type(handlers) is str else handlers, event)
+
+    def call_queued(self, handlers: Handlers[Any], event: Any, received: float) -> None:
+        """Do `call` on the callback thread, with an event that was received at `received`."""
+        self._times.take_up(received)
         self.call(handlers, event, True)
 
-    def call(self, handlers: Handlers[Any], event: Any, queued: bool = False) -> None:
+    def call(self, handlers: Any, event: Any, queued: bool = False) -> None:
         """Call each function with `event`; what one raises is reported, and the rest go on.
 
         With a dispatcher the event goes into its queue, from which it comes back `queued`.
         """
+        functions = handlers.functions
+        if not functions:
+            return
         if self._dispatcher is not None and not queued:
-            if handlers.functions:
-                self._dispatcher.put(handlers, event, self._heard)
+            self._dispatcher.put(handlers, event, self._received)
             return
         times = self._times
-        for function in handlers.functions:
+        for function in functions:
             if self._muted:
                 return
             times.begun = begun = times.now
             try:
                 function(event)
             except (Exception, SystemExit) as error:
-                times.now = monotonic()
+                times.now = primitives.monotonic()
                 times.took(handlers.name, function, times.now - begun)
-                self.raised(handlers, function, event, error, queued)
+                self._raised(handlers, function, event, error, queued)
             else:
-                times.now = now = monotonic()
+                times.now = now = primitives.monotonic()
                 if now - begun > times.limit:
                     times.took(handlers.name, function, now - begun)
 
-    def raised(
+    def _raised(
         self,
         handlers: Handlers[Any],
         function: Callable[[Any], object],
         event: Any,
         error: BaseException,
-        queued: bool = False,
+        queued: bool,
     ) -> None:
         """Report what `function` raised, or raise it if it is to end the stream."""
-        if isinstance(error, SystemExit):
-            if not self._background:
-                raise error
-        elif not isinstance(error, Exception):
+        if isinstance(error, SystemExit) and not self._background:
             raise error
         self._counters.callback_errors += 1
         if handlers is self._callbacks.on_error:  # reporting this to itself would not end
@@ -275,7 +243,7 @@ class Delivery:
         """Tell `on_error` of an error that does not end the stream; log it where nobody listens."""
         if isinstance(error, DecodeError):
             self._counters.decode_errors += 1
-        self.received(monotonic())
+        self.received(primitives.monotonic())
         self._report(error, False)
 
     def _report(self, error: FastposError, queued: bool) -> None:

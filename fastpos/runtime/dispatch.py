@@ -21,7 +21,8 @@ from typing import Any
 from ..errors import FastposError
 from ..fork import Home
 from ..logs import fields, log
-from ..model.events import AdlPrice, Disconnect
+from ..model.events import Disconnect
+from ..model.exchange import CHANNELS
 from .callbacks import Handlers, callback_name
 
 __all__ = ["Dispatcher"]
@@ -30,6 +31,9 @@ __all__ = ["Dispatcher"]
 SLICE = 0.5
 # Waits of the reader for room in the queue are told of as one where less lies between, seconds.
 EPISODE_GAP = 5.0
+
+# Events of which the newest will do: ticks, in the words of this file.
+CONFLATED = frozenset(channel.event for channel in CHANNELS if channel.conflated)
 
 # The functions, the event, and when it was received (`time.monotonic`).
 _Entry = tuple[Handlers[Any], Any, float]
@@ -93,7 +97,7 @@ class Dispatcher:
         """
         entry = handlers, event, heard
         with self._changed:
-            if not self._is_full(type(event) is AdlPrice):
+            if not self._is_full(type(event) in CONFLATED):
                 self._append(entry)
                 return
         self._tell()
@@ -129,7 +133,7 @@ class Dispatcher:
         """Called under the lock."""
         if not self._unwanted(entry[1]):
             self._waiting.append(entry)
-            self._ticks += type(entry[1]) is AdlPrice
+            self._ticks += type(entry[1]) in CONFLATED
             self._changed.notify()
 
     def _is_full(self, tick: bool) -> bool:
@@ -140,9 +144,9 @@ class Dispatcher:
         if self._ticks > keep:
             newest = None
             if keep:
-                newest = next(e for e in reversed(self._waiting) if type(e[1]) is AdlPrice)
+                newest = next(e for e in reversed(self._waiting) if type(e[1]) in CONFLATED)
             self._waiting = deque(
-                e for e in self._waiting if type(e[1]) is not AdlPrice or e is newest
+                e for e in self._waiting if type(e[1]) not in CONFLATED or e is newest
             )
             self._conflated += self._ticks - keep
             self._ticks = keep
@@ -234,7 +238,7 @@ class Dispatcher:
             while True:
                 while self._waiting:
                     entry = self._waiting.popleft()
-                    self._ticks -= type(entry[1]) is AdlPrice
+                    self._ticks -= type(entry[1]) in CONFLATED
                     if not self._unwanted(entry[1]):
                         self._current = entry[0], monotonic()
                         self._changed.notify()

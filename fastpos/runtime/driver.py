@@ -1,7 +1,7 @@
 """The reader: connects, subscribes, reads until the connection ends, waits, begins again.
 
 A push's way: `Connection.receive` gives it, inflated already or to be inflated in `_message_in`,
-and `Delivery.push` does the rest. What turns out to be none is a pong or a reply (`_other`).
+and `Delivery.pushes` does the rest. What is none is a pong or a reply (`_other`).
 
 Threads: `run` is one thread, the reader thread; the other public methods are anybody's. `_state`,
 a condition, guards what `__init__` lists below it. All else is the reader thread's own. With a
@@ -16,7 +16,8 @@ from contextlib import suppress
 from time import monotonic, time_ns
 from typing import Any, NoReturn
 
-from ..account.synchronizer import POLL_INTERVAL, Synchronizer
+from orjson import loads
+
 from ..errors import (
     AuthenticationError,
     ConnectionFailed,
@@ -27,19 +28,20 @@ from ..errors import (
 )
 from ..fork import Forked, Home
 from ..logs import fields, log
-from ..model.events import Disconnect, Ready, SystemClose
+from ..model.events import Disconnect, Ready
 from ..model.exchange import CONNECTED, SUBSCRIBED
 from ..net.connection import CLOSE_TIMEOUT, Connection, ConnectionEnded
 from ..net.proxy import proxy_from_environment
 from ..settings import Settings
 from ..wire.credential import read_reply
-from ..wire.decoder import NoChannel, inflate_push
+from ..wire.decoder import inflate_push
 from ..wire.frames import INFLATED, TEXT
 from ..wire.inflate import new_splitter
 from .callbacks import Callbacks
 from .delivery import Delivery
 from .dispatch import Dispatcher
 from .pinger import Heartbeat
+from .snapshots import POLL_INTERVAL, Snapshots
 from .stats import Counters, count
 
 __all__ = ["Reader"]
@@ -66,7 +68,7 @@ class Reader:
         delivery: takes the pushes.
         counters: what is counted.
         heartbeat: is told of connections and pongs.
-        synchronizer: is told of gaps, and given time while it wants some.
+        snapshots: is told of gaps, and given time while it wants some.
         dispatcher: the callback thread, None where the user's functions are called on this one.
         home: the process that this runs in.
     """
@@ -78,7 +80,7 @@ class Reader:
         delivery: Delivery,
         counters: Counters,
         heartbeat: Heartbeat,
-        synchronizer: Synchronizer,
+        snapshots: Snapshots,
         dispatcher: Dispatcher | None,
         home: Home,
     ) -> None:
@@ -87,7 +89,7 @@ class Reader:
         self._delivery = delivery
         self._counters = counters
         self._heartbeat = heartbeat
-        self._sync = synchronizer
+        self._sync = snapshots
         self._dispatcher = dispatcher
         self._home = home
         self._ssl_context = settings.ssl_context
@@ -550,7 +552,11 @@ class Reader:
             self._counters.bytes_received += connection.bytes_received - self._counted
             self._counted = connection.bytes_received
             if self._sync.pending and not self._stopping:
-                self._sync.poll()
+                for name, event in self._sync.poll():
+                    if isinstance(event, FastposError):
+                        self._delivery.report(event)
+                    else:
+                        self._delivery.tell(name, event)
 
     def _pushes(self, texts: list[bytes], connection: Connection) -> None:
         """Take pushes that are inflated already."""
@@ -558,29 +564,26 @@ class Reader:
         counters.last_message_ns = received_ns
         counters.messages += len(texts)
         delivery.received(connection.last_heard)
-        at = 0
-        while not self._stopping:
-            at = delivery.pushes(texts, at, received_ns)
-            if at == len(texts) or self._stopping:
-                return
-            text = texts[at]
-            at += 1
-            try:
-                if delivery.push(text, received_ns) is SystemClose:
-                    self._system_close(connection)
+        run: list[bytes] = []
+        for text in texts:
+            if _is_push(text):
+                run.append(text)
                 continue
-            except DecodeError as error:
-                refused = error.with_traceback(None)
-            # Not within `except`: what is raised from here would have it as its context, and in
-            # it what the server said, credentials and all.
-            self._other(text, refused, connection)
+            self._deliver(run, connection)
+            run.clear()
+            if not self._stopping:
+                self._other(text, connection)
+        self._deliver(run, connection)
+
+    def _deliver(self, texts: list[bytes], connection: Connection) -> None:
+        if texts and not self._stopping and self._delivery.pushes(texts, connection.received_ns):
+            self._system_close(connection)
 
     def _message_in(self, opcode: int, payload: Any, connection: Connection) -> None:
         """Take a message as it came."""
         self._counters.messages += 1
         self._counters.last_message_ns = connection.received_ns
         self._delivery.received(connection.last_heard)
-        text: bytes | None = None
         try:
             if opcode == TEXT:
                 text = payload.encode()
@@ -590,16 +593,16 @@ class Reader:
                 raise DecodeError("not a push: not gzip", payload)
             else:  # a reply or a pong as deployments may send them
                 text = payload
-            if self._delivery.push(text, connection.received_ns) is SystemClose:
-                self._system_close(connection)
-            return
         except DecodeError as error:
             refused = error.with_traceback(None)
-        # Not within `except`, see above.
-        if text is None:
-            self._report(refused)
         else:
-            self._other(text, refused, connection)
+            if _is_push(text):
+                self._deliver([text], connection)
+            else:
+                self._other(text, connection)
+            return
+        # Not within `except`, which would be the context of what is raised in a callback.
+        self._delivery.refuse(refused)
 
     def _system_close(self, connection: Connection) -> None:
         log.info(
@@ -613,22 +616,15 @@ class Reader:
             ConnectionFailed("the exchange said that it closes, and did not"),
         )
 
-    def _report(self, error: DecodeError) -> None:
-        hide = self._settings.credential.hide
-        data = hide(error.data.decode("latin-1")).encode("latin-1")
-        self._delivery.report(DecodeError(str(error), data))
-
-    def _other(self, text: bytes, error: DecodeError, connection: Connection) -> None:
-        """Take what is no push, as `error` says: a pong, a reply, or a mistake."""
-        if isinstance(error, NoChannel):
-            if type(error.value) is dict and "pong" in error.value:
-                self._heartbeat.pong()
-                return
-        elif text.lstrip()[:1] == b"{":  # a push of the wrong shape; bare text is no JSON either
-            self._report(error)
-            return
-        if not self._reply(text, connection):
-            self._report(error)
+    def _other(self, text: bytes, connection: Connection) -> None:
+        """Take what is no push: a pong, a reply, or a mistake."""
+        value = _parsed(text)
+        if type(value) is dict and "pong" in value:
+            self._heartbeat.pong()
+        elif value is None and text.lstrip()[:1] == b"{":  # bare text is no JSON either
+            self._delivery.pushes([text], connection.received_ns)  # which reports it
+        elif not self._reply(text, connection):
+            self._delivery.pushes([text], connection.received_ns)
 
     def _reply(self, text: bytes, connection: Connection) -> bool:
         """Take what is neither push nor pong; False if it is no reply to anything.
@@ -708,6 +704,20 @@ class Reader:
     def _no_answer(self, expected: str) -> SubscriptionError:
         timeout = self._settings.subscribe_timeout
         return SubscriptionError(f"no {expected!r} from the exchange within {timeout:g} s")
+
+
+def _is_push(text: bytes) -> bool:
+    if text.startswith(b'{"channel"'):
+        return True
+    value = _parsed(text)
+    return type(value) is dict and "channel" in value
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return loads(text)
+    except ValueError:
+        return None
 
 
 def _try_send(connection: Connection, message: str) -> None:

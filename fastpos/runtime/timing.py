@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from time import monotonic
 from typing import Any
 
 from ..logs import fields, log
+from ..model import primitives
 from .callbacks import callback_name
 
 __all__ = ["CallbackTimes"]
@@ -32,15 +32,23 @@ class CallbackTimes:
         slow_s: a function that took longer is logged, seconds.
     """
 
-    # Slots, so that _delivery.c finds them.
-    __slots__ = ("_heard", "_logged", "_max_lag_s", "_slow_s", "begun", "limit", "now", "slowest")
+    __slots__ = (
+        "_logged",
+        "_max_lag_s",
+        "_received",
+        "_slow_s",
+        "begun",
+        "limit",
+        "now",
+        "slowest",
+    )
 
     def __init__(self, slow_s: float) -> None:
         self._slow_s = slow_s
         self._logged: dict[int, float] = {}  # id of a function -> when it was last logged
         self._max_lag_s = 0.0  # of all events but the last
-        self._heard = 0.0  # when the event at hand was received
-        self.now = monotonic()
+        self._received = 0.0  # when the event at hand was received
+        self.now = primitives.monotonic()
         """When the last function ended, or the event at hand was taken up."""
         self.begun = 0.0
         """When the last function began."""
@@ -49,11 +57,11 @@ class CallbackTimes:
         self.slowest: tuple[float, str | None] = 0.0, None
         """The longest time that a function took, seconds, and its name."""
 
-    def take_up(self, heard: float) -> None:
-        """Begin with an event that was received at `heard`, `time.monotonic()`."""
-        self._max_lag_s = max(self._max_lag_s, self.begun - self._heard)
-        self._heard = heard
-        self.now = monotonic()
+    def take_up(self, received: float) -> None:
+        """Begin with an event that was received at `received`, `time.monotonic()`."""
+        self._max_lag_s = max(self._max_lag_s, self.begun - self._received)
+        self._received = received
+        self.now = primitives.monotonic()
 
     def took(self, slot: str, function: Callable[[Any], object], seconds: float) -> None:
         """`function`, called for `slot`, took so many seconds."""
@@ -69,7 +77,7 @@ class CallbackTimes:
                 seconds,
                 extra=fields("slow_callback", slot=slot, callback=name, seconds=seconds),
             )
-            self.now = monotonic()
+            self.now = primitives.monotonic()
 
     def _is_due(self, function: int) -> bool:
         if self.now - self._logged.get(function, -inf) < LOG_INTERVAL:
@@ -82,6 +90,8 @@ class CallbackTimes:
 
     def lags(self) -> tuple[float, float]:
         """Give how long the last event waited for its function, and the longest wait, seconds."""
-        begun = self.begun  # read first: of a later event `_heard` is later, and the lag not huge
-        lag = max(begun - self._heard, 0.0)
+        begun = (
+            self.begun
+        )  # read first: of a later event `_received` is later, and the lag not huge
+        lag = max(begun - self._received, 0.0)
         return lag, max(self._max_lag_s, lag)

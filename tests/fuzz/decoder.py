@@ -1,4 +1,4 @@
-"""`fastpos.decode`, in C and in Python, with floats and Decimals, against gzip and json.
+"""`fastpos.decode`, with floats and Decimals, against gzip and json.
 
 An input is a push: what the standard library makes of it, and a plain description of the shapes,
 tell whether it is to be an event or a `DecodeError`.
@@ -19,7 +19,7 @@ from typing import Any
 from fastpos import DecodeError, Event, decode
 from fastpos.cli.lines import line
 from fastpos.model.fields import NumberType
-from fastpos.wire.decoder import MAX_DEPTH, MAX_SIZE, event_from_pure
+from fastpos.wire.decoder import MAX_DEPTH, MAX_SIZE, event_from
 from fastpos.wire.inflate import inflate, inflate_pure
 from tests.fuzz.mutators import mutate_push, strictly_inflated
 from tests.support.pushes import NAMES, REAL, packed, text_of
@@ -42,7 +42,7 @@ def one(data: bytes) -> None:
             assert isinstance(found, DecodeError)
             assert found.data == data[:KEPT]
             continue
-        pure = outcome(lambda number=number: event_from_pure(text, 1, number))  # type: ignore[misc]
+        pure = outcome(lambda number=number: event_from(text, 1, number))  # type: ignore[misc]
         assert type(found) is type(pure) or isinstance(found, DecodeError)
         if isinstance(found, DecodeError):
             assert isinstance(pure, DecodeError)

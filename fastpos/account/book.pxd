@@ -1,0 +1,12 @@
+from ..model.slots cimport EventSlots
+from ..model.table cimport Channel
+from .state cimport State
+
+cdef class Book:
+    cdef object _home, _number
+    cdef readonly State _state
+    cdef readonly list _journal
+    cdef bint _interrupted
+
+    cpdef apply(self, EventSlots event, Channel channel)
+    cdef _note(self, EventSlots event, Channel channel)

@@ -1,0 +1,52 @@
+import cython
+from .slots cimport Slots, view
+
+cpdef as_number(value, number)
+cpdef as_integer(value)
+cpdef as_text(value)
+cpdef as_flag(value)
+cdef _copied(value)
+
+cdef class Field:
+    cdef public object name, key, slot, default
+    cdef public bint compared, is_text
+
+cdef class _Number(Field):
+    pass
+
+cdef class _Integer(Field):
+    pass
+
+cdef class _Beside(Field):
+    cdef public object outer
+
+cdef class _Text(Field):
+    pass
+
+cdef class _Flag(Field):
+    pass
+
+cdef class _Choice(Field):
+    cdef public dict names
+
+cdef class _Derived(Field):
+    cdef public object function
+
+cdef class _Listed(Field):
+    cdef public object kind, source
+
+cdef class _ByIdentity(Field):
+    cdef public object kind, source, id_key
+
+cdef class _Attached(Field):
+    cdef public object kind, source, prefix
+    cdef public tuple keys
+
+cdef class _Own(Field):
+    pass
+
+cdef class _Shown(Field):
+    pass
+
+@cython.locals(wire=dict, by_key=dict, names=set)
+cpdef differing(record, dict before)

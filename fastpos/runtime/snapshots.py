@@ -1,0 +1,159 @@
+"""Calls the snapshot source, each call on a thread of its own, so that pushes keep being read.
+
+One call counts at a time. One that takes too long can't be ended; it is left to itself, and a few
+of those may be under way. When to call and what an answer means is in account/synchronizer.py.
+
+Threads: all is the reader thread's, but `interrupt` and looking at `synced`, which are anybody's.
+What a call's thread and the reader share is a `_Call`: the one fills it and sets `done` last, the
+other looks at nothing else of it before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from time import monotonic, time_ns
+
+from ..account.book import Book
+from ..account.synchronizer import Synchronizer
+from ..errors import SnapshotError
+from ..model.snapshot import Snapshot, SnapshotSource
+from ..reconnect import ReconnectPolicy
+from .callbacks import _shown
+
+__all__ = ["POLL_INTERVAL", "Snapshots"]
+
+# How often the reader looks for a snapshot while nothing else comes, seconds.
+POLL_INTERVAL = 0.02
+# So many calls may be under way that took too long; then there is none until one of them ends.
+MAX_CALLS = 3
+
+_numbers = itertools.count(1)
+
+
+class _Call:
+    """One call of the source."""
+
+    def __init__(self, source: SnapshotSource) -> None:
+        self._source = source
+        self.began = monotonic()
+        self.abandoned = False  # the reader's: what it gives is not wanted any more
+        self.snapshot: Snapshot | None = None
+        self.error: SnapshotError | None = None
+        self.done = False
+        threading.Thread(
+            target=self._run, name=f"fastpos-snapshot-{next(_numbers)}", daemon=True
+        ).start()
+
+    def _run(self) -> None:
+        try:
+            given = self._source()
+            if not isinstance(given, Snapshot):
+                raise TypeError(f"the source gave a {type(given).__name__}, not a Snapshot")
+            # They may be generators, and what those do belongs on this thread.
+            self.snapshot = Snapshot(
+                list(given.positions),
+                list(given.balances),
+                None if given.orders is None else list(given.orders),
+                None if given.triggers is None else list(given.triggers),
+            )
+        except SnapshotError as error:
+            self.error = error
+        except BaseException as error:  # it is a user's function
+            said = f"{type(error).__name__}: {_shown(str, error)}"
+            self.error = SnapshotError(f"the snapshot source raised {said}")
+            self.error.__cause__ = error
+        finally:
+            self.done = True
+
+
+class Snapshots:
+    """Has the book brought up to date after each gap.
+
+    Args:
+        source: gives a snapshot; None: there is none, and `synced` stays False.
+        timeout: seconds after which a call of it counts as failed.
+        policy: when to call it again.
+        book: into which snapshots are merged.
+    """
+
+    def __init__(
+        self,
+        source: SnapshotSource | None,
+        timeout: float,
+        policy: ReconnectPolicy,
+        book: Book,
+    ) -> None:
+        self._source = source
+        self._timeout = timeout
+        self._rules = Synchronizer(source is not None, policy, book)
+        self._call: _Call | None = None
+        self._overdue: list[_Call] = []
+
+    @property
+    def synced(self) -> bool:
+        """Whether the book is what the account is; for anybody to look at."""
+        return self._rules.synced
+
+    @property
+    def pending(self) -> bool:
+        """Whether `poll` wants to be called."""
+        return self._rules.pending
+
+    def begin(self, gap_s: float | None) -> None:
+        """The stream is subscribed, after a gap of so many seconds (None: it is the first time)."""
+        self._abandon()  # of a pause: its answer would be older than the gap's end
+        self._rules.begin(gap_s)
+
+    def end(self) -> None:
+        """Pushes come no more."""
+        self._abandon()
+        self._rules.end()
+
+    def interrupt(self) -> None:
+        """Pushes are not wanted until the next `begin`; for any thread."""
+        self._rules.interrupt()
+
+    def poll(self) -> list[tuple[str, object]]:
+        """Do what there is to do, without waiting.
+
+        Returns:
+            What is to be told, each with the name of its callback.
+        """
+        if self._rules.interrupted:
+            self.end()
+            return []
+        call, now = self._call, monotonic()
+        if call is None:
+            return self._ask(now) if self._rules.is_due(now) else []
+        if not call.abandoned and self._rules.is_lost():
+            call.abandoned = True
+        if call.done:
+            self._call = None
+            if call.abandoned:
+                return []
+            if call.snapshot is None:
+                return self._rules.failed(call.error or SnapshotError("no snapshot"), now)
+            return self._rules.take(call.snapshot, now, time_ns())
+        if now - call.began > self._timeout:
+            self._call = None
+            self._overdue.append(call)
+            if not call.abandoned:
+                error = SnapshotError(f"no snapshot within {self._timeout:g} s")
+                return self._rules.failed(error, now)
+        return []
+
+    def _ask(self, now: float) -> list[tuple[str, object]]:
+        self._overdue = [call for call in self._overdue if not call.done]
+        if len(self._overdue) >= MAX_CALLS or self._source is None:
+            return []
+        self._rules.asked()
+        try:
+            self._call = _Call(self._source)
+        except RuntimeError as error:
+            return self._rules.failed(SnapshotError(f"no thread for the snapshot: {error}"), now)
+        return []
+
+    def _abandon(self) -> None:
+        if self._call is not None:
+            self._call.abandoned = True
