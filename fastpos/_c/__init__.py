@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from types import ModuleType
@@ -110,12 +109,14 @@ def _check_fresh(library: ModuleType) -> None:
     """In a checkout, where one edits: nothing may be run that is not what the files say."""
     if not os.path.exists(os.path.join(_ROOT, "pyproject.toml")):
         return
-    built = os.stat(str(library.__file__)).st_mtime_ns
+    sources = [os.path.join(_ROOT, "setup.py")]
     for name in library.MODULES.split():
-        for suffix in (".py", ".pxd"):
-            with suppress(FileNotFoundError):
-                if os.stat(_path_of(name, suffix)).st_mtime_ns > built:
-                    raise ImportError(f"{name} was changed after it was compiled")
+        types = _path_of(name, ".pxd")
+        sources += [_path_of(name, ".py"), *([types] if os.path.exists(types) else [])]
+    built = os.stat(str(library.__file__)).st_mtime_ns
+    for path in sources:
+        if not os.path.exists(path) or os.stat(path).st_mtime_ns > built:
+            raise ImportError(f"{os.path.relpath(path, _ROOT)} was changed since it was compiled")
 
 
 compiled: bool = _load_compiled()
