@@ -69,14 +69,10 @@ class _Loader(ExtensionFileLoader):
 
     def get_source(self, fullname: str) -> str | None:  # type: ignore[override]  # it has none
         try:
-            with open(_path_of(fullname, ".py"), encoding="utf-8") as file:
+            with open(os.path.join(_ROOT, *fullname.split(".")) + ".py", encoding="utf-8") as file:
                 return file.read()
         except OSError:
             return None
-
-
-def _path_of(name: str, suffix: str) -> str:
-    return os.path.join(_ROOT, *name.split(".")) + suffix
 
 
 def _load(name: str, path: str) -> None:
@@ -109,14 +105,11 @@ def _check_fresh(library: ModuleType) -> None:
     """In a checkout, where one edits: nothing may be run that is not what the files say."""
     if not os.path.exists(os.path.join(_ROOT, "pyproject.toml")):
         return
-    sources = [os.path.join(_ROOT, "setup.py")]
-    for name in library.MODULES.split():
-        types = _path_of(name, ".pxd")
-        sources += [_path_of(name, ".py"), *([types] if os.path.exists(types) else [])]
     built = os.stat(str(library.__file__)).st_mtime_ns
-    for path in sources:
+    for name in library.SOURCES.split():
+        path = os.path.join(_ROOT, name)
         if not os.path.exists(path) or os.stat(path).st_mtime_ns > built:
-            raise ImportError(f"{os.path.relpath(path, _ROOT)} was changed since it was compiled")
+            raise ImportError(f"{name} was changed since it was compiled")
 
 
 compiled: bool = _load_compiled()
