@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fastpos import AccountUpdate, CallbackError, Order, Position, PositionStream
-from fastpos.runtime.callbacks import NAMES, Callback, refuse_result
+from fastpos.runtime.callbacks import CALLBACK_NAMES, Callback, refuse_result
 
 from .pushes import NAMES as PUSHES
 from .pushes import load
@@ -41,7 +41,7 @@ def boom(event: object) -> None:
 # --- registering ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CALLBACK_NAMES)
 def test_the_three_ways(name: str) -> None:
     first, second, alone = (partial(boom) for _ in range(3))
     other, stream = stream_with(), stream_with(**{name: first})
@@ -183,7 +183,7 @@ def test_each_channel_has_its_callback(name: str) -> None:
     def note(slot: str, event: object) -> None:
         calls.append((slot, type(event).__name__))
 
-    stream = stream_with(**{slot: partial(note, slot) for slot in NAMES})
+    stream = stream_with(**{slot: partial(note, slot) for slot in CALLBACK_NAMES})
     deliver(stream, load(name) if name != "unknown" else {"channel": "fundingFee"})
     both = [("on_position", "Position"), ("on_account", "AccountUpdate")]
     expected = {
@@ -263,7 +263,7 @@ def test_what_a_callback_raises_is_reported(caplog: pytest.LogCaptureFixture) ->
 def test_the_next_push_is_delivered(name: str) -> None:
     events: list[object] = []
     errors: list[object] = []
-    stream = stream_with(**{**dict.fromkeys(NAMES, boom), "on_error": errors.append})
+    stream = stream_with(**{**dict.fromkeys(CALLBACK_NAMES, boom), "on_error": errors.append})
     stream.on_order(events.append)
     deliver(stream, load(name))
     assert errors
