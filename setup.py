@@ -35,15 +35,19 @@ DIRECTIVES = {
     "nonecheck": True,  # None where a typed object is expected is an exception, not a crash
 }
 
+SOURCES = [
+    "setup.py",
+    *(f"{name.replace('.', '/')}.py" for name in COMPILED),
+    *sorted(path.as_posix() for path in Path("fastpos").rglob("*.pxd")),
+]
+
 MODULES = Extension(
     "fastpos._c._compiled",
     ["fastpos/_c/_compiled.c"],
-    depends=[
-        str(path)
-        for name in COMPILED
-        for path in Path(*name.split(".")[:-1]).glob(f"{name.rpartition('.')[2]}.p[yx]*")
+    depends=SOURCES,
+    define_macros=[
+        (n, f'"{" ".join(v)}"') for n, v in (("MODULES", COMPILED), ("SOURCES", SOURCES))
     ],
-    define_macros=[("MODULES", f'"{" ".join(COMPILED)}"')],
     optional=True,
 )
 LIBRARIES = ["dl"] if sys.platform.startswith("linux") else []

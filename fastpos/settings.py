@@ -21,7 +21,7 @@ from .model.exchange import DEFAULT_URL
 from .model.snapshot import SnapshotSource
 from .net.opening import Address, parse_proxy, parse_url
 from .reconnect import ReconnectPolicy
-from .runtime.callbacks import NAMES, Callback, Callbacks
+from .runtime.callbacks import CALLBACK_NAMES, Callback, Callbacks
 from .wire.credential import Credential, CredentialSource
 
 __all__ = ["Settings", "check_seconds", "takes"]
@@ -112,7 +112,7 @@ else:
         """Make a frozen dataclass, of which the callbacks are fields too."""
 
         def decorate(cls: type) -> type:
-            cls.__annotations__ = {**cls.__annotations__, **dict.fromkeys(NAMES, Callback)}
+            cls.__annotations__ = {**cls.__annotations__, **dict.fromkeys(CALLBACK_NAMES, Callback)}
             made = dataclass(frozen=True, **options)(cls)
             for each in vars(made)["__dataclass_fields__"].values():
                 if isinstance(each.type, InitVar):  # nobody shall take the default for the value

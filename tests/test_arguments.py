@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastpos import PositionStream, ReconnectPolicy
-from fastpos.runtime.callbacks import NAMES
+from fastpos.runtime.callbacks import CALLBACK_NAMES
 
 SECRET = "hV3qZ8sT-secret"
 URL = "ws://127.0.0.1:9/"
@@ -185,7 +185,7 @@ def test_arguments_are_kept_as_they_were_given() -> None:
 
 def test_the_constructor_shows_every_argument() -> None:
     there = inspect.signature(PositionStream).parameters
-    assert there.keys() >= {"url", "token", "api_key", "broker", *SECONDS, *SIZES, *NAMES}
+    assert there.keys() >= {"url", "token", "api_key", "broker", *SECONDS, *SIZES, *CALLBACK_NAMES}
     assert there["broker"].default is inspect.Parameter.empty
     assert there["ping_interval"].default == 30.0
     assert str(there["ping_interval"]) == "ping_interval: float = 30.0"
@@ -194,7 +194,7 @@ def test_the_constructor_shows_every_argument() -> None:
     assert [name for name, each in there.items() if each.kind is not each.KEYWORD_ONLY] == ["url"]
     documented = PositionStream.__doc__ or ""
     assert [
-        name for name in there.keys() - set(NAMES) if f"        {name}: " not in documented
+        name for name in there.keys() - set(CALLBACK_NAMES) if f"        {name}: " not in documented
     ] == []
 
 

@@ -72,7 +72,7 @@ def test_none_is_used_with_fastpos_pure() -> None:
 PRETEND = """
 import sys, types
 library = types.ModuleType("fastpos._c._compiled")
-library.MODULES, library.__file__ = {modules!r}, {file!r}
+library.MODULES, library.SOURCES, library.__file__ = {modules!r}, '', {file!r}
 sys.modules["fastpos._c._compiled"] = library
 """
 
@@ -81,7 +81,7 @@ sys.modules["fastpos._c._compiled"] = library
 @pytest.mark.parametrize(
     ("modules", "reason"),
     [
-        (f"{' '.join(NAMES)} fastpos.model.missing", "dynamic module does not define"),
+        (f"{' '.join(NAMES)} fastpos.runtime.stats", "dynamic module does not define"),
         (f"{' '.join(NAMES)} {' '.join(NAMES)}", "was imported before"),
         ("fastpos.missing.module", "No module named 'fastpos.missing'"),
     ],
@@ -106,19 +106,19 @@ def test_a_second_time_in_one_process_they_run_as_they_are() -> None:
 
 
 @needs_compiled
-@pytest.mark.parametrize("suffix", [".py", ".pxd"])
-def test_a_checkout_runs_what_was_edited(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("source", _compiled.SOURCES.split() if _c.compiled else [])
+def test_a_checkout_runs_what_was_edited(tmp_path: Path, source: str) -> None:
     shutil.copytree(PACKAGE, tmp_path / "fastpos")
-    (tmp_path / "pyproject.toml").touch()
+    for name in ("pyproject.toml", "setup.py"):
+        (tmp_path / name).touch()
     library = tmp_path / "fastpos" / "_c" / Path(str(_compiled.__file__)).name
     for path in tmp_path.rglob("*.p*"):
         os.utime(path, ns=(0, 0))
     assert run("", tmp_path) == ("True None", sorted(NAMES))
-    edited = tmp_path.joinpath(*NAMES[0].split(".")).with_suffix(suffix)
-    edited.touch()
+    edited = tmp_path / source
     os.utime(edited, ns=(0, library.stat().st_mtime_ns + 1))
     said, compiled = run("", tmp_path)
-    assert "was changed after it was compiled" in said
+    assert f"{source} was changed since it was compiled" in said
     assert compiled == []
     (tmp_path / "pyproject.toml").unlink()  # installed, times say nothing
     assert run("", tmp_path) == ("True None", sorted(NAMES))

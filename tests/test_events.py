@@ -6,13 +6,10 @@ import copy
 import gzip
 import json
 import pickle
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -815,63 +812,3 @@ def test_wrong_names_are_refused(kind: Any) -> None:
         kind(_raw={})
     with pytest.raises(TypeError):
         kind(1)
-
-
-SNIPPET = """\
-from fastpos import AccountUpdate, Order, Position, PositionStream
-
-order = Order(order_id="1", price=2.5, take_profit=None)
-reveal_type(order.order_id)
-reveal_type(order.stop_loss)
-order.price = 3.0  # refused
-Order(prize=1)  # refused
-Order("1")  # refused
-Position(id="x")  # refused
-if order.price is not None:
-    cost: float = order.price * 2
-
-
-def on_account(update: AccountUpdate) -> None:
-    reveal_type(update.balances)
-
-
-def on_order(order: Order) -> None: ...
-
-
-stream = PositionStream(api_key="k", broker=1, on_account=on_account)
-stream.on_order = on_order
-stream.on_order = None
-stream.on_order = on_account  # refused
-PositionStream(api_key="k", broker=1, on_order=on_account)  # refused
-
-
-@stream.on_order
-def added(order: Order) -> int:
-    return 1
-
-
-reveal_type(added)
-"""
-
-
-def test_a_type_checker_knows_them(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    pytest.importorskip("mypy")
-    script = tmp_path / "snippet.py"
-    script.write_text(SNIPPET)
-    cache = pytestconfig.cache
-    folder = cache.mkdir("mypy") if cache is not None else tmp_path / "cache"
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file="]
-    command += ["--cache-dir", str(folder), str(script)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert result.returncode in (0, 1), result.stderr
-    lines = result.stdout.splitlines()
-    refused = {int(line.split(":")[1]) for line in lines if ": error: " in line}
-    expected = {n for n, line in enumerate(SNIPPET.splitlines(), 1) if "# refused" in line}
-    assert refused - expected == set(), result.stdout
-    assert expected - refused == set(), result.stdout
-    revealed = [line.split('"')[1] for line in lines if "Revealed type" in line]
-    assert revealed[0] == "str | None"
-    assert "AttachedOrder | None" in revealed[1]
-    assert "dict[" in revealed[2]
-    assert "fastpos.model.events.Order" in revealed[3]
-    assert revealed[3].endswith("-> int")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastpos.runtime.callbacks import NAMES
+from fastpos.runtime.callbacks import CALLBACK_NAMES
 from fastpos.simulator import Exchange
 
 from .support.programs import ROOT, read_until, run, started
@@ -88,7 +88,7 @@ def test_no_snippet_is_without_a_test_and_the_commands_end_in_what_is_tested() -
 
 
 def test_the_table_has_every_callback() -> None:
-    assert sorted(re.findall(r"^\| `(on_\w+)`", README, re.M)) == sorted(NAMES)
+    assert sorted(re.findall(r"^\| `(on_\w+)`", README, re.M)) == sorted(CALLBACK_NAMES)
 
 
 def test_the_command_line_examples_are_understood() -> None:

@@ -5,16 +5,23 @@ Each ignored error is one that it has to find, as it complains of an ignore that
 
 from decimal import Decimal
 
-from fastpos import FastposError, Order, Position, PositionStream, ReconnectPolicy
+from typing_extensions import assert_type
+
+from fastpos import (
+    AttachedOrder,
+    Balance,
+    FastposError,
+    Order,
+    Position,
+    PositionStream,
+    ReconnectPolicy,
+)
 from fastpos.runtime.callbacks import Handlers
 
 
 def on_order(event: Order) -> None: ...
 def on_position(event: Position) -> None: ...
-def on_anything(event: object) -> int:
-    return 1
-
-
+def on_anything(event: object) -> None: ...
 def on_error(error: FastposError) -> None: ...
 
 
@@ -26,20 +33,29 @@ stream = PositionStream(api_key="x", broker=1, reconnect=None, on_error=on_error
 stream = PositionStream(api_key="x", broker=1, reconnect=ReconnectPolicy(), on_order=on_anything)
 stream.on_order = on_order
 stream.on_order = None
-handlers: Handlers[Order] = stream.on_order
+assert_type(stream.on_order, Handlers[Order])
+assert_type(stream.balances, dict[str, Balance])
 
 
 @stream.on_order
-def decorated(event: Order) -> str:
-    return event.order_id or stream.name
+def decorated(event: Order) -> int:
+    return 1
 
 
-text: str = decorated(Order(order_id="1"))
+order = Order(order_id="1", price=2.5, take_profit=None)
+assert_type(decorated(order), int)
+assert_type(order.order_id, str | None)
+assert_type(order.stop_loss, AttachedOrder | None)
+if order.price is not None:
+    cost: float = order.price * 2
 
 
 class Bot(PositionStream):
     def __init__(self) -> None:
         super().__init__(api_key="x", broker=1)
+
+    def on_order(self, order: Order) -> None:  # type: ignore[override]
+        """A checker can't know that the stream's attribute is another than the class's."""
 
 
 # --- wrong ----------------------------------------------------------------------------------------
@@ -53,3 +69,7 @@ PositionStream(api_key="x", broker=1, on_orders=on_order)  # type: ignore[call-a
 stream.on_order = on_position  # type: ignore[assignment]
 stream.on_orders = on_order  # type: ignore[attr-defined]
 stream.ping_interval  # type: ignore[attr-defined]  # noqa: B018
+order.price = 3.0  # type: ignore[misc]
+Order(prize=1)  # type: ignore[call-arg]
+Order("1")  # type: ignore[call-arg, arg-type]
+Position(id="x")  # type: ignore[arg-type]

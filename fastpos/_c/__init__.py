@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from types import ModuleType
@@ -70,14 +69,10 @@ class _Loader(ExtensionFileLoader):
 
     def get_source(self, fullname: str) -> str | None:  # type: ignore[override]  # it has none
         try:
-            with open(_path_of(fullname, ".py"), encoding="utf-8") as file:
+            with open(os.path.join(_ROOT, *fullname.split(".")) + ".py", encoding="utf-8") as file:
                 return file.read()
         except OSError:
             return None
-
-
-def _path_of(name: str, suffix: str) -> str:
-    return os.path.join(_ROOT, *name.split(".")) + suffix
 
 
 def _load(name: str, path: str) -> None:
@@ -111,11 +106,10 @@ def _check_fresh(library: ModuleType) -> None:
     if not os.path.exists(os.path.join(_ROOT, "pyproject.toml")):
         return
     built = os.stat(str(library.__file__)).st_mtime_ns
-    for name in library.MODULES.split():
-        for suffix in (".py", ".pxd"):
-            with suppress(FileNotFoundError):
-                if os.stat(_path_of(name, suffix)).st_mtime_ns > built:
-                    raise ImportError(f"{name} was changed after it was compiled")
+    for name in library.SOURCES.split():
+        path = os.path.join(_ROOT, name)
+        if not os.path.exists(path) or os.stat(path).st_mtime_ns > built:
+            raise ImportError(f"{name} was changed since it was compiled")
 
 
 compiled: bool = _load_compiled()

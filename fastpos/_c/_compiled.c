@@ -6,7 +6,9 @@
 static int
 compiled_exec(PyObject *module)
 {
-    return PyModule_AddStringConstant(module, "MODULES", MODULES);      /* from setup.py */
+    if (PyModule_AddStringConstant(module, "MODULES", MODULES) < 0)     /* both from setup.py */
+        return -1;
+    return PyModule_AddStringConstant(module, "SOURCES", SOURCES);
 }
 
 static PyModuleDef_Slot compiled_slots[] = {
@@ -17,7 +19,8 @@ static PyModuleDef_Slot compiled_slots[] = {
 static struct PyModuleDef compiled_module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "fastpos._c._compiled",
-    .m_doc = "MODULES: names of the compiled modules, dependencies first, spaces between.",
+    .m_doc = "MODULES: names of the compiled modules, those that others import first;\n"
+             "SOURCES: the files that they were made of.",
     .m_slots = compiled_slots,
 };
 

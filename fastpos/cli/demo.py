@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..model.events import Disconnect, Ready
-from ..runtime.callbacks import NAMES
+from ..runtime.callbacks import CALLBACK_NAMES
 from ..simulator import Exchange
 from ..stream import PositionStream
 from .lines import line
@@ -53,7 +53,7 @@ def run_demo(seconds: float | None = None, show: Callable[[str], object] = print
             broker=exchange.broker,
             ping_interval=0.5,
         )
-        for name in NAMES:
+        for name in CALLBACK_NAMES:
             getattr(stream, name)(note)
         show(f"the simulator listens on {exchange.url}, the stream connects to it")
         with stream:

@@ -18,7 +18,7 @@ from .._c import compiled, compiled_error
 from ..errors import FastposError
 from ..model.exchange import DEFAULT_URL
 from ..net.tls import direct_error
-from ..runtime.callbacks import NAMES
+from ..runtime.callbacks import CALLBACK_NAMES
 from ..stream import PositionStream
 from ..wire.inflate import inflater, native_error
 from .lines import line
@@ -144,7 +144,7 @@ def _watch(options: argparse.Namespace) -> int:
         broker=options.broker,
         proxy=options.proxy,
     )
-    for name in NAMES:
+    for name in CALLBACK_NAMES:
         getattr(stream, name)(note)
     stream.run_forever()
     if gone.is_set():

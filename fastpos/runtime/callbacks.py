@@ -1,8 +1,8 @@
 """A user's functions: which there are, adding and replacing them, and what is refused.
 
 `Callbacks` is the list of them, and the only one: a line there is the stream's attribute, the
-constructor's keyword, and a name in `NAMES`. ``stream.on_order`` is a `Handlers` object: calling it
-adds a function (so it is a decorator too), assigning to the name replaces what is there.
+constructor's keyword, and a name in `CALLBACK_NAMES`. ``stream.on_order`` is a `Handlers` object:
+calling it adds a function (so it is a decorator too), assigning to the name replaces what is there.
 
 On a frame's path: delivery.py comes from the decoder and calls what is registered here; a user's
 function is the end of the path.
@@ -41,7 +41,7 @@ else:
         return lambda cls: cls
 
 
-__all__ = ["NAMES", "Callback", "Callbacks", "Handlers", "callback_name", "refuse_result"]
+__all__ = ["CALLBACK_NAMES", "Callback", "Callbacks", "Handlers", "callback_name", "refuse_result"]
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -167,7 +167,7 @@ class Callbacks:
 
         From now on both have the same `Handlers`.
         """
-        for name in NAMES:
+        for name in CALLBACK_NAMES:
             handlers = _handlers(given, name)
             earlier = vars(self).pop(name, None)  # registered before the constructor was called
             if not isinstance(getattr(type(self), name), Callback):
@@ -184,7 +184,7 @@ class Callbacks:
         def __init_subclass__(cls, **options: Any) -> None:
             super().__init_subclass__(**options)
             for name, value in vars(cls).items():
-                if not name.startswith("on_") or name in NAMES or not callable(value):
+                if not name.startswith("on_") or name in CALLBACK_NAMES or not callable(value):
                     continue
                 if meant := _nearest(name, 0.85):
                     raise TypeError(
@@ -193,23 +193,25 @@ class Callbacks:
                     )
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if name in NAMES:
+            if name in CALLBACK_NAMES:
                 _handlers(self, name).replace(value)
             elif name.startswith("on_") and not hasattr(type(self), name):
                 meant = _nearest(name, 0.6)
-                hint = f"did you mean {meant}?" if meant else f"there are {', '.join(NAMES)}"
+                hint = (
+                    f"did you mean {meant}?" if meant else f"there are {', '.join(CALLBACK_NAMES)}"
+                )
                 raise AttributeError(f"there is no callback {name}: {hint}", name=name, obj=self)
             else:
                 object.__setattr__(self, name, value)
 
 
-NAMES = tuple(name for name, slot in vars(Callbacks).items() if isinstance(slot, Callback))
+CALLBACK_NAMES = tuple(name for name, slot in vars(Callbacks).items() if isinstance(slot, Callback))
 
 
 def _nearest(name: str, likeness: float) -> str | None:
     from difflib import get_close_matches  # noqa: PLC0415 (needed for a mistake alone)
 
-    return next(iter(get_close_matches(name, NAMES, 1, likeness)), None)
+    return next(iter(get_close_matches(name, CALLBACK_NAMES, 1, likeness)), None)
 
 
 def callback_name(function: object) -> str:

@@ -20,6 +20,7 @@ import fastpos.wire.decoder
 from fastpos import FastposError, PositionStream, SubscriptionError
 from fastpos.model.exchange import CONNECTED, SUBSCRIBED
 from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.runtime.callbacks import CALLBACK_NAMES
 from fastpos.wire.credential import SHOWN, read_reply
 from fastpos.wire.frames import PING
 from fastpos.wire.inflate import inflate_pure, new_splitter
@@ -29,7 +30,6 @@ from tests.fuzz.mutators import mutate_wire
 from tests.fuzz.peer import Peer
 from tests.support.frames import BINARY, CLOSE, PONG, TEXT, close_frame, frame
 from tests.support.pushes import NAMES, REAL, packed, text_of
-from tests.support.recording import CALLBACKS
 
 __all__ = ["mutate", "one", "seeds"]
 
@@ -58,7 +58,7 @@ class Run:
     def __init__(self, wire: bytes, size: int, pure: bool) -> None:
         self.told: list[tuple[str, Any]] = []
         """(callback's name, what it was called with), errors as their args."""
-        functions: dict[str, Any] = {name: self._function(name) for name in CALLBACKS}
+        functions: dict[str, Any] = {name: self._function(name) for name in CALLBACK_NAMES}
         stream = PositionStream(
             "ws://127.0.0.1/",
             api_key=SECRET,

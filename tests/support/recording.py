@@ -7,25 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["CALLBACKS", "KEY", "SOON", "Recorder", "until"]
+from fastpos.runtime.callbacks import CALLBACK_NAMES
+
+__all__ = ["KEY", "SOON", "Recorder", "until"]
 
 SOON = 5.0
 """Seconds: the deadline of a wait, never a pause."""
 
 KEY = "key-of-the-tests-0b7a55"
-
-CALLBACKS = (
-    "on_position",
-    "on_order",
-    "on_trigger",
-    "on_system_close",
-    "on_account",
-    "on_adl_price",
-    "on_ready",
-    "on_disconnect",
-    "on_error",
-    "on_unknown",
-)
 
 
 class Recorder:
@@ -35,13 +24,13 @@ class Recorder:
         self._changed = threading.Condition()
         self.calls: list[tuple[str, Any]] = []
         """(callback's name, event), in the order of the calls."""
-        self.times: dict[str, list[float]] = {name: [] for name in CALLBACKS}
+        self.times: dict[str, list[float]] = {name: [] for name in CALLBACK_NAMES}
         """When each callback was called (`time.monotonic`)."""
 
     @property
     def callbacks(self) -> dict[str, Callable[[Any], None]]:
         """The functions, as a stream's keyword arguments."""
-        return {name: self._function(name) for name in CALLBACKS}
+        return {name: self._function(name) for name in CALLBACK_NAMES}
 
     def _function(self, name: str) -> Callable[[Any], None]:
         def record(event: Any) -> None:
@@ -54,7 +43,7 @@ class Recorder:
 
     def __getattr__(self, name: str) -> list[Any]:
         """The events that one callback got: `recorder.on_order`."""
-        if name not in CALLBACKS:
+        if name not in CALLBACK_NAMES:
             raise AttributeError(name)
         with self._changed:
             return [event for called, event in self.calls if called == name]
