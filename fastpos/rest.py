@@ -4,7 +4,7 @@ Needs the extra `rest`: ``pip install "fastpos[rest]"``.
 
 HTTP is httpx's. Its time-outs are each for one read or write, so a server that trickles could
 hold a call up for ever; the sockets under it are therefore this library's own, opened as the
-stream opens its (see opening.py), with one deadline for everything.
+stream opens its (see net/), with one deadline for everything.
 
 Threads: any may call or close an `AccountSnapshot`. `_lock` is held for the length of a call and
 guards all that calls change; the network's own lock guards what `close` needs in order to end a
@@ -33,16 +33,11 @@ from .logs import fields, log
 from .model.events import Balance, Position
 from .model.fields import as_integer, as_number, as_text
 from .model.snapshot import Snapshot
-from .net.opening import (
-    Address,
-    Guarded,
-    connect_tcp,
-    open_tunnel,
-    parse_proxy,
-    start_tls,
-)
-from .net.proxy import proxy_from_environment
+from .net.address import Address, parse_proxy
+from .net.connection import connect_tcp, start_tls
+from .net.proxy import open_tunnel, proxy_from_environment
 from .net.transport import Transport
+from .net.upgrade import Guarded
 from .settings import check_seconds
 
 try:

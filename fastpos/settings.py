@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVa
 
 from .model.exchange import DEFAULT_URL
 from .model.snapshot import SnapshotSource
-from .net.opening import Address, parse_proxy, parse_url
+from .net.address import Address, parse_proxy, parse_url
 from .reconnect import ReconnectPolicy
 from .runtime.callbacks import CALLBACK_NAMES, Callback, Callbacks
 from .wire.credential import Credential, CredentialSource

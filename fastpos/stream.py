@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from math import inf
 from time import monotonic
 from types import TracebackType
 from typing import NoReturn
@@ -22,21 +23,23 @@ from .errors import FastposError
 from .fork import Forked, Home
 from .logs import fields, log
 from .model.events import Balance, Order, Position, Trigger
-from .net.connection import CLOSE_TIMEOUT
 from .reconnect import ReconnectPolicy
 from .runtime.callbacks import Callbacks
 from .runtime.delivery import Delivery
 from .runtime.dispatch import Dispatcher
-from .runtime.driver import Reader
-from .runtime.pinger import Heartbeat
+from .runtime.driver import Driver, Run
+from .runtime.feed import Feed
 from .runtime.snapshots import Snapshots
 from .runtime.stats import Counters, Stats
 from .runtime.timing import CallbackTimes
 from .settings import Settings, takes
+from .wire.session import CLOSE_TIMEOUT
 
 __all__ = ["PositionStream"]
 
 _numbers = itertools.count(1)
+# Waits are cut into slices, as a Ctrl-C that comes just before one does not end it, seconds.
+SLICE = 0.5
 
 
 class PositionStream(Callbacks):
@@ -93,7 +96,6 @@ class PositionStream(Callbacks):
         self._home = Home()
         self._book = Book(settings.number, self._home)
         self._counters = Counters()
-        self._heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout)
         self._times = CallbackTimes(settings.slow_callback_s)
         self._dispatcher: Dispatcher | None = None
         if settings.dispatch == "thread":
@@ -113,16 +115,8 @@ class PositionStream(Callbacks):
             settings.reconnect or ReconnectPolicy(),
             self._book,
         )
-        self._reader = Reader(
-            settings,
-            self._callbacks,
-            self._delivery,
-            self._counters,
-            self._heartbeat,
-            self._sync,
-            self._dispatcher,
-            self._home,
-        )
+        self._feed = Feed(settings, self._delivery, self._counters, self._sync)
+        self._driver = Driver(self._feed, self._delivery, self._sync, self._dispatcher, self._home)
 
     def __repr__(self) -> str:
         settings = self._settings
@@ -150,9 +144,9 @@ class PositionStream(Callbacks):
                 with ``reconnect=None`` the first failure.
             RuntimeError: it is running already, or was started before an `os.fork()`.
         """
-        self._begin(threading.current_thread(), background=self._dispatcher is not None)
+        run = self._begin(next(_numbers), threading.current_thread(), is_ours=False)
         try:
-            self._reader.run(next(_numbers))
+            self._driver.run(run)
         except Forked:
             self._home.check()
             raise
@@ -166,16 +160,15 @@ class PositionStream(Callbacks):
         """
         number = next(_numbers)
         thread = threading.Thread(
-            target=self._run_in_background,
-            args=(number,),
+            target=lambda: self._run_in_background(run),
             name=f"fastpos-reader-{number}",
             daemon=True,
         )
-        self._begin(thread, background=True)
+        run = self._begin(number, thread, is_ours=True)
         try:
             thread.start()
         except BaseException:
-            self._reader.never_began()
+            self._driver.never_began(run)
             raise
         return self
 
@@ -191,9 +184,9 @@ class PositionStream(Callbacks):
                 would wait for itself.
         """
         self._home.check()
-        return self._reader.wait_ready(timeout)
+        return self._driver.wait_ready(timeout)
 
-    def stop(self, timeout: float = 5.0) -> None:
+    def stop(self, timeout: float | None = 5.0) -> None:
         """Unsubscribe, close the connection and end the threads.
 
         May be called from any thread, from a callback, and any number of times. In a callback it
@@ -203,18 +196,23 @@ class PositionStream(Callbacks):
         nothing: the stream is the parent's.
 
         Args:
-            timeout: seconds to wait for all this; a callback that takes longer is left to finish.
+            timeout: seconds to wait for all this, None for ever; a callback that takes longer is
+                left to finish.
         """
         if self._home.elsewhere:
             return
-        deadline = monotonic() + timeout
-        self._reader.stop()
-        if self._reader.is_current:
+        run = self._driver.last_run
+        if run is None or run.ended:
             return
-        if not self._wait_ended(min(2 * CLOSE_TIMEOUT, timeout / 2)):
-            self._reader.abort()
-            if not self._wait_ended(max(deadline - monotonic(), 0.0)):
-                self._delivery.mute()
+        deadline = inf if timeout is None else monotonic() + timeout
+        self._driver.stop(run)
+        if self._driver.is_within(run):
+            return
+        first = min(2 * CLOSE_TIMEOUT, (deadline - monotonic()) / 2)
+        if not self._wait_ended(run, monotonic() + first):
+            self._driver.abort(run)
+            if not self._wait_ended(run, deadline):
+                self._driver.mute(run)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the stream has ended, at most `timeout` seconds.
@@ -227,12 +225,15 @@ class PositionStream(Callbacks):
             RuntimeError: called in a callback.
         """
         self._home.check()
-        if self._reader.is_current:
+        run = self._driver.last_run
+        if run is None:
+            return True
+        if self._driver.is_within(run):
             raise RuntimeError("join() in a callback would wait for itself")
-        if not self._wait_ended(timeout):
+        if not self._wait_ended(run, inf if timeout is None else monotonic() + timeout):
             return False
-        if self._reader.failure is not None:
-            raise self._reader.failure
+        if run.failure is not None:
+            raise run.failure
         return True
 
     def __enter__(self) -> PositionStream:
@@ -246,18 +247,19 @@ class PositionStream(Callbacks):
     ) -> None:
         self.stop()
 
-    def _begin(self, thread: threading.Thread, background: bool) -> None:
+    def _begin(self, number: int, thread: threading.Thread, is_ours: bool) -> Run:
         # Needed by the threads, but not to be imported by them: in a process that is forked
         # meanwhile nobody could import it any more.
         import websocket  # noqa: F401, PLC0415
 
         self._home.settle()
-        self._reader.begin(thread)
-        self._delivery.begin(background)
+        run = self._driver.begin(number, thread, is_ours)
+        self._delivery.begin(background=is_ours or self._dispatcher is not None)
+        return run
 
-    def _run_in_background(self, number: int) -> None:
+    def _run_in_background(self, run: Run) -> None:
         try:
-            self._reader.run(number)
+            self._driver.run(run)
         except Forked:
             pass  # the child has no use for this thread
         except FastposError as error:
@@ -270,28 +272,28 @@ class PositionStream(Callbacks):
     def _fields(self, event: str, error: BaseException) -> dict[str, object]:
         return fields(event, url=str(self._settings.address), error=type(error).__name__)
 
-    def _wait_ended(self, timeout: float | None) -> bool:
-        """Wait until the run has ended, and its thread if it is ours."""
-        deadline = None if timeout is None else monotonic() + timeout
-        if not self._reader.wait_ended(timeout):
+    def _wait_ended(self, run: Run, deadline: float) -> bool:
+        """Wait until a run has ended, and its thread if it is ours."""
+        if not self._driver.wait_ended(run, max(deadline - monotonic(), 0.0)):
             return False
-        thread = self._reader.thread
-        if thread is None or not thread.name.startswith("fastpos-reader-"):
-            return True  # it is run_forever()'s caller's
-        thread.join(None if deadline is None else max(deadline - monotonic(), 0.0))
-        return not thread.is_alive()
+        while run.is_ours and run.thread.is_alive():  # in its last steps
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                return False
+            run.thread.join(min(remaining, SLICE))
+        return True
 
     # --- pausing ----------------------------------------------------------------------------
 
     def unsubscribe(self) -> None:
         """Pause the pushes. The connection stays; if it is lost it comes back paused."""
         self._home.check()
-        self._reader.pause()
+        self._driver.pause()
 
     def subscribe(self) -> None:
         """Resume the pushes. `on_ready` tells when they come again, and how long the gap was."""
         self._home.check()
-        self._reader.resume()
+        self._driver.resume()
 
     # --- what is known ----------------------------------------------------------------------
 
@@ -333,7 +335,7 @@ class PositionStream(Callbacks):
     @property
     def stats(self) -> Stats:
         """What the stream has done so far, at this moment."""
-        heartbeat = self._heartbeat
+        heartbeat = self._feed.heartbeat
         return self._counters.snapshot(
             heartbeat.last_ping_ns,
             heartbeat.last_pong_ns,

@@ -1,45 +1,60 @@
-"""Connections over real sockets: messages, control frames, closing, faults, threads.
+"""Connections and links over real sockets: reading, sending, ending, faults, threads.
 
-Most tests run over plain TCP, over it as on systems without MSG_DONTWAIT, and over TLS.
+What frames and replies mean needs no socket (see test_frames.py, test_session.py). Most tests run
+over plain TCP, over it as on systems without MSG_DONTWAIT, and over TLS.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 import pytest
 
-from fastpos.errors import ConnectionFailed, ProtocolError
-from fastpos.net import connection as connection_module
+from fastpos.errors import ConnectionFailed
 from fastpos.net import transport as transport_module
-from fastpos.net.connection import Connection, ConnectionEnded
+from fastpos.net.connection import Connection
 from fastpos.net.transport import MAX_PENDING, Transport
-from fastpos.wire.frames import BUFFER_SIZE
-from tests.certificates import Certificates
-from tests.connections import at_once, concurrently, opened, read_until_end, take
-from tests.recording import answer_until_close, serve_subscription, until
-from tests.servers import (
+from fastpos.runtime.link import Buffers, Link
+from fastpos.wire.credential import Credential
+from fastpos.wire.scratch import SCRATCH_SIZE as BUFFER_SIZE
+from fastpos.wire.session import (
+    CLOSE_TIMEOUT,
+    Closed,
+    Event,
+    Phase,
+    Pong,
+    Pushes,
+    Session,
+    Subscribed,
+    Timing,
+)
+from tests.support.certificates import Certificates
+from tests.support.connections import Client, at_once, concurrently, opened, read_until_end, take
+from tests.support.frames import (
     BINARY,
     CLOSE,
-    CONTINUATION,
     PING,
-    PONG,
     TEXT,
     ClientFrame,
-    ScriptedServer,
-    TcpProxy,
-    accept_upgrade,
     close_frame,
     frame,
     frames,
     read_frame,
+    text_frame,
 )
+from tests.support.network import TcpProxy
+from tests.support.pushes import order, push_frame
+from tests.support.recording import until
+from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
+from tests.support.upgrade import accept_upgrade
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 
@@ -57,7 +72,7 @@ def serving(
     tls = request.param == "tls"
 
     @contextmanager
-    def serve(handler: Handler, **options: Any) -> Iterator[tuple[Connection, ScriptedServer]]:
+    def serve(handler: Handler, **options: Any) -> Iterator[tuple[Client, ScriptedServer]]:
         def upgraded(peer: socket.socket) -> None:
             accept_upgrade(peer)
             handler(peer)
@@ -87,11 +102,9 @@ def test_messages_both_ways(serving: Serving) -> None:
             peer.sendall(frame(received.opcode, received.payload))
 
     with serving(echo) as (connection, _):
-        before = time.time_ns()
         connection.send("grün")
         connection.send(large, BINARY, timeout=10)
         assert take(connection, 2) == [(TEXT, "grün"), (BINARY, large)]
-        assert before <= connection.received_ns <= time.time_ns()
         assert connection.bytes_received > len(large)
         assert connection.reads > 1
         connection.close(1000, "done")
@@ -121,33 +134,6 @@ def test_a_hundred_thousand_frames_in_one_burst(serving: Serving) -> None:
     assert ended.close_code is None
 
 
-def test_one_byte_at_a_time(serving: Serving) -> None:
-    wire = (
-        frame(TEXT, "grün".encode())
-        + frame(BINARY, bytes(200), fin=False)
-        + frame(PING, b"in between")
-        + frame(CONTINUATION, bytes(100))
-        + close_frame(1001)
-    )
-    pongs: list[ClientFrame] = []
-
-    def trickle(peer: socket.socket) -> None:
-        for byte in wire:
-            peer.sendall(bytes([byte]))
-        pongs.extend(frames(peer))
-
-    with serving(trickle) as (connection, server):
-        messages, ended = read_until_end(connection)
-        connection.end()
-        server.wait_finished(1)
-    assert messages == [(TEXT, "grün"), (BINARY, bytes(300))]
-    assert ended.close_code == 1001
-    assert [(pong.opcode, pong.payload) for pong in pongs] == [
-        (PONG, b"in between"),
-        (CLOSE, b"\x03\xe9"),
-    ]
-
-
 def test_a_server_that_stops_within_a_frame(serving: Serving) -> None:
     go_on = threading.Event()
 
@@ -160,7 +146,6 @@ def test_a_server_that_stops_within_a_frame(serving: Serving) -> None:
         until(lambda: not list(connection.receive(0)) and connection.bytes_received > 50_000)
         with at_once():
             assert list(connection.receive(0.05)) == []
-        assert connection.silent() is False  # nobody reads just now
         go_on.set()
         messages, ended = read_until_end(connection)
     assert messages == []
@@ -184,118 +169,74 @@ def test_a_read_that_fills_the_buffer_is_not_waited_on_again(serving: Serving) -
         done.set()
 
 
-# --- control frames -------------------------------------------------------------------------------
+# --- links: a connection with its session ---------------------------------------------------------
 
 
-def test_pings_are_answered_and_pongs_are_not(serving: Serving) -> None:
-    answers: list[ClientFrame] = []
+@contextmanager
+def linked(handler: Handler, **timing: float) -> Iterator[Link]:
+    """A link to a server that has upgraded, and then calls the handler."""
 
-    def ping(peer: socket.socket) -> None:
-        peer.sendall(frame(PONG, b"nobody asked") + frame(PING) + frame(PING, b"x" * 125))
-        answers.extend(read_frame(peer) for _ in range(2))
-        peer.sendall(frame(TEXT, b"after"))
+    def upgraded(peer: socket.socket) -> None:
+        accept_upgrade(peer)
+        handler(peer)
 
-    with serving(ping) as (connection, _):
-        messages, _ = read_until_end(connection)
-    assert messages == [(TEXT, "after")]
-    assert [(pong.opcode, pong.payload) for pong in answers] == [(PONG, b""), (PONG, b"x" * 125)]
-    assert all(pong.mask is not None for pong in answers)
+    credential = Credential("token", "s3cret")
+
+    def new_session(now: float) -> Session:
+        return Session(credential, credential.get(), 7, Timing(**timing), now)
+
+    with ScriptedServer(upgraded) as server:
+        link = Link(Connection(server.url), new_session, Buffers(), lambda: None)
+        assert link.open() is None
+        yield link
+        link.end()
 
 
-def test_a_pong_that_fails_takes_no_message_along(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def events_of(link: Link) -> list[Event]:
+    """All events, up to the end."""
+    events: list[Event] = []
+    while not events or type(events[-1]) is not Closed:
+        link.read()
+        events += iter(link.next_event, None)
+    return events
+
+
+def end_of(link: Link) -> Closed:
+    closed = events_of(link)[-1]
+    assert isinstance(closed, Closed)
+    return closed
+
+
+def test_a_pong_that_fails_takes_no_message_along(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise BrokenPipeError("gone")
 
-    with serving(lambda peer: peer.sendall(frame(PING) + frame(TEXT, b"last"))) as (connection, _):
+    push = order(1)
+    with linked(lambda peer: peer.sendall(frame(PING) + push_frame(push))) as link:
         monkeypatch.setattr(Transport, "send", fail)
-        messages, ended = read_until_end(connection)
-    assert messages == [(TEXT, "last")]
-    assert isinstance(ended.error, ConnectionFailed)
+        events = events_of(link)
+        monkeypatch.undo()
+    assert events[:-1] == [Pushes([json.dumps(push).encode()])]
+    assert isinstance(events[-1].error, ConnectionFailed)  # type: ignore[union-attr]
 
 
-def test_a_server_that_pings_and_reads_nothing(serving: Serving) -> None:
+def test_a_server_that_pings_and_reads_nothing() -> None:
     def flood(peer: socket.socket) -> None:
         pings = frame(PING, bytes(125)) * 2000
         while True:
             peer.sendall(pings)
 
-    with serving(flood) as (connection, _), at_once(20):
-        messages, ended = read_until_end(connection)
-    assert messages == []
-    assert isinstance(ended.error, ConnectionFailed)
-    assert "does not read" in ended.reason
-
-
-# --- closing --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("payload", "code", "answer"),
-    [
-        (b"\x03\xe8", 1000, b"\x03\xe8"),
-        (b"\x03\xe9bye", 1001, b"\x03\xe9"),
-        (b"\x0f\xa0", 4000, b"\x0f\xa0"),
-        (b"", 1005, b""),
-    ],
-)
-def test_the_server_closes(serving: Serving, payload: bytes, code: int, answer: bytes) -> None:
-    heard: list[ClientFrame] = []
-
-    def close(peer: socket.socket) -> None:
-        peer.sendall(frame(TEXT, b"last words") + frame(CLOSE, payload) + frame(TEXT, b"no more"))
-        heard.extend(frames(peer))
-
-    with serving(close) as (connection, server), at_once():
-        messages, ended = read_until_end(connection)
-        connection.send("too late")
-        connection.end()
-        server.wait_finished(1)
-    assert messages == [(TEXT, "last words")]
-    assert (ended.close_code, ended.error) == (code, None)
-    assert str(code) in ended.reason
-    assert ("bye" in ended.reason) == (b"bye" in payload)
-    assert [(last.opcode, last.payload) for last in heard] == [(CLOSE, answer)]
-
-
-def test_the_client_closes(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
-    heard: list[ClientFrame] = []
-
-    def answer(peer: socket.socket) -> None:
-        peer.sendall(frame(TEXT, b"under way"))
-        heard.extend(answer_until_close(peer))
-        with pytest.raises(ConnectionError):
-            heard.append(read_frame(peer))
-
-    with serving(answer) as (connection, server):
-        connection.send("hello")
-        connection.close(1000, "enough")
-        connection.close(1001)
-        connection.send("nobody hears this")
-        messages, ended = read_until_end(connection)
-        connection.end()
-        server.wait_finished(1)
-    assert messages == [(TEXT, "under way")]
-    assert (ended.close_code, ended.error) == (1000, None)
-    assert [last.payload for last in heard] == [b"hello", b"\x03\xe8enough"]
-
-
-def test_what_the_server_says_is_hidden_where_it_must_be(serving: Serving) -> None:
-    def close(peer: socket.socket) -> None:
-        peer.sendall(close_frame(1008, b"token s3cret is wrong"))
-
-    with serving(close, hide=lambda text: text.replace("s3cret", "***")) as (connection, _):
-        _, ended = read_until_end(connection)
-    assert "token *** is wrong" in ended.reason
+    with linked(flood) as link, at_once(20):
+        closed = end_of(link)
+    assert isinstance(closed.error, ConnectionFailed)
+    assert "does not read" in closed.reason
 
 
 @pytest.mark.parametrize("manner", ["silent", "talking"])
 def test_a_server_that_closes_and_stays_is_left(
-    serving: Serving, manner: str, monkeypatch: pytest.MonkeyPatch
+    manner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr("fastpos.wire.session.CLOSE_TIMEOUT", 0.2)
     left = threading.Event()
 
     def stay(peer: socket.socket) -> None:
@@ -306,12 +247,122 @@ def test_a_server_that_closes_and_stays_is_left(
             else:
                 left.wait(10)
 
-    with serving(stay) as (connection, _):
+    with linked(stay) as link:
         started = time.monotonic()
-        _, ended = read_until_end(connection)
+        assert end_of(link).close_code == 1000
+        link.end()
         assert 0.15 < time.monotonic() - started < 3
         left.set()
-    assert ended.close_code == 1000
+
+
+def test_a_server_that_closes_is_given_the_end_of_the_connection() -> None:
+    heard: list[ClientFrame] = []
+
+    def close(peer: socket.socket) -> None:
+        peer.sendall(close_frame(4000, b"bye") + frame(TEXT, b"no more"))
+        heard.extend(frames(peer))
+
+    with linked(close) as link, at_once():
+        assert end_of(link) == Closed("closed by the server with code 4000: bye", 4000, None)
+        assert link.has_ended
+    assert [last.payload for last in heard] == [b"\x0f\xa0"]
+
+
+def test_what_is_asked_of_a_link_from_another_thread_is_sent() -> None:
+    heard: list[bytes] = []
+
+    def serve(peer: socket.socket) -> None:
+        peer.sendall(text_frame("connect success") + text_frame("sub success"))
+        heard.extend(got.payload for got in answer_until_close(peer))
+
+    with linked(serve) as link, concurrently(lambda: end_of(link)) as ended:
+        until(lambda: link.session.phase is Phase.READY)  # type: ignore[union-attr]
+        assert link.follow(False)
+        assert not link.follow(False)
+        assert not link.follow(True)
+        link.close()
+        assert ended.result(5).close_code == 1000
+    assert [json.loads(text).get("event") for text in heard[:-1]] == [
+        "sub",
+        "unsub",
+        "sub",
+        "unsub",
+    ]
+
+
+def test_abort_wakes_the_reader() -> None:
+    error, done = ConnectionFailed("no pong"), threading.Event()
+    with linked(lambda _: done.wait(20)) as link:
+        with concurrently(lambda: end_of(link)) as reading:
+            until(link._is_silent)
+            with at_once():
+                link.abort("no pong came", error)
+                link.abort("another reason")
+                closed = reading.result(5)
+        link.abort("late")
+        link.close()
+        done.set()
+    assert closed == Closed("no pong came", None, error)
+
+
+def test_abort_before_opening() -> None:
+    with ScriptedServer(accept_upgrade) as server:
+        link = Link(Connection(server.url), lambda _: pytest.fail("no session"), Buffers(), int)  # type: ignore[arg-type, return-value]
+        link.close()
+        assert link.open() == Closed("stopped", None, None)
+        assert not link.follow(False)
+        assert link.keep_schedule(1e9) == inf
+        link.end()
+    assert server.accepted == 0
+
+
+def test_a_deadline_counts_only_when_the_reader_has_caught_up() -> None:
+    """A pong that lies unread is not missing, however late it is."""
+    go_on, handling, handled = threading.Event(), threading.Event(), threading.Event()
+
+    def serve(peer: socket.socket) -> None:
+        peer.sendall(text_frame("connect success") + text_frame("sub success"))
+        handling.wait(10)
+        peer.sendall(text_frame('{"pong":1}'))
+        for _ in frames(peer):
+            pass
+
+    def read(link: Link) -> Closed:
+        while not isinstance(link.next_event(), Subscribed):
+            link.read()
+        handling.set()
+        go_on.wait(10)
+        while not isinstance(link.next_event(), Pong):
+            link.read()
+        handled.set()
+        return end_of(link)
+
+    with (
+        linked(serve, ping_interval=100.0, pong_timeout=10.0) as link,
+        concurrently(lambda: read(link)) as reading,
+    ):
+        assert handling.wait(5)
+        until(link._connection.unread)
+        began = time.monotonic()
+        assert link.keep_schedule(began + 100) == pytest.approx(began + 110, abs=1)
+        for later in (110.1, 120, 130, 150):  # it is in a callback
+            assert link.keep_schedule(began + later) > began + later
+        go_on.set()
+        assert handled.wait(5)
+        until(link._is_silent)
+        due = link.keep_schedule(began + 160)
+        assert not link.has_ended
+        # The next is really missing: twice silent, and for a while.
+        link.keep_schedule(began + 205)
+        for later in (225.0, 225.1, 225.2):
+            link.keep_schedule(began + later)
+            assert not link.has_ended, due
+        assert link.keep_schedule(began + 225.3) == inf
+        closed = reading.result(5)
+    assert closed.reason == "no pong within 10 s"
+
+
+# --- ending ---------------------------------------------------------------------------------------
 
 
 def test_an_end_without_a_close_frame_is_unclean(serving: Serving) -> None:
@@ -332,33 +383,6 @@ def test_an_end_without_a_close_frame_is_unclean(serving: Serving) -> None:
         assert isinstance(ended.error, ConnectionFailed)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "code"),
-    [
-        (frame(3), 1002),
-        (frame(TEXT, b"x", masked=True), 1002),
-        (frame(TEXT, b"\xff"), 1007),
-        (frame(BINARY, announce=1001), 1009),
-    ],
-)
-def test_a_protocol_error_is_told_to_the_server(serving: Serving, wrong: bytes, code: int) -> None:
-    heard: list[ClientFrame] = []
-
-    def break_the_protocol(peer: socket.socket) -> None:
-        peer.sendall(frame(TEXT, b"good") + wrong + frame(TEXT, b"good again") * 1000)
-        heard.extend(frames(peer))
-
-    with serving(break_the_protocol, max_message_size=1000) as (connection, server), at_once():
-        messages, ended = read_until_end(connection)
-        connection.end()
-        server.wait_finished(1)
-    assert messages == [(TEXT, "good")]
-    assert ended.close_code is None
-    assert isinstance(ended.error, ProtocolError)
-    assert ended.error.close_code == code
-    assert [last.close_code for last in heard] == [code]
-
-
 def test_a_stream_that_stops_waits_a_bounded_time(new_stream: Callable[..., Any]) -> None:
     heard: list[ClientFrame] = []
     gone = threading.Event()
@@ -371,7 +395,7 @@ def test_a_stream_that_stops_waits_a_bounded_time(new_stream: Callable[..., Any]
     with ScriptedServer(ignore) as server:
         stream = new_stream(server.url).start()
         assert stream.wait_ready(5)
-        with at_once(connection_module.CLOSE_TIMEOUT + 2):
+        with at_once(CLOSE_TIMEOUT + 2):
             stream.stop()
         assert stream.join(0)
         gone.set()
@@ -393,7 +417,7 @@ def test_a_send_that_cannot_be_completed_fails_while_data_is_read(serving: Servi
         sent_all.set()
         done.wait(20)
 
-    def send_too_much(connection: Connection) -> float:
+    def send_too_much(connection: Client) -> float:
         started = time.monotonic()
         with pytest.raises(TimeoutError, match="does not read"):
             connection.send(bytes(20_000_000), BINARY, timeout=0.3)
@@ -412,7 +436,7 @@ def test_what_waits_to_be_sent_is_bounded(serving: Serving) -> None:
     done = threading.Event()
 
     with serving(lambda _: done.wait(20)) as (connection, _):
-        transport = connection._transport
+        transport = connection.connection._transport
         assert transport is not None
         with at_once(20):
             while len(transport._pending) <= MAX_PENDING - 2000:
@@ -434,7 +458,7 @@ def test_what_could_not_be_sent_at_once_goes_out_with_the_next(serving: Serving)
             count += 1
 
     with serving(read_late) as (connection, server):
-        transport = connection._transport
+        transport = connection.connection._transport
         assert transport is not None
         sent = 0
         while not transport._pending:
@@ -451,12 +475,12 @@ def test_what_could_not_be_sent_at_once_goes_out_with_the_next(serving: Serving)
 def test_a_sender_that_waits_is_woken_when_the_reader_closes(serving: Serving) -> None:
     done = threading.Event()
 
-    def send(connection: Connection) -> None:
+    def send(connection: Client) -> None:
         with pytest.raises(OSError, match=r"closed|pipe"):
             connection.send(bytes(20_000_000), BINARY, timeout=30)
 
     with serving(lambda _: done.wait(20)) as (connection, _):
-        transport = connection._transport
+        transport = connection.connection._transport
         assert transport is not None
         with at_once(10), concurrently(lambda: send(connection)):
             until(lambda: transport._pending)
@@ -476,7 +500,7 @@ def test_senders_do_not_mix_up_their_frames(serving: Serving) -> None:
         heard.extend(frames(peer))
         peer.sendall(close_frame(1000))
 
-    def send(connection: Connection, name: str) -> None:
+    def send(connection: Client, name: str) -> None:
         for number in range(300):
             connection.send(f"{name} {number} " + name * (number % 7 * 500), timeout=10)
 
@@ -494,70 +518,23 @@ def test_senders_do_not_mix_up_their_frames(serving: Serving) -> None:
         assert texts == [f"{name} {n} " + name * (n % 7 * 500) for n in range(300)]
 
 
-def test_abort_wakes_the_reader(serving: Serving) -> None:
-    error = ConnectionFailed("no pong")
+def test_shutdown_wakes_the_reader_and_is_harmless_later(serving: Serving) -> None:
     done = threading.Event()
-
-    with serving(lambda _: done.wait(20)) as (connection, _):
-        with concurrently(lambda: read_until_end(connection)) as reading:
-            until(connection.silent)
+    with serving(lambda _: done.wait(20)) as (client, _):
+        with concurrently(lambda: read_until_end(client)) as reading:
+            until(client.silent)
             with at_once():
-                connection.abort("no pong came", error)
-                connection.abort("another reason")
+                client.connection.shutdown()
                 messages, ended = reading.result(5)
+        client.end()
+        client.end()
+        client.connection.shutdown()
+        client.close()
+        with pytest.raises(ConnectionAbortedError):
+            client.connection.unread()
         done.set()
     assert messages == []
-    assert (ended.reason, ended.close_code, ended.error) == ("no pong came", None, error)
-
-
-def test_abort_after_the_end_is_harmless(serving: Serving) -> None:
-    with serving(lambda _: None) as (connection, _):
-        read_until_end(connection)
-        connection.end()
-        connection.end()
-        connection.abort("late")
-        connection.close()
-        assert connection.silent() is False
-
-
-def test_abort_before_opening() -> None:
-    with ScriptedServer(accept_upgrade) as server:
-        connection = Connection(server.url)
-        connection.abort("changed my mind")
-        with pytest.raises(ConnectionEnded, match="changed my mind"):
-            connection.open()
-        connection.end()
-    assert server.accepted == 0
-
-
-def test_silent_means_that_all_was_handled(serving: Serving) -> None:
-    steps = threading.Semaphore(0)
-    handling, go_on = threading.Event(), threading.Event()
-
-    def push(peer: socket.socket) -> None:
-        for _ in range(2):
-            steps.acquire(timeout=10)
-            peer.sendall(frame(TEXT, b"x"))
-        steps.acquire(timeout=10)
-
-    def read(connection: Connection) -> None:
-        while not handling.is_set():
-            for _ in connection.receive():
-                handling.set()
-                go_on.wait(10)
-        take(connection, 1)
-
-    with serving(push) as (connection, _):
-        assert not connection.silent()
-        with concurrently(lambda: read(connection)):
-            until(connection.silent)
-            steps.release()
-            assert handling.wait(5)
-            assert not connection.silent()
-            go_on.set()
-            until(connection.silent)
-            steps.release()
-        steps.release()
+    assert "lost" in ended.reason
 
 
 # --- faults of the network ------------------------------------------------------------------------

@@ -55,12 +55,12 @@ def test_event():
 def test_context(monkeypatch):
     tested = stream()
 
-    def run(number):
+    def run(_):
         error = FastposError("ended")
         error.__context__ = OSError(KEY)
         raise error
 
-    monkeypatch.setattr(tested._reader, "run", run)
+    monkeypatch.setattr(tested._driver, "run", run)
     try:
         tested.run_forever()
     except FastposError:

@@ -136,18 +136,17 @@ def test_locks_that_are_held_at_the_fork(
     """They are held in the child for ever."""
     stream = new_stream(exchange).start()
     assert stream.wait_ready(SOON)
-    connection = stream._reader._connection
-    assert connection is not None
-    assert connection._transport is not None
+    link = stream._driver._link
+    assert link is not None
+    assert link._connection._transport is not None
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
         with ExitStack() as locks:
             for lock in (
-                stream._reader._state,
-                stream._heartbeat._changed,
-                connection._lock,
-                connection._transport._lock,
+                link._lock,
+                link._connection._lock,
+                link._connection._transport._lock,
             ):
                 locks.enter_context(lock)
             held.set()

@@ -100,7 +100,7 @@ def test_the_clock_of_the_host_does_not_matter(
         offset = offsets[min(number, 1) if len(offsets) == 2 else number % 3]
         return real() + offset * 10**9
 
-    for module in ("runtime.pinger", "net.connection"):
+    for module in ("wire.session", "runtime.link"):
         monkeypatch.setattr(f"fastpos.{module}.time_ns", odd)
     with new_stream(exchange, ping_interval=0.1, pong_timeout=1.0) as stream:
         assert stream.wait_ready(SOON)

@@ -23,6 +23,7 @@ import pytest
 
 import fastpos
 from fastpos import FastposError, PositionStream
+from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
 from tests.certificates import Certificates
 from tests.conftest import QUICK
@@ -483,13 +484,13 @@ def test_run_forever_has_but_the_ping_thread(
     stream = new_stream(exchange)
     during: list[threading.Thread] = []
     after: list[threading.Thread] = []
-    stop = stream._heartbeat.stop
+    stop = Pinger.stop
 
-    def stop_late() -> None:
+    def stop_late(self: Pinger) -> None:
         threading.Event().wait(0.1)  # as when the machine is busy
-        stop()
+        stop(self)
 
-    monkeypatch.setattr(stream._heartbeat, "stop", stop_late)
+    monkeypatch.setattr(Pinger, "stop", stop_late)
 
     def watch() -> None:
         recorder.wait("on_ready")
@@ -989,7 +990,7 @@ def test_credential_is_not_shown_on_a_good_day(
         recorder.wait("on_error", 2)
     text = shown(recorder, stream, None) + caplog.text
     assert secret not in text
-    internals = [stream._settings, stream._settings.credential, stream._reader, stream._heartbeat]
+    internals = [stream._settings, stream._settings.credential, stream._driver, stream._feed]
     assert secret not in repr(internals)
     assert any(record.name == "fastpos" for record in caplog.records)
 

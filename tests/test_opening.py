@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from fastpos.errors import AuthenticationError, ConnectionFailed, FastposError
 from fastpos.net import transport as transport_module
-from fastpos.net.connection import Connection, ConnectionEnded
-from fastpos.net.opening import MAX_HANDSHAKE, Address, _Answer, _upgrade, parse_proxy, parse_url
-from tests.connections import at_once, concurrently, opened, read_until_end, take
+from fastpos.net.address import Address, parse_proxy, parse_url
+from fastpos.net.connection import Connection
+from fastpos.net.upgrade import MAX_HANDSHAKE, Answer, upgrade
+from tests.connections import Client, at_once, concurrently, opened, read_until_end, take
 from tests.recording import SOON, until
 from tests.servers import (
     TEXT,
@@ -355,9 +356,9 @@ lines = st.one_of(
 @example(b"\r\n")
 @example(b"HTTP/1.1 0 x")
 def test_any_answer_gives_an_error_of_ours(data: bytes) -> None:
-    answer = _Answer(Answering(data + b"\r\n\r\n"), time.monotonic() + 60, "peer")  # type: ignore[arg-type]
+    answer = Answer(Answering(data + b"\r\n\r\n"), time.monotonic() + 60, "peer")  # type: ignore[arg-type]
     with pytest.raises((ConnectionFailed, AuthenticationError), match="peer: "):
-        _upgrade(answer, "ws://localhost/", {}, str)
+        upgrade(answer, "ws://localhost/", {}, str)
 
 
 @pytest.mark.parametrize(
@@ -372,9 +373,9 @@ def test_any_answer_gives_an_error_of_ours(data: bytes) -> None:
 )
 def test_any_answer_is_limited_in_size(data: bytes) -> None:
     transport = Answering(data)
-    answer = _Answer(transport, time.monotonic() + 60, "peer")  # type: ignore[arg-type]
+    answer = Answer(transport, time.monotonic() + 60, "peer")  # type: ignore[arg-type]
     with pytest.raises(ConnectionFailed, match="peer: an answer of over 64 KiB"):
-        _upgrade(answer, "ws://localhost/", {}, str)
+        upgrade(answer, "ws://localhost/", {}, str)
     assert len(transport.left) == len(data) - MAX_HANDSHAKE
 
 
@@ -431,12 +432,12 @@ def test_connecting_can_be_aborted(dontwait: bool, monkeypatch: pytest.MonkeyPat
         connection = Connection(f"ws://127.0.0.1:{port}/", connect_timeout=30)
 
         def open_in_vain() -> None:
-            with pytest.raises(ConnectionEnded, match="not wanted"):
+            with pytest.raises(ConnectionFailed):
                 connection.open()
 
         with at_once(), concurrently(open_in_vain):
             until(lambda: connection._transport is not None)
-            connection.abort("not wanted any more")
+            connection.shutdown()
         connection.end()
 
 
@@ -453,12 +454,12 @@ def test_waiting_for_an_answer_can_be_aborted() -> None:
         connection = Connection(server.url, connect_timeout=30)
 
         def open_in_vain() -> None:
-            with pytest.raises(ConnectionEnded, match="not wanted"):
+            with pytest.raises(ConnectionFailed):
                 connection.open()
 
         with at_once(), concurrently(open_in_vain):
             assert asked.wait(SOON)
-            connection.abort("not wanted any more")
+            connection.shutdown()
         connection.end()
 
 
@@ -468,12 +469,12 @@ def test_an_abort_at_any_moment_of_opening_is_heeded(monkeypatch: pytest.MonkeyP
 
     def adopt_and_abort(self: Connection, transport: transport_module.Transport) -> None:
         adopt(self, transport)
-        self.abort("not wanted any more")
+        self.shutdown()
 
     monkeypatch.setattr(Connection, "_adopt", adopt_and_abort)
     with ScriptedServer(answering()) as server:
         connection = Connection(server.url, connect_timeout=30)
-        with at_once(), pytest.raises(ConnectionEnded, match="not wanted"):
+        with at_once(), pytest.raises(ConnectionFailed):
             connection.open()
         connection.end()
 
@@ -486,7 +487,7 @@ def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
         places = [("127.0.0.1", 1), ("127.0.0.1", silent_port), ("127.0.0.1", server.port)]
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
         found.insert(0, (-1, socket.SOCK_STREAM, 0, "", ("", 0)))  # of a family that is not there
-        connection = Connection("ws://exchange.test/", connect_timeout=1)
+        connection = Client("ws://exchange.test/", connect_timeout=1)
         with monkeypatch.context() as patched, at_once():
             patched.setattr(socket, "getaddrinfo", lambda *_, **__: found)
             connection.open()

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from fastpos.errors import ConnectionFailed, FastposError
+from fastpos.net.address import parse_proxy, parse_url
 from fastpos.net.connection import Connection
-from fastpos.net.opening import MAX_HANDSHAKE, parse_proxy, parse_url
 from fastpos.net.proxy import proxy_from_environment
+from fastpos.net.upgrade import MAX_HANDSHAKE
 from fastpos.simulator import Exchange
 from tests.certificates import Certificates
 from tests.connections import at_once, concurrently, opened, take

@@ -21,6 +21,7 @@ from fastpos import (
     SubscriptionError,
     SystemClose,
 )
+from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
 from tests.recording import (
     SOON,
@@ -239,15 +240,14 @@ def test_restart_right_after_a_refusal_has_its_pings(
     """The end of one run must not end the ping thread of the next."""
     exchange.refuse_upgrade(401, times=1)
     stream = new_stream(exchange, ping_interval=0.1, pong_timeout=1.0)
-    heartbeat = stream._heartbeat
-    stop = heartbeat.stop
+    stop = Pinger.stop
     busy = threading.Event()
 
-    def stop_late() -> None:
+    def stop_late(self: Pinger) -> None:
         busy.wait(0.2)  # as when the machine is busy
-        stop()
+        stop(self)
 
-    monkeypatch.setattr(heartbeat, "stop", stop_late)
+    monkeypatch.setattr(Pinger, "stop", stop_late)
     stream.start()
     with pytest.raises(AuthenticationError):
         stream.wait_ready(SOON)
@@ -708,7 +708,7 @@ def test_server_that_says_it_closes_and_stays(
     monkeypatch: pytest.MonkeyPatch,
     busy: bool,
 ) -> None:
-    monkeypatch.setattr("fastpos.runtime.driver.SYSTEM_CLOSE_GRACE", 0.3)
+    monkeypatch.setattr("fastpos.wire.session.SYSTEM_CLOSE_GRACE", 0.3)
     with new_stream(exchange) as stream:
         assert stream.wait_ready(SOON)
         exchange.push({"channel": "SYSTEM", "uid": 1001, "et": "close"})

@@ -1,27 +1,51 @@
-"""Credentials and replies as texts, and that no credential comes out again."""
+"""The conversation with the exchange: bytes and the clock in, events and bytes out; credentials.
+
+Nothing here opens a socket, but for one test, which has no other use for the library.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
 import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpos import (
-    AuthenticationError,
-    ConnectionFailed,
-    Disconnect,
-    PositionStream,
-    ReconnectPolicy,
+from fastpos import ConnectionFailed, ProtocolError, SubscriptionError
+from fastpos.model.exchange import CONNECTED, SUBSCRIBED, Said, read
+from fastpos.wire.credential import Credential
+from fastpos.wire.session import (
+    Closed,
+    Event,
+    Heartbeat,
+    Paused,
+    Phase,
+    Pong,
+    Pushes,
+    Session,
+    Subscribed,
+    Timing,
+    Undecodable,
 )
-from fastpos.model.exchange import CONNECTED, SUBSCRIBED
-from fastpos.wire.credential import Credential, read_reply
-
-from .servers import TEXT, ScriptedServer, accept_upgrade, frame, frames, read_frame
+from tests.support.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    close_frame,
+    frame,
+    read_frame,
+    text_frame,
+)
+from tests.support.pushes import order, packed
 
 SECRET = "bQ9/xT2+mW7rL4kZ8cV1nJ6pF3sD5gH0=="
 
@@ -120,122 +144,517 @@ def test_hiding_changes_nothing_else(before: str, after: str) -> None:
     assert credential.hide(before + SECRET + after) == f"{before}***{after}"
 
 
-# --- replies --------------------------------------------------------------------------------------
+# --- what a text of the exchange is ---------------------------------------------------------------
+
+WRAPPINGS = [
+    "{}",
+    '"{}"',
+    " {} \r\n",
+    '"{}"\n',
+    ' " {} " ',
+    "\t{}",
+    '{{"event":"{}"}}',
+    '{{"code":0,"msg":"{}"}}',
+    ' {{"msg": " {} ", "code": "0"}}',
+    '{{"event":"{}","status":"ok"}}',
+]
 
 
 @pytest.mark.parametrize("words", [CONNECTED, SUBSCRIBED])
-@pytest.mark.parametrize("wrapped", ["{}", '"{}"', " {} \r\n", '"{}"\n', ' " {} " ', "\t{}"])
-def test_replies_in_all_wrappings(words: str, wrapped: str) -> None:
-    assert read_reply(wrapped.format(words).encode()) == words
-    assert read_reply(wrapped.format(words.title()).encode()) == words
+@pytest.mark.parametrize("wrapped", WRAPPINGS)
+def test_a_reply_is_known_in_every_wrapping(words: str, wrapped: str) -> None:
+    assert read(wrapped.format(words).encode()) == (Said(words), words)
+    assert read(wrapped.format(words.title()).encode()) == (Said(words), words)
 
 
-def test_other_replies_are_passed_on_shortened() -> None:
-    assert read_reply(b"sub failed") == "sub failed"
-    assert read_reply(b'{"code":-1,"msg":"Bad Token"}') == '{"code":-1,"msg":"Bad Token"}'
-    assert read_reply(b"") == ""
-    assert read_reply(b"sub success!") != SUBSCRIBED
-    assert read_reply(b"no sub success") != SUBSCRIBED
+@pytest.mark.parametrize(
+    ("text", "said", "words"),
+    [
+        ('{"channel":"order"}', Said.PUSH, ""),
+        (' {"uid":1, "channel" : 5}', Said.PUSH, ""),
+        ('{"channel":', Said.PUSH, ""),
+        ('\r\n{"half":', Said.PUSH, ""),
+        ("{" * 100_000, Said.PUSH, ""),
+        ('{"pong":1713338308233}', Said.PONG, ""),
+        (' {"a":1,"pong":null} ', Said.PONG, ""),
+        ('{"ping":1790145583}', Said.PING, '{"pong":1790145583}'),
+        ('{"ping":123456789012345678901234567890}', Said.PING, None),
+        (' { "ping" : "1790" }', Said.PING, '{"pong":"1790"}'),
+        ('{"ping":[1]}', Said.PING, '{"pong":null}'),
+        ('{"ping":"' + "x" * 1000 + '"}', Said.PING, '{"pong":null}'),
+        ("sub failed", Said.OTHER, "sub failed"),
+        ("", Said.OTHER, ""),
+        ("Ping", Said.OTHER, "Ping"),
+        ("[1]", Said.OTHER, "[1]"),
+        ('["channel"]', Said.OTHER, '["channel"]'),
+        ("sub success!", Said.OTHER, "sub success!"),
+        ("no sub success", Said.OTHER, "no sub success"),
+        ('{"code":-1,"msg":"Bad Token"}', Said.OTHER, '{"code":-1,"msg":"Bad Token"}'),
+        ('{"code":401,"msg":"sub success"}', Said.OTHER, '{"code":401,"msg":"sub success"}'),
+        ('{"event":{"sub success":1}}', Said.OTHER, '{"event":{"sub success":1}}'),
+        ("x" * 1000, Said.OTHER, "x" * 200),
+    ],
+    ids=lambda value: value[:25] if isinstance(value, str) else None,
+)
+def test_what_a_text_is(text: str, said: Said, words: str | None) -> None:
+    if words is None:  # digit for digit
+        words = text.replace("ping", "pong")
+    assert read(text.encode()) == (said, words)
 
 
 @given(st.binary(max_size=500))
 @settings(max_examples=100, deadline=None)
-def test_any_reply_is_text(data: bytes) -> None:
-    assert isinstance(read_reply(data), str)
+def test_any_text_is_something(data: bytes) -> None:
+    said, words = read(data)
+    assert isinstance(said, Said)
+    assert len(words) <= 200
 
 
-# --- what a server says back ----------------------------------------------------------------------
+# --- the conversation -----------------------------------------------------------------------------
+
+TIMING = Timing(ping_interval=30.0, pong_timeout=10.0, reply_timeout=5.0)
+GREETING, SUCCESS = text_frame(CONNECTED), text_frame(SUBSCRIBED)
+PUSH = json.dumps(order(1)).encode()
 
 
-class Heard:
-    """All that a user can see of a stream's troubles."""
+class Peer:
+    """A session and what its exchange sees of it. The clock stands still unless told."""
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    def __init__(self, wanted: bool = True, timing: Timing = TIMING, **options: Any) -> None:
+        credential = Credential("token", SECRET)
+        self.now = 1000.0
+        self.heartbeat = Heartbeat()
+        self.scratch = memoryview(bytearray(4096))
+        self.session = Session(
+            credential,
+            credential.get(),
+            7,
+            timing,
+            self.now,
+            wanted=wanted,
+            heartbeat=self.heartbeat,
+            wall=lambda: 1_713_338_308_232_000_000 + int(self.now * 1e9),
+            **options,
+        )
 
-    def error(self, error: BaseException) -> None:
-        self.texts += [repr(error), str(error), repr(vars(error))]
-        for link in (error.__cause__, error.__context__):
-            if link is not None:
-                self.error(link)
+    def says(self, data: bytes, size: int = 4096) -> list[Event]:
+        """What comes of these bytes, read in pieces of up to `size`."""
+        events: list[Event] = []
+        while data:
+            free = self.session.writable(self.scratch)
+            count = min(len(data), len(free), size)
+            free[:count], data = data[:count], data[count:]
+            self.session.wrote(count)
+            while (event := self.session.next_event(self.now)) is not None:
+                events.append(event)
+        return events
 
-    def disconnect(self, event: Disconnect) -> None:
-        self.texts.append(repr(event))
-        if event.error is not None:
-            self.error(event.error)
+    def heard(self) -> list[tuple[int, bytes]]:
+        """Opcode and payload of the frames that were sent since."""
+        left, their = socket.socketpair()
+        with left, their:
+            their.sendall(self.session.data_to_send())
+            their.shutdown(socket.SHUT_WR)
+            frames = []
+            while left.recv(1, socket.MSG_PEEK):
+                got = read_frame(left)
+                assert got.mask is not None
+                frames.append((got.opcode, got.payload))
+            return frames
+
+    def at(self, seconds: float, caught_up: bool = True) -> Event | None:
+        """The clock says so many seconds after the upgrade."""
+        self.now = 1000.0 + seconds
+        return self.session.tick(self.now, caught_up)
 
 
-def pieces_of(secret: str) -> list[str]:
-    """Parts of the credential of 10 characters, as a shortened text could show."""
-    return [secret[start : start + 10] for start in range(0, len(secret) - 10, 5)]
+def message(event: str) -> tuple[int, bytes]:
+    return TEXT, json.dumps({"event": event, "token": SECRET, "broker": 7}).encode()
 
 
-def assert_not_shown(secret: str, texts: list[str]) -> None:
-    everything = "\n".join(texts)
-    assert [piece for piece in pieces_of(secret) if piece in everything] == []
+def in_phase(phase: Phase, **options: Any) -> Peer:
+    peer = Peer(wanted=phase is not Phase.PAUSED, **options)
+    if phase is not Phase.GREETING:
+        peer.says(GREETING)
+    if phase in (Phase.READY, Phase.CLOSING):
+        peer.says(SUCCESS)
+    if phase is Phase.CLOSING:
+        peer.session.close(peer.now)
+    assert peer.session.phase is phase
+    peer.session.data_to_send()
+    return peer
 
 
-def stream_to(server: ScriptedServer, heard: Heard, secret: str) -> PositionStream:
-    return PositionStream(
-        server.url,
-        token=secret,
-        broker=1,
-        proxy="",
-        reconnect=ReconnectPolicy(initial=0),
-        on_error=heard.error,
-        on_disconnect=heard.disconnect,
-    )
+OPEN = [Phase.GREETING, Phase.SUBSCRIBING, Phase.READY, Phase.PAUSED]
+
+
+@pytest.mark.parametrize("size", [4096, 1])
+def test_from_the_greeting_to_a_push(size: int) -> None:
+    peer = Peer()
+    assert peer.says(GREETING, size) == []
+    assert peer.heard() == [message("sub")]
+    assert peer.says(SUCCESS, size) == [Subscribed()]
+    assert peer.session.phase is Phase.READY
+    assert peer.says(frame(BINARY, packed(PUSH)) * 3, size)[-1].texts[-1] == PUSH  # type: ignore[union-attr]
+    assert peer.session.messages == 5
+    assert peer.heard() == []
+
+
+@pytest.mark.parametrize("wrapped", WRAPPINGS)
+@pytest.mark.parametrize(
+    "framed",
+    [
+        lambda text: frame(TEXT, text),
+        lambda text: frame(BINARY, text),
+        lambda text: frame(BINARY, packed(text)),
+        lambda text: frame(TEXT, text[:4], fin=False) + frame(CONTINUATION, text[4:]),
+        lambda text: (
+            frame(BINARY, packed(text)[:9], fin=False) + frame(CONTINUATION, packed(text)[9:])
+        ),
+    ],
+    ids=["text", "binary", "gzip", "fragments", "fragments of gzip"],
+)
+def test_replies_and_pongs_in_every_wrapping_and_framing(
+    wrapped: str, framed: Callable[[bytes], bytes]
+) -> None:
+    peer = Peer()
+    greeting, success = (wrapped.format(words).encode() for words in (CONNECTED, SUBSCRIBED))
+    assert peer.says(framed(greeting)) == []
+    assert peer.says(framed(success)) == [Subscribed()]
+    peer.at(30)
+    assert peer.says(framed(b'{"pong":1}')) == [Pong()]
+
+
+# phase, what is said, the events, what is answered, the next phase
+CONVERSATIONS: list[tuple[Phase, bytes, list[Any], list[tuple[int, bytes]], Phase]] = [
+    (Phase.GREETING, GREETING, [], [message("sub")], Phase.SUBSCRIBING),
+    (Phase.GREETING, SUCCESS, [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED),
+    (Phase.GREETING, text_frame("hello"), [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED),
+    (Phase.GREETING, frame(BINARY, packed(PUSH)), [Pushes], [], Phase.GREETING),
+    (Phase.GREETING, frame(TEXT, PUSH), [Pushes], [], Phase.GREETING),
+    (Phase.GREETING, text_frame(' {"half":'), [Pushes], [], Phase.GREETING),
+    (Phase.GREETING, frame(BINARY, PUSH), [Undecodable], [], Phase.GREETING),
+    (Phase.SUBSCRIBING, GREETING, [], [], Phase.SUBSCRIBING),
+    (Phase.SUBSCRIBING, SUCCESS, [Subscribed], [], Phase.READY),
+    (Phase.SUBSCRIBING, text_frame("sub fail"), [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED),
+    (Phase.SUBSCRIBING, text_frame("unsub success"), [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED),
+    (
+        Phase.SUBSCRIBING,
+        frame(BINARY, packed(PUSH)) + SUCCESS,
+        [Pushes, Subscribed],
+        [],
+        Phase.READY,
+    ),
+    (Phase.SUBSCRIBING, frame(BINARY, packed(PUSH)[:-1]), [Undecodable], [], Phase.SUBSCRIBING),
+    (Phase.READY, GREETING + SUCCESS, [], [], Phase.READY),
+    (Phase.READY, text_frame("maintenance soon"), [Undecodable], [], Phase.READY),
+    (Phase.READY, frame(BINARY, b""), [Undecodable], [], Phase.READY),
+    (Phase.PAUSED, text_frame("unsub success"), [], [], Phase.PAUSED),
+    (Phase.PAUSED, text_frame("whatever it is"), [], [], Phase.PAUSED),
+    (Phase.PAUSED, frame(BINARY, packed(PUSH)), [Pushes], [], Phase.PAUSED),
+    (Phase.CLOSING, frame(BINARY, packed(PUSH)) * 3 + frame(TEXT, PUSH), [], [], Phase.CLOSING),
+    (Phase.CLOSING, text_frame("sub fail") + frame(PING, b"x"), [], [], Phase.CLOSING),
+    *(
+        case
+        for phase in OPEN
+        for case in [
+            (phase, text_frame('{"pong":1}'), [Pong], [], phase),
+            (phase, frame(BINARY, packed('{"pong":1}')), [Pong], [], phase),
+            (phase, text_frame('{"ping":5}'), [], [(TEXT, b'{"pong":5}')], phase),
+            (phase, frame(BINARY, packed('{"ping":5}')), [], [(TEXT, b'{"pong":5}')], phase),
+            (phase, frame(BINARY, b' {"ping":5}'), [], [(TEXT, b'{"pong":5}')], phase),
+            (phase, frame(PING, b"why"), [], [(PONG, b"why")], phase),
+            (phase, frame(PONG, b"what"), [], [], phase),
+        ]
+    ),
+    *(
+        case
+        for phase in [*OPEN, Phase.CLOSING]
+        for case in [
+            (phase, close_frame(1001, b"bye"), [Closed], [(CLOSE, b"\x03\xe9")], Phase.ENDED),
+            (phase, close_frame(), [Closed], [(CLOSE, b"")], Phase.ENDED),
+            (phase, frame(TEXT, b"\xff"), [Closed], [(CLOSE, b"\x03\xef")], Phase.ENDED),
+            (phase, frame(BINARY, announce=1 << 40), [Closed], [(CLOSE, b"\x03\xf1")], Phase.ENDED),
+            (phase, frame(3), [Closed], [(CLOSE, b"\x03\xea")], Phase.ENDED),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("phase", "said", "events", "answered", "then"), CONVERSATIONS)
+@pytest.mark.parametrize("size", [4096, 1], ids=["whole", "bytewise"])
+def test_what_comes_of_what_is_said(
+    phase: Phase,
+    said: bytes,
+    events: list[type],
+    answered: list[tuple[int, bytes]],
+    then: Phase,
+    size: int,
+) -> None:
+    peer = in_phase(phase)
+    assert [type(event) for event in peer.says(said, size)] == events
+    # Once our close frame is on its way nothing follows it.
+    assert peer.heard() == ([] if phase is Phase.CLOSING else answered)
+    assert peer.session.phase is then
+    if then is Phase.ENDED:
+        assert peer.says(SUCCESS + frame(BINARY, packed(PUSH))) == []
+        assert peer.at(1000) is None
+        assert peer.session.lost(EOFError("gone"), peer.now) is None
+
+
+def test_pushes_and_other_texts_in_one_read_keep_their_order() -> None:
+    other, odd = packed("maintenance"), b'{"uid":1,"channel":"order"}'
+    wire = [packed(PUSH), packed(PUSH), packed('{"pong":1}'), packed(odd), other, packed(PUSH)]
+    events = in_phase(Phase.READY).says(b"".join(frame(BINARY, data) for data in wire))
+    assert events[:3] == [Pushes([PUSH, PUSH]), Pong(), Pushes([odd])]
+    assert isinstance(events[3], Undecodable)
+    assert events[4:] == [Pushes([PUSH])]
+
+
+def test_how_it_ended_is_told_once_and_without_the_credential() -> None:
+    peer = in_phase(Phase.SUBSCRIBING)
+    (refused,) = peer.says(text_frame(f"no such token {SECRET}"))
+    assert isinstance(refused, Closed)
+    assert isinstance(refused.error, SubscriptionError)
+    assert refused.error.reply == "'no such token ***'"
+    (closed,) = in_phase(Phase.READY).says(close_frame(4001, f"bad {SECRET}".encode()))
+    assert closed == Closed("closed by the server with code 4001: bad ***", 4001, None)
+    (broken,) = in_phase(Phase.READY).says(frame(TEXT, b"x", masked=True))
+    assert isinstance(broken, Closed)
+    assert isinstance(broken.error, ProtocolError)
+    (odd,) = in_phase(Phase.READY).says(text_frame(f"hello {SECRET}"))
+    assert isinstance(odd, Undecodable)
+    assert odd.error.data == b"hello ***"
+    peer = in_phase(Phase.READY)
+    lost = peer.session.lost(EOFError("the peer is gone"), peer.now)
+    assert lost is not None
+    assert lost.reason == "the connection was lost: the peer is gone"
+    assert isinstance(lost.error, ConnectionFailed)
 
 
 @pytest.mark.parametrize("length", [34, 180, 400, 2000])
 @pytest.mark.parametrize("before", ["", "refused: ", "x" * 150])
-def test_a_refusal_that_repeats_the_subscription(
-    length: int, before: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("phase", [Phase.SUBSCRIBING, Phase.READY])
+def test_a_credential_that_is_repeated_is_not_shown(length: int, before: str, phase: Phase) -> None:
     """A token can be longer than what is shown of a reply, and may be cut in the middle."""
     secret = "".join(f"{number:x}." for number in range(10_000, 12_000))[:length]
-
-    def handler(connection: socket.socket) -> None:
-        accept_upgrade(connection, frame(TEXT, CONNECTED.encode()))
-        said = read_frame(connection).payload
-        connection.sendall(frame(TEXT, before.encode() + said))
-        for _ in frames(connection):
-            pass
-
-    heard = Heard()
-    with caplog.at_level(logging.DEBUG), ScriptedServer(handler) as server:
-        stream = stream_to(server, heard, secret)
-        with pytest.raises(AuthenticationError) as caught:
-            stream.run_forever()
-    heard.error(caught.value)
-    assert_not_shown(secret, [*heard.texts, caplog.text, repr(stream.stats)])
-    assert len(heard.texts) > 3
+    credential = Credential("token", secret)
+    session = Session(credential, credential.get(), 1, TIMING, 0.0)
+    scratch = memoryview(bytearray(8192))
+    said = json.dumps({"event": "sub", "token": secret}).encode()
+    wire = (
+        GREETING + (SUCCESS if phase is Phase.READY else b"") + frame(TEXT, before.encode() + said)
+    )
+    session.writable(scratch)[: len(wire)] = wire
+    session.wrote(len(wire))
+    events = list(iter(lambda: session.next_event(0.0), None))
+    error = events[-1].error  # type: ignore[union-attr]
+    shown = repr(events) + repr(error.__dict__) + str(error)
+    pieces = [secret[start : start + 10] for start in range(0, length - 10, 5)]
+    assert [piece for piece in pieces if piece in shown] == []
 
 
-@pytest.mark.parametrize("spaces", [0, 280])
-def test_a_message_that_repeats_the_subscription_later(
-    spaces: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is no push, and is reported with the bytes that came."""
-    secret = SECRET
+# --- pausing --------------------------------------------------------------------------------------
 
-    def handler(connection: socket.socket) -> None:
-        accept_upgrade(connection, frame(TEXT, CONNECTED.encode()))
-        said = read_frame(connection).payload
-        connection.sendall(frame(TEXT, SUBSCRIBED.encode()))
-        connection.sendall(frame(TEXT, b" " * spaces + said))
-        for _ in frames(connection):
-            pass
 
-    heard = Heard()
+def test_paused_and_resumed_at_rest() -> None:
+    peer = in_phase(Phase.READY)
+    peer.session.want(False, peer.now)
+    peer.session.want(False, peer.now)
+    assert peer.heard() == [message("unsub")]
+    assert peer.session.phase is Phase.PAUSED
+    peer.session.want(True, peer.now)
+    assert peer.heard() == [message("sub")]
+    assert peer.says(SUCCESS) == [Subscribed()]
 
-    def report(error: BaseException) -> None:
-        heard.error(error)
-        stream.stop()
 
-    with caplog.at_level(logging.DEBUG), ScriptedServer(handler) as server:
-        stream = stream_to(server, heard, secret)
-        stream.on_error = report
-        stream.run_forever()
-    assert heard.texts
-    assert_not_shown(secret, [*heard.texts, caplog.text])
+def test_paused_before_the_greeting() -> None:
+    peer = Peer(wanted=False)
+    assert peer.says(GREETING) == [Paused()]
+    assert peer.heard() == []
+    assert peer.session.deadline == 1030.0
+    peer = Peer()
+    peer.session.want(False, peer.now)
+    assert peer.says(GREETING) == [Paused()]
+
+
+def test_paused_while_the_answer_is_on_its_way() -> None:
+    peer = in_phase(Phase.SUBSCRIBING)
+    peer.session.want(False, peer.now)
+    assert peer.heard() == []
+    assert peer.says(SUCCESS) == [Paused()]
+    assert peer.heard() == [message("unsub")]
+
+
+def test_who_changes_his_mind_in_between_has_said_nothing() -> None:
+    peer = in_phase(Phase.SUBSCRIBING)
+    peer.session.want(False, peer.now)
+    peer.session.want(True, peer.now)
+    assert peer.says(SUCCESS) == [Subscribed()]
+    assert peer.heard() == []
+
+
+def test_a_late_answer_to_unsub_refuses_nothing() -> None:
+    peer = in_phase(Phase.READY)
+    peer.session.want(False, peer.now)
+    peer.session.want(True, peer.now)
+    assert peer.says(text_frame("Unsub success")) == []
+    assert peer.says(SUCCESS) == [Subscribed()]
+    peer.session.want(False, peer.now)
+    peer.session.want(True, peer.now)
+    (refused,) = peer.says(text_frame("unsub success") + text_frame("unsub success"))
+    assert isinstance(refused, Closed)
+
+
+# --- the clock ------------------------------------------------------------------------------------
+
+
+def test_pings_keep_their_schedule() -> None:
+    peer = in_phase(Phase.READY)
+    assert peer.session.deadline == 1030.0
+    assert peer.at(29.9) is None
+    assert peer.heard() == []
+    assert peer.at(30.5) is None
+    assert peer.heard() == [(TEXT, b'{"ping":1713339338732}')]
+    assert peer.heartbeat.last_ping_ns == 1_713_339_338_732_000_000
+    assert peer.session.deadline == 1040.5  # for the pong
+    peer.now += 0.25
+    assert peer.says(text_frame('{"pong":1}')) == [Pong()]
+    assert peer.heartbeat.round_trip_s == 0.25
+    assert peer.heartbeat.last_pong_ns == peer.session._wall()
+    assert peer.session.deadline == 1060.0
+    peer.at(171.0)  # asleep: what was missed is not made up for
+    assert len(peer.heard()) == 1
+    assert peer.session.next_ping == 1180.0
+
+
+def test_a_pong_that_nobody_asked_for_is_no_round_trip() -> None:
+    peer = in_phase(Phase.READY)
+    assert peer.says(text_frame('{"pong":1}')) == [Pong()]
+    assert peer.heartbeat.round_trip_s is None
+
+
+def test_no_pong() -> None:
+    peer = in_phase(Phase.READY, timing=Timing(4.0, 10.0, 5.0))
+    for second in (4, 8, 12):  # several may be under way; the first counts
+        assert peer.at(second) is None
+    assert peer.at(13.9) is None
+    assert peer.at(14.0, caught_up=False) is None, "it may lie unread"
+    ended = peer.at(14.1)
+    assert isinstance(ended, Closed)
+    assert str(ended.error) == "no pong within 10 s"
+    assert peer.session.phase is Phase.ENDED
+    assert peer.session.has_data_to_send
+
+
+def test_a_pong_within_the_time_out_is_good_though_later_than_the_next_ping() -> None:
+    peer = in_phase(Phase.READY, timing=Timing(4.0, 10.0, 5.0))
+    for second in range(4, 60, 4):
+        assert peer.at(second) is None
+        if second % 12 == 0:
+            peer.says(text_frame('{"pong":1}'))
+    assert len(peer.heard()) == 14
+
+
+@pytest.mark.parametrize(
+    ("phase", "owed"), [(Phase.GREETING, CONNECTED), (Phase.SUBSCRIBING, SUBSCRIBED)]
+)
+def test_no_reply(phase: Phase, owed: str) -> None:
+    peer = in_phase(phase)
+    assert peer.session.deadline == 1005.0
+    peer.says(frame(BINARY, packed(PUSH)))  # pushes are no answer
+    assert peer.at(4.9) is None
+    ended = peer.at(5.0)
+    assert isinstance(ended, Closed)
+    assert isinstance(ended.error, SubscriptionError)
+    assert ended.error.reply is None
+    assert ended.reason == f"no {owed!r} from the exchange within 5 s"
+
+
+def test_each_reply_has_its_own_time() -> None:
+    peer = Peer()
+    peer.now += 4
+    peer.says(GREETING)
+    assert peer.session.deadline == 1009.0
+    peer.says(SUCCESS)
+    assert peer.session.deadline == 1030.0
+
+
+def test_a_system_that_says_it_closes_and_stays() -> None:
+    peer = in_phase(Phase.READY)
+    peer.session.system_closes(peer.now)
+    assert peer.at(4.9) is None
+    ended = peer.at(5.0)
+    assert isinstance(ended, Closed)
+    assert "closes, and did not" in ended.reason
+
+
+@pytest.mark.parametrize("phase", OPEN)
+def test_a_graceful_close(phase: Phase) -> None:
+    peer = in_phase(phase)
+    peer.session.close(peer.now)
+    peer.session.close(peer.now)
+    subscribed = phase in (Phase.SUBSCRIBING, Phase.READY)
+    assert peer.heard() == [message("unsub")] * subscribed + [(CLOSE, b"\x03\xe8")]
+    assert peer.session.deadline == 1001.0
+    assert peer.at(0.9) is None
+    (closed,) = peer.says(close_frame(1000, b"bye"))
+    assert closed == Closed("closed by the server with code 1000: bye", 1000, None)
+    assert peer.heard() == []
+
+
+def test_a_close_frame_that_is_not_answered() -> None:
+    peer = in_phase(Phase.READY)
+    peer.session.close(peer.now)
+    peer.session.data_to_send()
+    ended = peer.at(1.0, caught_up=False)
+    assert isinstance(ended, Closed)
+    assert "did not answer the close frame" in ended.reason
+    assert peer.at(40.0) is None
+    assert peer.heard() == []
+
+
+def test_an_ended_session_wants_nothing_more() -> None:
+    peer = in_phase(Phase.READY)
+    peer.says(close_frame())
+    peer.session.data_to_send()
+    peer.session.want(False, peer.now)
+    peer.session.close(peer.now)
+    assert peer.session.phase is Phase.ENDED
+    assert peer.session.limit == inf
+    assert not peer.session.has_data_to_send
+
+
+# --- driven by somebody else ----------------------------------------------------------------------
+
+
+def test_forty_lines_drive_two_sessions_at_once() -> None:
+    """Another driver needs nothing but what is public here: sockets, a clock, and this loop."""
+    pairs = [socket.socketpair() for _ in range(2)]
+    told: list[list[Event]] = [[], []]
+    scratch = memoryview(bytearray(4096))
+    links = []
+    for ours, theirs in pairs:
+        ours.setblocking(False)
+        credential = Credential("api_key", SECRET)
+        timing = Timing(ping_interval=0.05, pong_timeout=5.0, reply_timeout=5.0)
+        links.append((ours, Session(credential, credential.get(), 7, timing, time.monotonic())))
+        theirs.sendall(GREETING + SUCCESS + frame(BINARY, packed(PUSH)))
+    deadline = time.monotonic() + 5
+    while not all(Pong() in events for events in told) and time.monotonic() < deadline:
+        for (ours, session), (_, theirs), events in zip(links, pairs, told, strict=True):
+            now = time.monotonic()
+            with suppress(BlockingIOError):
+                session.wrote(ours.recv_into(session.writable(scratch)))
+            while (event := session.next_event(now)) is not None:
+                events.append(event)
+            if now >= session.deadline:
+                session.tick(now)
+            if session.has_data_to_send:
+                ours.sendall(session.data_to_send())
+                if b'"ping"' in read_frame(theirs).payload:
+                    theirs.sendall(text_frame('{"pong":1}'))
+    for (ours, theirs), events in zip(pairs, told, strict=True):
+        assert events[:3] == [Subscribed(), Pushes([PUSH]), Pong()]
+        ours.close()
+        theirs.close()

@@ -6,6 +6,12 @@ here is a change in this file.
 
 from __future__ import annotations
 
+import json
+from enum import Enum
+from typing import Any
+
+from orjson import loads
+
 from .events import (
     AccountUpdate,
     AdlPrice,
@@ -25,11 +31,24 @@ __all__ = [
     "CONNECTED",
     "CREDENTIAL_PLACES",
     "DEFAULT_URL",
+    "PUSH_HEAD",
+    "SHOWN",
     "SUBSCRIBED",
     "UNDOCUMENTED",
+    "Said",
+    "ping",
+    "read",
+    "request",
+    "why_no_push",
 ]
 
 # --- the conversation ---------------------------------------------------------------------------
+#
+# The exchange greets, we subscribe, it confirms, and only then do pushes come. What it says is text
+# in whatever wrapping a deployment likes: bare or in quotes, in a JSON object, as a text message,
+# a binary one, or gzip. What is a push is plain before anything of it is decoded: a JSON object
+# with the key "channel". Nearly all begin with it, so 10 bytes decide; only the others are looked
+# into. An object that is no JSON is a push as well, a broken one.
 
 DEFAULT_URL = "wss://futuresws.exchange1.com/position_order/ws"
 
@@ -39,6 +58,108 @@ SUBSCRIBED = "sub success"
 
 # The constructor's argument -> HTTP header of the upgrade, key in the subscribe message.
 CREDENTIAL_PLACES = {"token": ("token", "token"), "api_key": ("api-key", "apiKey")}
+
+PUSH_HEAD = b'{"channel"'
+"""What nearly all pushes begin with, and nothing else does."""
+
+# A reply that is longer than this is shown shortened, characters.
+SHOWN = 200
+
+# The keys under which a deployment that answers in JSON has the words of a reply, and the code that
+# must not contradict them.
+_WORDS = ("event", "msg", "message", "data")
+_CODES = ("code", "status")
+_GOOD_CODES = (0, 200, "0", "200", "ok", "success", None)
+
+
+class Said(Enum):
+    """What a text of the exchange is."""
+
+    PUSH = "push"
+    PING = "ping"
+    PONG = "pong"
+    CONNECTED = CONNECTED
+    SUBSCRIBED = SUBSCRIBED
+    OTHER = "something else"
+
+
+def read(text: bytes) -> tuple[Said, str]:
+    """Say what a text is.
+
+    Returns:
+        That, and to a PING the message that answers it, to all that is no push, ping or pong the
+        words themselves, shortened.
+    """
+    if text.startswith(PUSH_HEAD):
+        return Said.PUSH, ""
+    stripped = text.strip()
+    words = text.decode("utf-8", "replace").strip().strip('"').strip()
+    known = words
+    if stripped[:1] == b"{":
+        try:
+            said = loads(stripped)
+        except ValueError:
+            return Said.PUSH, ""
+        if "channel" in said:
+            return Said.PUSH, ""
+        if "pong" in said:
+            return Said.PONG, ""
+        if "ping" in said:
+            return Said.PING, _pong(stripped)
+        known = _words_of(said)
+    for success in (Said.CONNECTED, Said.SUBSCRIBED):
+        if known.lower() == success.value:
+            return success, success.value
+    return Said.OTHER, words[:SHOWN]
+
+
+def why_no_push(text: bytes) -> str:
+    """Say why a text that is something else is no push."""
+    try:
+        said = loads(text)
+    except ValueError as error:
+        return f"not JSON: {error}"
+    what = "no channel in it" if type(said) is dict else f"a JSON {type(said).__name__}"
+    return f"not a push: {what}"
+
+
+def _words_of(said: dict[str, Any]) -> str:
+    """The words of a reply that is a JSON object; "" where its code says that it is no success."""
+    if all(said.get(key) in _GOOD_CODES for key in _CODES):
+        for key in _WORDS:
+            words = said.get(key)
+            if isinstance(words, str) and words.strip().lower() in (CONNECTED, SUBSCRIBED):
+                return words.strip()
+    return ""
+
+
+def _pong(ping: bytes) -> str:
+    """The answer to the exchange's own ping, with the same number, digit for digit."""
+    try:
+        number = json.loads(ping)["ping"]
+    except (ValueError, RecursionError):
+        number = None
+    if not isinstance(number, (int, float, str)) or len(str(number)) > SHOWN:
+        number = None
+    return json.dumps({"pong": number}, separators=(",", ":"))
+
+
+def ping(ms: int) -> str:
+    """Give the ping message at a wall clock of so many ms since the epoch."""
+    return f'{{"ping":{ms}}}'
+
+
+def request(event: str, kind: str, value: str, broker: int) -> str:
+    """Give the message "sub" or "unsub".
+
+    Args:
+        event: which of them.
+        kind: of credential, a key of `CREDENTIAL_PLACES`.
+        value: the credential.
+        broker: the merchant's id.
+    """
+    return json.dumps({"event": event, CREDENTIAL_PLACES[kind][1]: value, "broker": broker})
+
 
 # --- the channels -------------------------------------------------------------------------------
 

@@ -1,59 +1,40 @@
-"""One WebSocket connection: opened, read in batches, sent on, closed.
+"""One connection: opened up to and including the HTTP upgrade, read, sent on, ended.
 
-Threads: one thread, the reader, calls `open`, `receive` and `end`. Any thread may call the
-others. `_lock` guards `_transport` and `_failure`; the sending side has the transport's own lock.
-`waiting`, `reads` and `last_heard` are written by the reader and looked at by others.
+Opening goes in order: TCP, a proxy if there is one, TLS, the upgrade; all of it within one time,
+and to be ended by another thread at any moment.
+
+Threads: one thread, the reader, calls `open`, `read_into`, `wait` and `end`. Any thread may call
+the others. `_lock` guards `_transport` and `_shut`, and is not held while anything is waited for;
+the sending side has the transport's own lock.
 """
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from time import monotonic, time_ns
+from collections.abc import Callable, Mapping
+from time import monotonic
 
-from ..errors import ConnectionFailed, FastposError, ProtocolError
-from ..wire.frames import CLOSE, PING, PONG, TEXT, FrameParser, Message, parse_close
-from ..wire.inflate import Splitter
-from .opening import Address, open_transport
+from ..errors import ConnectionFailed
+from .address import Address, parse_url
+from .proxy import hiding_login, open_tunnel
+from .tls import TlsTransport
 from .transport import Transport
+from .upgrade import Answer, Guarded, upgrade
 
-__all__ = ["Connection", "ConnectionEnded"]
-
-# How long the peer's part of the closing handshake is waited for, seconds.
-CLOSE_TIMEOUT = 1.0
-
-
-class ConnectionEnded(Exception):
-    """The connection has ended.
-
-    Attributes:
-        reason: how, for a person.
-        close_code: of the peer's close frame, None where it sent none.
-        error: the failure, None where it was none.
-    """
-
-    def __init__(
-        self, reason: str, close_code: int | None = None, error: FastposError | None = None
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.close_code = close_code
-        self.error = error
+__all__ = ["Connection", "connect_tcp", "start_tls"]
 
 
 class Connection:
-    """A client's connection to a WebSocket server (RFC 6455), without extensions.
+    """A client's connection to a WebSocket server: bytes to and from it.
 
     Args:
         url: a ws or wss URL.
         headers: to be sent with the upgrade.
         connect_timeout: seconds for the whole of opening.
-        max_message_size: largest message taken, bytes.
         ssl_context: TLS settings; needed for wss.
         proxy: to go through, or None.
-        splitter: see `FrameParser`.
         hide: takes credentials out of what a server said.
     """
 
@@ -63,10 +44,8 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         *,
         connect_timeout: float = 10.0,
-        max_message_size: int = 1024 * 1024,
         ssl_context: ssl.SSLContext | None = None,
         proxy: Address | None = None,
-        splitter: Splitter | None = None,
         hide: Callable[[str], str] = str,
     ) -> None:
         self._url = url
@@ -75,20 +54,9 @@ class Connection:
         self._ssl_context = ssl_context
         self._proxy = proxy
         self._hide = hide
-        self._parser = FrameParser(max_message_size, splitter)
         self._lock = threading.Lock()
         self._transport: Transport | None = None
-        self._failure: ConnectionEnded | None = None
-        self.received_ns = 0
-        """When the bytes at hand were read, `time.time_ns()`."""
-        self.last_heard = monotonic()
-        """When something was last read, or the peer ended the connection, `time.monotonic()`."""
-        self.waiting = False
-        """True while the reader waits for the peer: it has handled all that it read."""
-        self.reads = 0
-        """How many reads there were."""
-        self.bytes_received = 0
-        """How many bytes they brought."""
+        self._shut = False
 
     # --- the reader's -----------------------------------------------------------------------
 
@@ -96,72 +64,73 @@ class Connection:
         """Connect.
 
         Raises:
-            AuthenticationError: HTTP 401 or 403.
-            ConnectionFailed: anything else.
-            ConnectionEnded: `abort` was called.
+            AuthenticationError: the upgrade was answered with HTTP 401 or 403.
+            ConnectionFailed: it did not work out; the message says where it ended.
         """
+        deadline = monotonic() + self._connect_timeout
+        target = parse_url(self._url)
+        proxy, hide = self._proxy, self._hide
+        if proxy is not None:
+            hide = hiding_login(proxy, hide)
+        transport = connect_tcp(proxy or target, deadline, self._adopt)
         try:
-            transport = open_transport(
-                self._url,
-                self._headers,
-                timeout=self._connect_timeout,
-                context=self._ssl_context,
-                proxy=self._proxy,
-                adopt=self._adopt,
-                hide=self._hide,
-            )
+            if proxy is not None:
+                open_tunnel(Guarded(transport, deadline, f"proxy {proxy}"), proxy, target, hide)
+            if target.scheme == "wss":
+                assert self._ssl_context is not None
+                transport = start_tls(transport, self._ssl_context, target, deadline, self._adopt)
+            upgrade(Answer(transport, deadline, str(target)), self._url, self._headers, hide)
             self._adopt(transport)
-        except (FastposError, OSError):
-            if self._failure is not None:
-                raise self._failure from None
+        except OSError as error:
+            transport.close()
+            raise ConnectionFailed(f"{target}: {error}") from error
+        except BaseException:
+            transport.close()
             raise
-        self.last_heard = monotonic()
 
     def _adopt(self, transport: Transport) -> None:
+        """Take a transport before it waits for anything, so that `shutdown` reaches it."""
         with self._lock:
-            if self._failure is not None:
-                raise ConnectionAbortedError(self._failure.reason)
+            if self._shut:
+                raise ConnectionAbortedError("stopped")
             self._transport = transport
 
-    def receive(self, timeout: float | None = None) -> Iterator[Message]:
-        """Read once, what there is, and give the messages that are complete with it.
+    def wake_for_signals(self) -> None:
+        """Have the reader look for signals now and then: it is the main thread (see transport)."""
+        if self._transport is not None:
+            self._transport.wake_for_signals()
 
-        Control frames are handled here and not given. There may be no message: when the time
-        is up, or what came completes none.
-
-        Args:
-            timeout: seconds to wait for something to read, None for ever.
+    def wait(self, timeout: float) -> bool:
+        """Wait until there is something to read, at most `timeout` seconds; True if there is.
 
         Raises:
-            ConnectionEnded: and how. The messages that came before are given first.
+            OSError: the connection failed.
         """
-        transport, parser = self._transport, self._parser
-        assert transport is not None
-        free = parser.writable()
-        self.waiting = True
+        return self._open_transport().wait(timeout)
+
+    def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
+        """Read what there is into `view`; wait while there is nothing.
+
+        Args:
+            view: where to put it.
+            ciphertext: a buffer that TLS may use meanwhile.
+
+        Returns:
+            How many bytes were put there; it may be 0.
+
+        Raises:
+            EOFError: the peer has ended the connection; the message says how.
+            OSError: the connection failed.
+        """
+        return self._open_transport().read_into(view, ciphertext)
+
+    def drain(self, deadline: float, scratch: memoryview) -> None:
+        """Wait until `deadline` (`time.monotonic`) for the peer to end the connection."""
         try:
-            if timeout is not None and not transport.wait(timeout):
-                return
-            count = transport.read_into(free)
-        except (EOFError, OSError) as error:
-            raise self._lost(error) from error
-        finally:
-            self.waiting = False
-            self.reads += 1
-        self.received_ns = time_ns()
-        self.last_heard = monotonic()
-        self.bytes_received += count
-        parser.wrote(count)
-        try:
-            for message in parser.messages():
-                if message[0] & 0x8:
-                    self._control(*message)
-                else:
-                    yield message
-        except ProtocolError as error:
-            self.close(error.close_code)
-            self._drain()
-            raise ConnectionEnded(f"protocol error: {error}", None, error) from error
+            while (remaining := deadline - monotonic()) > 0 and self.wait(remaining):
+                self.read_into(scratch)
+        except (EOFError, OSError):
+            pass
 
     def end(self) -> None:
         """Close the socket. The connection is of no use any more."""
@@ -170,87 +139,95 @@ class Connection:
         if transport is not None:
             transport.close()
 
-    def _control(self, opcode: int, payload: bytes) -> None:
-        if opcode == PING:
-            try:
-                self._send(PONG, payload, 0.0)
-            except TimeoutError as error:
-                raise self._lost(error) from error
-            except OSError:  # the next read tells; what came after the ping must not be lost
-                pass
-        elif opcode == CLOSE:
-            code, reason = parse_close(payload)
-            self.close(code if code != 1005 else None)
-            self._drain()
-            said = f": {self._hide(reason)}" if reason else ""
-            raise ConnectionEnded(f"closed by the server with code {code}{said}", code)
-
-    def _lost(self, error: Exception) -> ConnectionEnded:
-        if self._failure is not None:  # the end was made by `abort`
-            return self._failure
-        if isinstance(error, EOFError):  # it comes in order, so nothing was lost before it
-            self.last_heard = monotonic()
-        reason = f"the connection was lost: {error}"
-        return ConnectionEnded(reason, None, ConnectionFailed(reason))
-
-    def _drain(self) -> None:
-        """Wait for the peer to end the connection; it is the server's to do so."""
-        transport = self._transport
-        assert transport is not None
-        deadline = monotonic() + CLOSE_TIMEOUT
-        scratch = memoryview(bytearray(4096))
-        try:
-            while (remaining := deadline - monotonic()) > 0 and transport.wait(remaining):
-                transport.read_into(scratch)
-        except (EOFError, OSError):
-            pass
-
     # --- anybody's --------------------------------------------------------------------------
 
-    def send(self, payload: str | bytes, opcode: int = TEXT, timeout: float = 0.0) -> None:
-        """Send a message.
+    def send(self, data: bytes, timeout: float = 0.0) -> None:
+        """Send, after all that was sent before.
 
         Args:
-            payload: str for TEXT, bytes for BINARY.
-            opcode: TEXT or BINARY.
+            data: the bytes.
             timeout: seconds to wait while the peer does not read; with 0 what can't be sent at
-                once goes out with the next message.
+                once goes out with the next.
 
         Raises:
-            OSError: it could not be sent: the connection failed or the peer does not read.
+            TimeoutError: the peer does not read, or with 0 has long stopped reading.
+            OSError: the connection failed.
         """
-        self._send(opcode, payload, timeout)
+        self._open_transport().send(data, timeout)
 
-    def close(self, code: int | None = 1000, reason: str = "") -> None:
-        """Send a close frame, once, after which nothing is sent any more."""
-        payload = b"" if code is None else code.to_bytes(2, "big") + reason.encode()
-        with suppress(OSError):  # it has ended in another way
-            self._send(CLOSE, payload, 0.0)
-
-    def abort(self, reason: str, error: FastposError | None = None) -> None:
-        """End the connection at once; the reader gets ConnectionEnded with this reason."""
+    def shutdown(self) -> None:
+        """End the connection at once, wherever it is; a reader that waits is woken by it."""
         with self._lock:
-            if self._failure is None:
-                self._failure = ConnectionEnded(reason, None, error)
+            self._shut = True
             transport = self._transport
         if transport is not None:
             transport.shutdown()
 
-    def silent(self) -> bool:
-        """Whether the reader has nothing to read: all that the peer has sent was handled."""
-        with self._lock:
-            transport = self._transport
-        try:
-            return self.waiting and transport is not None and not transport.unread()
-        except OSError:
-            return False
+    def unread(self) -> bool:
+        """Whether the system has something that the reader has not taken yet; raises OSError."""
+        return self._open_transport().unread()
 
-    def _send(self, opcode: int, payload: str | bytes, timeout: float) -> None:
-        from websocket import ABNF  # noqa: PLC0415 -- see opening.py
-
-        frame: bytes = ABNF.create_frame(payload, opcode).format()
-        with self._lock:
-            transport = self._transport
+    def _open_transport(self) -> Transport:
+        transport = self._transport
         if transport is None:
             raise ConnectionAbortedError("the connection is closed")
-        transport.send(frame, timeout, last=opcode == CLOSE)
+        return transport
+
+
+# --- opening, step by step ------------------------------------------------------------------------
+
+
+def connect_tcp(address: Address, deadline: float, adopt: Callable[[Transport], None]) -> Transport:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectionFailed(f"{address}: the host name cannot be resolved: {error}") from error
+    failure: OSError = TimeoutError("timed out")
+    for number, (family, kind, protocol, _, place) in enumerate(found):
+        # An address that does not answer must leave time for the ones after it.
+        share = (deadline - monotonic()) / (len(found) - number)
+        try:
+            transport = Transport(socket.socket(family, kind, protocol))
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            adopt(transport)
+            transport.connect(place, monotonic() + share)
+        except OSError as error:
+            transport.close()
+            failure = error
+        except BaseException:
+            transport.close()
+            raise
+        else:
+            return transport
+    raise ConnectionFailed(f"{address}: cannot connect: {failure}") from failure
+
+
+def start_tls(
+    transport: Transport,
+    context: ssl.SSLContext,
+    target: Address,
+    deadline: float,
+    adopt: Callable[[Transport], None],
+) -> Transport:
+    try:
+        tls = TlsTransport(transport.detach(), context, target.host)
+    except ValueError as error:  # the name can't be in a certificate
+        raise ConnectionFailed(f"{target}: the TLS handshake failed: {error}") from error
+    try:
+        adopt(tls)
+        tls.handshake(deadline)
+    except ssl.SSLCertVerificationError as error:
+        tls.close()
+        raise ConnectionFailed(
+            f"{target}: the server's certificate is not accepted: {error.verify_message}"
+        ) from error
+    except (OSError, EOFError) as error:
+        tls.close()
+        raise ConnectionFailed(f"{target}: the TLS handshake failed: {error}") from error
+    except BaseException:
+        tls.close()
+        raise
+    return tls

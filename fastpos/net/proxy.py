@@ -1,10 +1,18 @@
-"""Which proxy the environment names for a host."""
+"""Through a proxy: which one the environment names, and the tunnel that it opens.
+
+An HTTP proxy is asked with CONNECT. SOCKS is python-socks's.
+"""
 
 from __future__ import annotations
 
-from .opening import Address, parse_proxy
+import base64
+from collections.abc import Callable
 
-__all__ = ["proxy_from_environment"]
+from ..errors import ConnectionFailed
+from .address import Address, parse_proxy
+from .upgrade import SHOWN, Guarded
+
+__all__ = ["hiding_login", "open_tunnel", "proxy_from_environment"]
 
 
 def proxy_from_environment(target: Address) -> Address | None:
@@ -31,3 +39,81 @@ def proxy_from_environment(target: Address) -> Address | None:
             except ValueError as error:
                 raise ValueError(f"{name}_proxy in the environment: {error}") from None
     return None
+
+
+def open_tunnel(
+    guarded: Guarded, proxy: Address, target: Address, hide: Callable[[str], str] = str
+) -> None:
+    if proxy.scheme == "http":
+        _http_tunnel(guarded, proxy, target, hiding_login(proxy, hide))
+    else:
+        _socks_tunnel(guarded, proxy, target)
+
+
+def _login(proxy: Address) -> str:
+    """User and password as HTTP sends them (RFC 7617)."""
+    return base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+
+
+def hiding_login(proxy: Address, hide: Callable[[str], str]) -> Callable[[str], str]:
+    """Have `hide` take the proxy's login out too: a proxy may repeat what it was sent."""
+    if not proxy.password:
+        return hide
+    secrets = (_login(proxy), proxy.password)
+
+    def hide_both(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        return hide(text)
+
+    return hide_both
+
+
+def _http_tunnel(
+    guarded: Guarded, proxy: Address, target: Address, hide: Callable[[str], str]
+) -> None:
+    """CONNECT (RFC 9110, section 9.3.6). websocket-client's own reads on without a limit."""
+    lines = [f"CONNECT {target.host_port} HTTP/1.1", f"Host: {target.host_port}"]
+    if proxy.user is not None:
+        lines.append(f"Proxy-Authorization: Basic {_login(proxy)}")
+    guarded.sendall("\r\n".join([*lines, "", ""]).encode())
+    answer = bytearray()
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += guarded.recv(1)  # what follows belongs to the next layer
+    status = bytes(answer).split(b"\r\n", 1)[0].split(b" ", 2)[1:]
+    if not status or not status[0].startswith(b"2"):
+        said = hide(b" ".join(status).decode("ascii", "replace"))
+        raise ConnectionFailed(
+            f"proxy {proxy}: refuses to connect to {target.host_port}: {said[:SHOWN]!r}"
+        )
+
+
+def _socks_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
+    """SOCKS5 (RFC 1928)."""
+    try:
+        from python_socks import ProxyError, ProxyType  # noqa: PLC0415
+        from python_socks.sync import Proxy  # noqa: PLC0415
+    except ImportError:
+        raise ConnectionFailed(
+            'a SOCKS proxy needs the package python-socks: pip install "fastpos[socks]"'
+        ) from None
+
+    class Connected:  # python-socks connects to the proxy through this instead of by itself
+        def connect(self, **_: object) -> Guarded:
+            return guarded
+
+    socks = Proxy(
+        ProxyType.SOCKS5,
+        proxy.host,
+        proxy.port,
+        proxy.user,
+        proxy.password,
+        rdns=proxy.scheme == "socks5h",
+        forward=Connected(),  # type: ignore[arg-type]
+    )
+    try:
+        socks.connect(target.host, target.port, timeout=guarded.gettimeout())
+    except (ProxyError, OSError, ValueError) as error:
+        raise ConnectionFailed(
+            f"proxy {proxy}: cannot connect to {target.host_port}: {error}"
+        ) from error

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TlsTransport", "direct_error"]
 
-CIPHERTEXT_SIZE = 32 * 1024  # two of TLS's largest records
+CIPHERTEXT_SIZE = 32 * 1024  # two of the largest records: read at once where no buffer is lent
 
 _KINDS: dict[int, type[ssl.SSLError]] = {
     ssl.SSL_ERROR_ZERO_RETURN: ssl.SSLZeroReturnError,
@@ -59,7 +59,6 @@ class TlsTransport(Transport):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         self._reader: Reader | None = None  # for `_tls`, after the handshake; under `_lock` as well
-        self._ciphertext = memoryview(bytearray(CIPHERTEXT_SIZE))
         # The reader's: there may be something to be had without reading the socket.
         self._unread = False
         self._ended: Exception | None = None  # what that is, when there are no more bytes
@@ -96,7 +95,7 @@ class TlsTransport(Transport):
                 return
             if remaining <= 0 or not super().wait(remaining):
                 raise TimeoutError("the TLS handshake took too long")
-            self._take_ciphertext()
+            self._take_ciphertext(memoryview(bytearray(CIPHERTEXT_SIZE)))
 
     def _new_reader(self) -> Reader | None:
         if _Reader is None:
@@ -112,21 +111,23 @@ class TlsTransport(Transport):
             )
             return None
 
-    def wait(self, timeout: float | None) -> bool:
+    def wait(self, timeout: float) -> bool:
         """Wait until there is something to read (see `Transport.wait`)."""
         return self._unread or super().wait(timeout)
 
-    def read_into(self, view: memoryview) -> int:
+    def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
         """Decrypt what there is into `view` (see `Transport.read_into`)."""
         if not self._unread:  # else this must not wait: `wait` said that there is something
-            self._take_ciphertext()
+            if ciphertext is None:
+                ciphertext = memoryview(bytearray(CIPHERTEXT_SIZE))
+            self._take_ciphertext(ciphertext)
         return self._decrypt(view)
 
-    def _take_ciphertext(self) -> None:
-        count = self._receive_into(self._ciphertext)
+    def _take_ciphertext(self, buffer: memoryview) -> None:
+        count = self._receive_into(buffer)
         with self._lock:
             if count:
-                self._incoming.write(self._ciphertext[:count])
+                self._incoming.write(buffer[:count])
             else:
                 self._incoming.write_eof()
 

@@ -15,6 +15,7 @@ import errno
 import os
 import selectors
 import socket
+import struct
 import threading
 from contextlib import suppress
 from time import monotonic
@@ -26,8 +27,9 @@ _DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 _UNDER_WAY = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY}
-# Where the socket is not in blocking mode: how often a reader looks for Ctrl-C, seconds.
+# How often a reader that waits goes back to Python, where signals are handled, seconds.
 INTERRUPT_CHECK = 0.5
+_INTERRUPT_CHECK = struct.pack("@ll", 0, int(INTERRUPT_CHECK * 1e6))  # a struct timeval
 # How often a connect that is under way looks whether it is still wanted, seconds.
 SHUTDOWN_CHECK = 0.1
 # More than this waiting to be sent means that the peer has long stopped reading.
@@ -43,7 +45,6 @@ class Transport:
         self._pending = bytearray()
         self._closed = False
         self._shut = False
-        self._finished = False
         # A socket of gevent's waits in `send` whatever the flags say.
         self._dontwait = _DONTWAIT if type(sock).__module__ == "socket" else 0
         sock.setblocking(bool(self._dontwait))
@@ -80,12 +81,32 @@ class Transport:
             self._closed = True
             return self._sock
 
-    def wait(self, timeout: float | None) -> bool:
-        """Wait until there is something to read, at most `timeout` seconds; True if there is."""
-        return self._wait(selectors.EVENT_READ, timeout)
+    def wake_for_signals(self) -> None:
+        """Have reads that wait go back to Python now and then.
 
-    def read_into(self, view: memoryview) -> int:
+        Only there are signals handled, and one that comes just before the system call that waits
+        does not end it. The main thread needs this, which alone handles them. It is the system's
+        own time-out for a read, and costs nothing while data comes.
+        """
+        with suppress(OSError):  # or else the signal waits for the next data
+            if self._dontwait:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _INTERRUPT_CHECK)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until there is something to read, at most `timeout` seconds; True if there is."""
+        deadline = monotonic() + timeout
+        while not self._wait(selectors.EVENT_READ, min(timeout, INTERRUPT_CHECK)):
+            timeout = deadline - monotonic()
+            if timeout <= 0:
+                return False
+        return True
+
+    def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
         """Read what there is into `view`; wait while there is nothing.
+
+        Args:
+            view: where to put it.
+            ciphertext: a buffer that TLS may use meanwhile.
 
         Returns:
             How many bytes were put there; 0 where what came makes no whole byte of the peer's
@@ -105,7 +126,8 @@ class Transport:
             try:
                 return self._sock.recv_into(view)
             except BlockingIOError:
-                self._wait(selectors.EVENT_READ, INTERRUPT_CHECK)
+                if not self._dontwait:  # else the system has waited already
+                    self._wait(selectors.EVENT_READ, INTERRUPT_CHECK)
 
     def close(self) -> None:
         """Close the socket."""
@@ -121,12 +143,11 @@ class Transport:
         """Whether there are bytes that the reader has not taken yet."""
         return self._wait(selectors.EVENT_READ, 0)
 
-    def send(self, data: bytes, timeout: float, last: bool = False) -> None:
+    def send(self, data: bytes, timeout: float) -> None:
         """Send `data`, after all that was sent before.
 
         Args:
             data: the bytes.
-            last: nothing is sent after this; what is given to `send` later is dropped.
             timeout: seconds to wait while the peer does not read. With 0 what can't be sent at
                 once is kept, and goes out before the next send's data.
 
@@ -137,9 +158,6 @@ class Transport:
         deadline = monotonic() + timeout
         with self._lock:
             self._check_open()
-            if self._finished:
-                data = b""
-            self._finished |= last
             self._pending += self._encode(data)
             self._flush()
             left = len(self._pending)

@@ -1,29 +1,31 @@
 """RFC 6455 frames to messages, without I/O: bytes in, complete messages and control frames out.
 
-One buffer is used for all that is read. Whoever reads asks for its free part (`writable`), says
-how much was put there (`wrote`), and takes out every message that is complete (`messages`).
+Whoever reads lends a scratch buffer, which all connections of a thread may share: `writable` says
+where the next bytes belong, `wrote` how many were put there, and `next_message` takes out what is
+complete with them, until it gives None. From then on the scratch is not looked at any more; the
+bytes of a frame that is not all there are kept in a buffer of their own, of the size of that frame.
+An idle connection keeps nothing.
 
 * A frame's length is checked against the limit when its header is there, before its payload is
   waited for and before memory is taken.
-* A payload is moved at most once after it was written: when a frame that does not fit the rest
-  of the buffer is moved to its front, or to a larger buffer made for it. So the work is linear in
-  the bytes fed, however they are cut.
-* The buffer goes back to its usual size when a large message has gone through.
+* The work is linear in the bytes fed, however they are cut. The head of a frame goes back into the
+  scratch once, so that a read which ends within a frame costs the next one nothing. If the frame
+  is still not all there, or is larger than the scratch, the rest of it is read into its own buffer.
+  So a byte is moved three times at the most.
 
-Frames that hold a whole push, which are nearly all, can be taken and inflated in one call of C
-(`splitter`, see inflate.py). Everything else, and everything that is wrong, is decided here.
+Frames that hold a whole push, which are nearly all, are taken and inflated many at a time by a
+`splitter`: in one call of C (see inflate.py), or by `split_pure`. Everything else, and everything
+that is wrong, is decided here.
 """
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ProtocolError
-
-if TYPE_CHECKING:
-    from .inflate import Splitter
+from .inflate import BytesLike, Splitter, inflate_pure
 
 __all__ = [
     "BINARY",
@@ -35,6 +37,7 @@ __all__ = [
     "FrameParser",
     "Message",
     "parse_close",
+    "split_pure",
 ]
 
 # Opcodes (RFC 6455, section 5.2).
@@ -56,7 +59,11 @@ RSV = 0x70
 MASK = 0x80
 MAX_CONTROL_PAYLOAD = 125
 LONGEST_HEADER = 10  # a server's, which is never masked
-BUFFER_SIZE = 32 * 1024
+# What `split_pure` takes at once, bytes of content: it stays in a processor's nearest cache.
+SPLIT_UP_TO = 16 * 1024
+GZIP_HEAD = 18  # a gzip member has no fewer bytes
+
+_NOTHING = memoryview(b"")
 
 
 class FrameParser:
@@ -66,38 +73,44 @@ class FrameParser:
 
     Args:
         max_message_size: largest message payload, in bytes; a larger one is a ProtocolError.
-        splitter: takes pushes out of the buffer and inflates them; they come as INFLATED.
+        splitter: takes pushes out of the buffer and inflates them; they come as INFLATED. None:
+            messages come as they are.
     """
 
     def __init__(self, max_message_size: int, splitter: Splitter | None = None) -> None:
         self._max = max_message_size
         self._splitter = splitter
-        self._buffer = bytearray(BUFFER_SIZE)
+        self._buffer = _NOTHING  # what is read into and parsed: the scratch, or `_own`
         self._start = 0  # of the first frame not yet taken
         self._end = 0  # of the bytes there are
-        self._needed = 2  # bytes from _start on that the frame there has, as far as is known
+        self._own = _NOTHING  # the frame under way, between reads
+        self._have = 0  # bytes of it that are there
+        self._again = False  # its head was put back into the scratch once
+        self._needed = 2  # bytes that this frame has, as far as is known
         self._opcode = 0  # of the fragmented message under way, 0 when there is none
         # One buffer for all of its fragments: kept apart, tiny ones take many times their size.
         self._fragments = bytearray()
         self._utf8: codecs.IncrementalDecoder | None = None
         self._closed = False
 
-    def writable(self) -> memoryview:
-        """Give the free part of the buffer, never empty; the frame under way fits into it."""
-        start, end = self._start, self._end
-        if start == end or self._closed:
-            self._start = self._end = start = end = 0
-        size = len(self._buffer)
-        if start + self._needed > size or end == size:
-            larger = max(self._needed, BUFFER_SIZE)
-            old = memoryview(self._buffer)[start:end]
-            if larger != size:
-                self._buffer = bytearray(larger)
-            memoryview(self._buffer)[: end - start] = old
-            self._start, self._end = 0, end - start
-        elif start == end and size > BUFFER_SIZE and self._needed <= BUFFER_SIZE:
-            self._buffer = bytearray(BUFFER_SIZE)
-        return memoryview(self._buffer)[self._end :]
+    def writable(self, scratch: memoryview) -> memoryview:
+        """Give the place for the next bytes, never empty: in `scratch`, or in a buffer of ours."""
+        have = self._have
+        if not have or self._closed:
+            self._buffer, self._start, self._end = scratch, 0, 0
+            return scratch
+        if self._again or self._needed > len(scratch):
+            if len(self._own) < self._needed:
+                larger = memoryview(bytearray(self._needed))
+                larger[:have] = self._own[:have]
+                self._own = larger
+            self._buffer = self._own
+        else:
+            scratch[:have] = self._own[:have]
+            self._buffer = scratch
+            self._again = True
+        self._start, self._end = 0, have
+        return self._buffer[have:]
 
     def wrote(self, count: int) -> None:
         """Say that `count` bytes were put where `writable` pointed."""
@@ -106,22 +119,26 @@ class FrameParser:
     def feed(self, data: bytes) -> Iterator[Message]:
         """Put `data` in and give the messages that it completes; raises ProtocolError."""
         rest = memoryview(data)
+        scratch = memoryview(bytearray(len(data)))
         while rest:
-            free = self.writable()
+            free = self.writable(scratch)
             count = min(len(rest), len(free))
             free[:count] = rest[:count]
             self.wrote(count)
             rest = rest[count:]
-            yield from self.messages()
+            while (message := self.next_message()) is not None:
+                yield message
 
-    def messages(self) -> Iterator[Message]:
-        """Give the messages that are complete; take them all before reading on.
+    def next_message(self) -> Message | None:
+        """Give the next message that is complete; None when there is no more.
 
         After a CLOSE nothing more is given, whatever else was sent (RFC 6455, section 5.5.1).
 
         Raises:
             ProtocolError: the server broke the protocol; the parser is then of no more use.
         """
+        if self._buffer is _NOTHING:
+            return None
         while not self._closed:
             if self._splitter is not None and not self._opcode:
                 pushes: list[bytes] = []
@@ -129,38 +146,25 @@ class FrameParser:
                     self._buffer, self._start, self._end, self._max, pushes
                 )
                 if pushes:
-                    yield INFLATED, pushes
-                    continue
-            elif not self._opcode:
-                yield from self._plain_frames()
+                    return INFLATED, pushes
             message = self._next_frame()
             if message is None:
-                return
+                break
             if message[0] >= 0:
-                yield message
+                return message
+        self._keep()
+        return None
 
-    def _plain_frames(self) -> Iterator[Message]:
-        """Give the run of small, unfragmented binary messages at the head of the buffer.
-
-        A short cut for what nearly all frames are; `_next_frame` would give the same.
-        """
-        buffer, start, end = self._buffer, self._start, self._end
-        limit = min(self._max, 0xFFFF)
-        with memoryview(buffer) as view:
-            while end - start >= 4 and buffer[start] == FIN | BINARY:
-                length = buffer[start + 1]
-                first = start + 2
-                if length == 126:
-                    length = buffer[start + 2] << 8 | buffer[start + 3]
-                    first = start + 4
-                elif length > 126:
-                    return
-                after = first + length
-                if after > end or length > limit:
-                    return
-                payload = bytes(view[first:after])
-                self._start = start = after
-                yield BINARY, payload
+    def _keep(self) -> None:
+        """Let go of what was read into; keep the bytes of the frame under way."""
+        start, end = self._start, self._end
+        if self._buffer is not self._own:
+            self._again = self._again and not start
+            self._own = memoryview(bytes(self._buffer[start:end])) if start < end else _NOTHING
+        elif start:  # it is complete, and nothing else was read with it
+            self._own, self._again = _NOTHING, False
+        self._have = end - start
+        self._buffer, self._start, self._end = _NOTHING, 0, 0
 
     # --- one frame --------------------------------------------------------------------------
 
@@ -196,8 +200,7 @@ class FrameParser:
             self._needed = needed
             return None
         self._start = start + needed
-        with memoryview(buffer) as view:
-            payload = bytes(view[start + header : start + needed])
+        payload = bytes(buffer[start + header : start + needed])
         if opcode & 0x8:
             if opcode == CLOSE:
                 parse_close(payload)
@@ -243,6 +246,37 @@ class FrameParser:
         opcode, message = self._opcode, bytes(self._fragments)
         self._opcode, self._fragments = 0, bytearray()
         return opcode, message if opcode == BINARY else message.decode()
+
+
+def split_pure(buffer: BytesLike, start: int, end: int, max_size: int, out: list[bytes], /) -> int:
+    """Take the pushes at the head of ``buffer[start:end]``: the `Splitter` where no C is.
+
+    It takes what the other takes: complete, unfragmented binary frames of less than 64 KiB in the
+    shortest form, which are one gzip member of at most `max_size` bytes, compressed or not.
+    """
+    taken = 0
+    with memoryview(buffer) as view:
+        while end - start >= 2 and taken < SPLIT_UP_TO and view[start] == FIN | BINARY:
+            length, first = view[start + 1], start + 2
+            if length == 126:
+                if end - start < 4:
+                    break
+                length, first = view[start + 2] << 8 | view[start + 3], start + 4
+                if length < 126:  # not the shortest form
+                    break
+            elif length > 126:
+                break
+            after = first + length
+            if after > end or not GZIP_HEAD <= length <= max_size:
+                break
+            try:
+                text = inflate_pure(view[first:after], max_size)
+            except ValueError:
+                break
+            out.append(text)
+            taken += len(text)
+            start = after
+    return start
 
 
 def _utf8(payload: bytes) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import fastpos.runtime.pinger
+import fastpos.wire.session
 from tests.chaos import report, run
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.host import Host
@@ -134,12 +134,12 @@ def test_a_ledger_sees_what_is_wrong(came: list[list[int]]) -> None:
 
 def test_the_hosts_clock_is_the_librarys() -> None:
     with Host() as host:
-        before, monotonic = fastpos.runtime.pinger.time_ns(), time.monotonic()
+        before, monotonic = fastpos.wire.session.time_ns(), time.monotonic()
         host.clock_offset_s = lambda: -3600.0
-        assert before - 3601e9 < fastpos.runtime.pinger.time_ns() < before - 3590e9
+        assert before - 3601e9 < fastpos.wire.session.time_ns() < before - 3590e9
         assert before / 1e9 - 3601 < time.time() < before / 1e9 - 3590
         assert 0 <= time.monotonic() - monotonic < 10
-    assert fastpos.runtime.pinger.time_ns is time.time_ns
+    assert fastpos.wire.session.time_ns is time.time_ns
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
-from fastpos.net.connection import Connection, ConnectionEnded
 from fastpos.wire.frames import TEXT
 from fastpos.wire.inflate import new_splitter
 from tests.conformance.fuzzingserver import FuzzingServer, NotAvailable, install
+from tests.support.connections import Client, Ended
 
 pytestmark = pytest.mark.conformance
 
@@ -29,29 +28,31 @@ def talk(url: str, echo: bool) -> list[bytes]:
         FastposError: what ended it, unless that was a closing handshake.
     """
     heard: list[bytes] = []
-    connection = Connection(
+    client = Client(
         url,
         connect_timeout=TIMEOUT,
         max_message_size=MAX_MESSAGE_SIZE,
         splitter=new_splitter(),  # as a stream has it; no message of the suite is gzip
     )
     try:
-        connection.open()
-        while time.monotonic() - connection.last_heard < TIMEOUT:
-            for opcode, content in connection.receive(TIMEOUT):
+        client.open()
+        reads = -1
+        while client.reads > reads:  # else there was silence
+            reads = client.reads
+            for opcode, content in client.receive(TIMEOUT):
                 payload = content.encode() if isinstance(content, str) else content
                 if echo:
-                    connection.send(payload, opcode, TIMEOUT)
+                    client.send(payload, opcode, TIMEOUT)
                 else:
                     assert opcode == TEXT
                     heard.append(payload)
         raise TimeoutError("the server is silent")
-    except ConnectionEnded as ended:
+    except Ended as ended:
         if ended.error is not None:
             raise ended.error from None
         return heard
     finally:
-        connection.end()
+        client.end()
 
 
 # The first run installs the server, and the cases of group 9 move hundreds of megabytes.

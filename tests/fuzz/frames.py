@@ -10,7 +10,7 @@ import gzip
 from contextlib import suppress
 
 from fastpos.errors import ProtocolError
-from fastpos.wire.frames import BUFFER_SIZE, INFLATED, FrameParser, Message, parse_close
+from fastpos.wire.frames import INFLATED, FrameParser, Message, parse_close, split_pure
 from fastpos.wire.inflate import Splitter, inflate_pure, new_splitter
 from tests.fuzz.mutators import mutate_wire
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
@@ -31,7 +31,7 @@ def one(data: bytes) -> None:
     expected = opened(reference(wire, limit), limit)
     pieces = [wire[start : start + size] for start in range(0, len(wire), size)]
     splitter = new_splitter()
-    for way in (None, splitter) if splitter else (None,):
+    for way in (None, split_pure, splitter) if splitter else (None, split_pure):
         for cut in ([wire], pieces):
             found = opened(parse(cut, limit, way), limit)
             assert found == expected, f"{found} instead of {expected}"
@@ -43,7 +43,7 @@ def parse(pieces: list[bytes], limit: int, splitter: Splitter | None) -> Outcome
     try:
         for piece in pieces:
             messages.extend(parser.feed(piece))
-            assert len(parser._buffer) <= max(BUFFER_SIZE, limit + 10)
+            assert len(parser._own) <= limit + 10
             assert len(parser._fragments) <= limit
     except ProtocolError as error:
         return messages, error.close_code

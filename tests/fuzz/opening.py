@@ -13,10 +13,12 @@ from unittest import mock
 
 import websocket._handshake
 
-import fastpos.net.opening
+import fastpos.net.connection
 from fastpos import AuthenticationError, FastposError
 from fastpos.errors import ConnectionFailed
-from fastpos.net.opening import MAX_HANDSHAKE, MAX_RETRY_AFTER, open_transport, parse_proxy
+from fastpos.net.address import parse_proxy
+from fastpos.net.connection import Connection
+from fastpos.net.upgrade import MAX_HANDSHAKE, MAX_RETRY_AFTER
 from fastpos.wire.credential import Credential
 from tests.fuzz.mutators import mutate_bytes
 from tests.fuzz.peer import Peer
@@ -91,19 +93,17 @@ def opened(peer: Peer, proxy: str) -> FastposError | None:
         return peer
 
     with (
-        replaced(fastpos.net.opening, "connect_tcp", connect),
+        replaced(fastpos.net.connection, "connect_tcp", connect),
         replaced(websocket._handshake, "_create_sec_websocket_key", lambda: KEY),
     ):
         try:
-            open_transport(
+            Connection(
                 URL,
                 {"token": SECRET},
-                timeout=60,
-                context=None,
+                connect_timeout=60,
                 proxy=parse_proxy(proxy) if proxy else None,
-                adopt=lambda _: None,
                 hide=credential.hide,
-            )
+            ).open()
         except (ConnectionFailed, AuthenticationError) as error:
             return error
     return None

@@ -19,17 +19,17 @@ class Peer:
         self.closed = False
         self._size = size or len(data)
 
-    def read_into(self, view: memoryview) -> int:
+    def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
         count = min(len(view), len(self.left), self._size)
         if not count:
             raise EOFError("the peer ended the connection")
         view[:count], self.left = self.left[:count], self.left[count:]
         return count
 
-    def wait(self, timeout: float | None) -> bool:
+    def wait(self, timeout: float) -> bool:
         return True
 
-    def send(self, data: bytes, timeout: float, last: bool = False) -> None:
+    def send(self, data: bytes, timeout: float) -> None:
         self.sent.append(data)
 
     def close(self) -> None:

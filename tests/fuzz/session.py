@@ -1,33 +1,35 @@
-"""A stream after the upgrade: greeting, subscription, pongs, pushes, from any bytes of the wire.
+"""A session from the greeting to its end, from any bytes of the wire.
 
-Everything between the socket and the user's functions runs, without a socket and without threads.
 An input is one byte that says how the wire is cut, and the wire. What comes of it must be the same
 with the C extension and whole, and without it and in pieces; and it must be what a plain reading of
-the messages (`frames.reference`, `decoder.is_push`) says.
+the messages (`frames.reference`) says.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import orjson
 
-import fastpos.wire.decoder
-from fastpos import FastposError, PositionStream, SubscriptionError
-from fastpos.model.exchange import CONNECTED, SUBSCRIBED
-from fastpos.net.connection import Connection, ConnectionEnded
-from fastpos.runtime.callbacks import CALLBACK_NAMES
-from fastpos.wire.credential import SHOWN, read_reply
-from fastpos.wire.frames import PING
-from fastpos.wire.inflate import inflate_pure, new_splitter
-from tests.fuzz.decoder import is_push, same_inflated
+from fastpos import ConnectionFailed, ProtocolError, SubscriptionError
+from fastpos.model.exchange import CONNECTED, SHOWN, SUBSCRIBED, read
+from fastpos.wire.credential import Credential
+from fastpos.wire.frames import PING, split_pure
+from fastpos.wire.inflate import new_splitter
+from fastpos.wire.session import (
+    Closed,
+    Pong,
+    Pushes,
+    Session,
+    Subscribed,
+    Timing,
+    Undecodable,
+)
+from tests.fuzz.decoder import same_inflated
 from tests.fuzz.frames import reference
 from tests.fuzz.mutators import mutate_wire
-from tests.fuzz.peer import Peer
 from tests.support.frames import BINARY, CLOSE, PONG, TEXT, close_frame, frame
 from tests.support.pushes import NAMES, REAL, packed, text_of
 
@@ -42,12 +44,11 @@ def one(data: bytes) -> None:
     if not data:
         return
     size, wire = data[0] or 1, data[1:]
-    whole = Run(wire, 0, pure=False)
+    whole = Run(wire, len(wire), pure=False)
     cut = Run(wire, size, pure=True)
     assert whole.told == cut.told, f"{whole.told} instead of {cut.told}"
     assert whole.said == cut.said
-    assert whole.counted == cut.counted
-    if whole.ended[0] is not SubscriptionError:  # counted with those that were read with it
+    if not isinstance(whole.ended.error, SubscriptionError):  # counted with what was read with it
         assert whole.messages == cut.messages
     judge(whole, wire)
 
@@ -56,122 +57,110 @@ class Run:
     """One connection's life, up to its end."""
 
     def __init__(self, wire: bytes, size: int, pure: bool) -> None:
+        credential = Credential("api_key", SECRET)
+        session = Session(
+            credential,
+            credential.get(),
+            1003,
+            Timing(),
+            0.0,
+            max_message_size=LIMIT,
+            splitter=split_pure if pure else new_splitter(),
+        )
+        scratch = memoryview(bytearray(4096))
         self.told: list[tuple[str, Any]] = []
-        """(callback's name, what it was called with), errors as their args."""
-        functions: dict[str, Any] = {name: self._function(name) for name in CALLBACK_NAMES}
-        stream = PositionStream(
-            "ws://127.0.0.1/",
-            api_key=SECRET,
-            broker=1003,
-            proxy="",
-            max_message_size=LIMIT,
-            **functions,
-        )
-        reader, credential = stream._reader, stream._settings.credential
-        peer = Peer(wire, size)
-        connection = Connection(
-            "ws://127.0.0.1/",
-            max_message_size=LIMIT,
-            splitter=None if pure else new_splitter(),
-            hide=credential.hide,
-        )
-        connection._transport = peer  # type: ignore[assignment]
-        reader._value = credential.get()
-        reader._connection = connection
-        reader._phase = 1  # waits for the greeting
-        ended: Exception
-        with in_python() if pure else at_will():
-            try:
-                reader._read(connection)
-            except (ConnectionEnded, SubscriptionError) as error:
-                ended = error
-        self.ended = type(ended), str(ended), getattr(ended, "close_code", None)
-        self.told.append(("ended", self.ended))
-        self.said = [unmasked(sent) for sent in peer.sent]
-        stats = stream.stats
-        self.messages = stats.messages
-        self.counted = stats.events, stats.decode_errors, stats.subscriptions
-        shown = "\n".join([repr(self.told), repr(stream), repr(stats), str(ended.__cause__)])
-        assert SECRET not in shown
+        """(event's name, what is in it), pushes one by one."""
+        self.pushes: list[bytes] = []
+        self.said: list[tuple[int, bytes]] = []
+        ended: Closed | None = None
+        while ended is None:
+            if not wire:
+                ended = session.lost(EOFError("the peer ended the connection"), 0.0)
+                break
+            free = session.writable(scratch)
+            count = min(len(wire), len(free), size)
+            free[:count], wire = wire[:count], wire[count:]
+            session.wrote(count)
+            while (event := session.next_event(0.0)) is not None:
+                if isinstance(event, Closed):
+                    ended = event
+                elif isinstance(event, Pushes):
+                    self.told += [("Pushes", text) for text in event.texts]
+                elif isinstance(event, Undecodable):
+                    self.told.append(("Undecodable", event.error.args))
+                else:
+                    self.told.append((type(event).__name__, None))
+            self.said += unmasked(session.data_to_send())
+        assert ended is not None
+        self.ended = ended
+        self.told.append(("Closed", (ended.reason, ended.close_code, repr(ended.error))))
+        self.messages = session.messages
+        # A push is handed on as it is; of all else nothing shows the credential.
+        assert SECRET not in repr([what for what in self.told if what[0] != "Pushes"])
 
-    def _function(self, name: str) -> Any:
-        def record(event: Any) -> None:
-            what = event.args if isinstance(event, FastposError) else event
-            if name == "on_ready":  # tells the time
-                what = event.first, event.attempts
-            self.told.append((name, what))
-
-        return record
-
-    def count(self, name: str) -> int:
-        return sum(called == name for called, _ in self.told)
+    def count(self, kind: type) -> int:
+        return sum(name == kind.__name__ for name, _ in self.told)
 
 
-@contextmanager
-def at_will() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def in_python() -> Iterator[None]:
-    """Without the C extension, as FASTPOS_PURE does it."""
-    native = fastpos.wire.decoder.inflate  # type: ignore[attr-defined]
-    fastpos.wire.decoder.inflate = inflate_pure  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        fastpos.wire.decoder.inflate = native  # type: ignore[attr-defined]
-
-
-def unmasked(sent: bytes) -> tuple[int, bytes]:
-    """Opcode and payload of a short frame of ours."""
-    assert sent[1] & 0x80
-    length, header = sent[1] & 127, 2
-    if length == 126:
-        length, header = int.from_bytes(sent[2:4], "big"), 4
-    key, payload = sent[header : header + 4], sent[header + 4 :]
-    assert len(payload) == length
-    return sent[0], bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
+def unmasked(sent: bytes) -> list[tuple[int, bytes]]:
+    """First byte and payload of short frames of ours."""
+    frames = []
+    while sent:
+        assert sent[1] & 0x80
+        length, header = sent[1] & 127, 2
+        if length == 126:
+            length, header = int.from_bytes(sent[2:4], "big"), 4
+        key, payload = sent[header : header + 4], sent[header + 4 : header + 4 + length]
+        assert len(payload) == length
+        frames.append((sent[0], bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))))
+        sent = sent[header + 4 + length :]
+    return frames
 
 
 def judge(run: Run, wire: bytes) -> None:
-    """What the stream has made of the wire is what is in it."""
+    """What the session has made of the wire is what is in it."""
     messages, code = reference(wire, LIMIT)
     pings = [(0x80 | PONG, payload) for opcode, payload in messages if opcode == PING]
     texts = [payload for opcode, payload in messages if opcode in (TEXT, BINARY)]
-    contents = [content_of(payload) for payload in texts]
-    words = [said(content) for content in contents]
-    pushes = sum(content is not None and is_push(content) for content in contents)
+    said = [meaning(content_of(payload)) for payload in texts]
+    words = [word for kind, word in said if kind == "reply"]
+    pushes = [word for kind, word in said if kind == "push"]
 
-    sent = [frame for frame in run.said if frame[0] == 0x80 | TEXT]
-    assert sent in ([], [(0x80 | TEXT, SUB.encode())])
-    assert run.count("on_ready") <= len(sent)
-    if sent:
+    ours = [frame for frame in run.said if frame[0] == 0x80 | TEXT]
+    answers = [payload for _, payload in ours if payload.startswith(b'{"pong":')]
+    requests = [payload for _, payload in ours if payload not in answers]
+    assert requests in ([], [SUB.encode()])
+    assert run.count(Subscribed) <= len(requests)
+    if requests:
         assert CONNECTED in words
-    if run.count("on_ready"):
+    if run.count(Subscribed):
         assert SUBSCRIBED in words[words.index(CONNECTED) :]
-    kind, reason, close_code = run.ended
-    events, errors, _ = run.counted
-    assert (kind is SubscriptionError) == refused(words)
-    if kind is SubscriptionError:
+    ended = run.ended
+    delivered = [text for name, text in run.told if name == "Pushes"]
+    refused = isinstance(ended.error, SubscriptionError)
+    assert refused == is_refused(words)
+    if refused:
         assert run.messages <= len(texts)
-        assert sum(events.values()) <= pushes
+        assert delivered == pushes[: len(delivered)]
         return
     # It was read to its end: every message is accounted for.
     assert run.messages == len(texts)
-    assert sum(events.values()) == pushes
-    assert errors == run.count("on_error") <= len(texts) - pushes
+    assert delivered == pushes
+    assert run.count(Pong) == sum(kind == "pong" for kind, _ in said)
+    assert len(answers) == sum(kind == "ping" for kind, _ in said)
+    assert run.count(Undecodable) >= sum(kind == "damaged" for kind, _ in said)
+    assert run.count(Undecodable) <= len(words) + sum(kind == "damaged" for kind, _ in said)
     assert [frame for frame in run.said if frame[0] == 0x80 | PONG] == pings
     closing = [frame for frame in run.said if frame[0] == 0x80 | CLOSE]
     if code is not None:
-        assert reason.startswith("protocol error")
+        assert isinstance(ended.error, ProtocolError)
         assert closing == [(0x80 | CLOSE, code.to_bytes(2, "big"))]
     elif messages and messages[-1][0] == CLOSE:
         payload = messages[-1][1]
-        assert close_code == (int.from_bytes(payload[:2], "big") or 1005)
+        assert ended.close_code == (int.from_bytes(payload[:2], "big") or 1005)
         assert closing == [(0x80 | CLOSE, payload[:2])]
     else:
-        assert reason == "the connection was lost: the peer ended the connection"
+        assert isinstance(ended.error, ConnectionFailed)
         assert closing == []
 
 
@@ -185,30 +174,34 @@ def content_of(payload: Any) -> bytes | None:
     return None if b'"channel"' in payload else bytes(payload)
 
 
-def said(content: bytes | None) -> str:
-    """A reply in lower case and out of its wrapping; "" for a push, a pong or what is damaged."""
-    if content is None or is_push(content):
-        return ""
-    try:
-        value = orjson.loads(content)
-    except ValueError:  # an object is a push of the wrong shape, or half of one
-        if content.lstrip()[:1] == b"{":
-            return ""
-    else:
-        if isinstance(value, dict) and ("pong" in value or "channel" in value):
-            return ""
-    assert len(read_reply(content)) <= SHOWN
+def meaning(content: bytes | None) -> tuple[str, Any]:
+    """What a text is, and the words of a reply, in lower case and out of their wrapping."""
+    if content is None:
+        return "damaged", None
+    if content.strip()[:1] == b"{":
+        try:
+            said = orjson.loads(content)
+        except ValueError:
+            return "push", content  # half of one, or one of the wrong shape
+        for key, kind in (("channel", "push"), ("pong", "pong"), ("ping", "ping")):
+            if key in said:
+                return kind, content
+        if content.startswith(b'{"channel"'):  # the last of two keys of one name counts
+            return "push", content
+        words = {str(said.get(key)).strip().lower() for key in ("event", "msg", "message", "data")}
+        known = [word for word in (CONNECTED, SUBSCRIBED) if word in words]
+        assert len(read(content)[1]) <= SHOWN
+        return "reply", read(content)[1] if known else "other"
     text = content.decode("utf-8", "replace").lower()
     wrapped = re.fullmatch(r'\s*"*\s*(connect success|sub success)\s*"*\s*', text)
-    return wrapped[1] if wrapped else f"other: {text}"
+    return "reply", wrapped[1] if wrapped else f"other: {text}"
 
 
-def refused(words: list[str]) -> bool:
+def is_refused(words: list[str]) -> bool:
     """Whether these replies, one after the other, end the connection."""
-    replies = [word for word in words if word]
-    if not replies or replies[0] != CONNECTED:
-        return bool(replies)
-    for word in replies[1:]:
+    if not words or words[0] != CONNECTED:
+        return bool(words)
+    for word in words[1:]:
         if word != CONNECTED:
             return word != SUBSCRIBED
     return False
@@ -234,6 +227,8 @@ def seeds() -> list[bytes]:
         greeted + frame(TEXT, b' {"channel":"order"}') + frame(TEXT, b"sub success"),
         greeted + frame(TEXT, b"sub success!"),
         greeted + frame(BINARY, b"[1]") + frame(TEXT, b"sub success"),
+        greeted + frame(BINARY, packed(b'{"ping":5}')) + frame(TEXT, b'{"event":"sub success"}'),
+        frame(TEXT, b'{"code":0,"msg":"connect success"}') + frame(TEXT, b'{"ping":"x"}'),
         frame(TEXT, b"no such key " + SECRET.encode()),
         ready + frame(TEXT, SUB.encode()) + frame(TEXT, text_of("order")),
         ready + close_frame(1008, b"bad key " + SECRET.encode()),

@@ -33,7 +33,7 @@ import pytest
 
 from fastpos import FastposError, PositionStream, rest
 from fastpos._c import compiled
-from fastpos.net import opening
+from fastpos.net import connection
 from fastpos.net.connection import Connection
 from fastpos.rest import AccountSnapshot
 from fastpos.runtime.delivery import Delivery
@@ -225,7 +225,7 @@ def install(watch: Watch) -> Callable[[], None]:
         patch(Delivery, "report", before=lambda _, error: watch.error("to on_error", error))
     for kind in (PositionStream, Exchange, AccountSnapshot):
         patch(kind, "__init__", before=given, after=built, raising="a constructor")
-    for module in (opening, rest):
+    for module in (connection, rest):
         patch(module, "open_tunnel", before=lambda _, proxy, *_args: watch.keep(proxy.password))
     for name in ("run_forever", "wait_ready", "join", "start", "stop"):
         patch(PositionStream, name, raising=name)

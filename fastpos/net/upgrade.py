@@ -1,0 +1,158 @@
+"""The HTTP upgrade to a WebSocket (RFC 6455, section 4), by websocket-client.
+
+Neither it nor python-socks (see proxy.py) limits how long the whole may take or how much a peer may
+send, so both see the socket through `Guarded`, which does: one deadline and one limit for
+everything from the first byte to the last of the HTTP answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import monotonic, time
+from typing import Any
+
+from ..errors import AuthenticationError, ConnectionFailed
+from .transport import Transport
+
+__all__ = ["Answer", "Guarded", "upgrade"]
+
+# All that a server (or proxy) may send before the connection is up, bytes.
+MAX_HANDSHAKE = 64 * 1024
+# How much of what a server says is put into a message, characters.
+SHOWN = 200
+# A server may ask for so much time until the next attempt, seconds; not every platform's waits
+# can be longer than some weeks.
+MAX_RETRY_AFTER = 24 * 3600.0
+
+
+class Guarded:
+    """A transport as a socket, with a deadline and a limit on what is received."""
+
+    def __init__(self, transport: Transport, deadline: float, peer: str) -> None:
+        self._transport = transport
+        self._deadline = deadline
+        self.peer = peer
+        self._left = MAX_HANDSHAKE
+
+    def recv(self, size: int) -> bytes:
+        buffer = bytearray(min(size, self._left))
+        if not buffer:
+            raise ConnectionFailed(
+                f"{self.peer}: an answer of over {MAX_HANDSHAKE // 1024} KiB to the handshake"
+            )
+        count = 0
+        while not count:
+            remaining = self._deadline - monotonic()
+            if remaining <= 0 or not self._transport.wait(remaining):
+                raise ConnectionFailed(f"{self.peer}: no whole answer to the handshake in time")
+            try:
+                count = self._transport.read_into(memoryview(buffer))
+            except EOFError:
+                raise ConnectionFailed(
+                    f"{self.peer}: closed the connection during the handshake"
+                ) from None
+        self._left -= count
+        return bytes(buffer[:count])
+
+    def send(self, data: bytes) -> int:
+        self._transport.send(data, max(self._deadline - monotonic(), 0.001))
+        return len(data)
+
+    sendall = send
+
+    def gettimeout(self) -> float:
+        return max(self._deadline - monotonic(), 0.001)
+
+    def settimeout(self, timeout: float | None) -> None:
+        """The deadline is what counts."""
+
+    def close(self) -> None:
+        """The transport is closed by whoever opened it."""
+
+
+class Answer(Guarded):
+    """The HTTP answer, without two of its headers on which websocket-client acts.
+
+    For a Content-Length it reads the body of a refusal, whatever length is announced, and cookies
+    it keeps for all connections of the process.
+    """
+
+    _line = b""
+
+    def recv(self, size: int) -> bytes:
+        while not self._line:
+            line = b""
+            while not line.endswith(b"\n"):
+                line += super().recv(1)  # what follows the answer is no longer HTTP
+            name = line.partition(b":")[0].strip().lower()
+            if name not in (b"content-length", b"set-cookie"):
+                self._line = line
+        data, self._line = self._line[:size], self._line[size:]
+        return data
+
+
+def upgrade(
+    answered: Answer, url: str, headers: Mapping[str, str], hide: Callable[[str], str]
+) -> None:
+    # Imported with the first start, as it takes longer than all of this package.
+    import websocket  # noqa: PLC0415
+
+    peer = answered.peer
+    client: Any = websocket.WebSocket(enable_multithread=False)
+    try:
+        client.connect(
+            url,
+            socket=answered,
+            header=[f"{name}: {value}" for name, value in headers.items()],
+            redirect_limit=0,
+        )
+    except websocket.WebSocketBadStatusException as error:
+        raise _refusal(peer, error.status_code, error.resp_headers or {}, hide) from None
+    except (websocket.WebSocketException, ValueError) as error:
+        if client.handshake_response is None:
+            said = hide(str(error))[:SHOWN]
+            raise ConnectionFailed(f"{peer}: not a WebSocket server's answer: {said}") from None
+    answer = client.handshake_response
+    assert answer is not None
+    if answer.status != 101:
+        raise _refusal(peer, answer.status, answer.headers, hide)
+    for header in ("sec-websocket-extensions", "sec-websocket-protocol"):
+        if answer.headers.get(header):
+            raise ConnectionFailed(f"{peer}: answers with {header}, of which nothing was offered")
+
+
+def _refusal(
+    peer: str, status: int | None, headers: Mapping[str, str], hide: Callable[[str], str]
+) -> Exception:
+    if status is None:
+        return ConnectionFailed(f"{peer}: not a WebSocket server's answer: no status")
+    if status in (401, 403):
+        return AuthenticationError(f"{peer}: the credential is refused: HTTP {status}")
+    if 300 <= status < 400:
+        where = hide(headers.get("location", "nowhere"))[:SHOWN]
+        return ConnectionFailed(
+            f"{peer}: redirects to {where!r}, which is not followed: "
+            "the credential is for this host only",
+            status,
+        )
+    return ConnectionFailed(
+        f"{peer}: the upgrade is refused: HTTP {status}",
+        status,
+        _seconds(headers.get("retry-after")),
+    )
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), None if unclear."""
+    if retry_after is None:
+        return None
+    if retry_after.isascii() and retry_after.isdigit():
+        seconds = float(retry_after)
+    else:
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 -- large, and rarely needed
+
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

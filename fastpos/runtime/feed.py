@@ -1,0 +1,261 @@
+"""One stream's part of what connections bring: what their events mean to its user.
+
+Nothing here waits or reads; whoever drives the stream (driver.py) moves links and passes on what
+they give: `new_link`, `take` for each event, `left` and `finish` when it is over. So many streams
+can share whatever moves them.
+
+A push's way: `Link.next_event` gives it, inflated, `take` has `Delivery` decode and deliver it.
+
+Threads: the reader's, but for `paused`, which the ping thread calls, and the attributes, which
+anybody may look at. `_subscribed_until` is written by both, each a whole value at its moment.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from time import monotonic, time_ns
+
+from ..errors import ConnectionFailed
+from ..logs import fields, log
+from ..model.events import Disconnect, Ready
+from ..net.connection import Connection
+from ..net.proxy import proxy_from_environment
+from ..recovery import Recovery, Verdict
+from ..settings import Settings
+from ..wire.session import (
+    Closed,
+    Event,
+    Heartbeat,
+    Paused,
+    Phase,
+    Pushes,
+    Session,
+    Subscribed,
+    Timing,
+    Undecodable,
+)
+from .delivery import Delivery
+from .link import Buffers, Link
+from .snapshots import Snapshots
+from .stats import Counters, count
+
+__all__ = ["Feed"]
+
+
+class Feed:
+    """Makes a stream's connections, and tells its user what comes of them.
+
+    Args:
+        settings: the stream's arguments.
+        delivery: takes the pushes, and calls the user's functions.
+        counters: what is counted.
+        snapshots: is told of gaps.
+    """
+
+    def __init__(
+        self, settings: Settings, delivery: Delivery, counters: Counters, snapshots: Snapshots
+    ) -> None:
+        self._settings = settings
+        self._delivery = delivery
+        self._counters = counters
+        self._snapshots = snapshots
+        self._timing = Timing(
+            settings.ping_interval, settings.pong_timeout, settings.subscribe_timeout
+        )
+        self._ssl_context = settings.ssl_context
+        self._warned = False
+        self.heartbeat = Heartbeat()
+        """What is known of pings and pongs."""
+
+        self._recovery = Recovery(settings.reconnect, monotonic())
+        self._subscribed_until: float | None = None  # when the last subscription ended
+        # Of the present connection:
+        self._was_ready = False
+        self._opened = False
+        self._silent_s: float | None = None  # how long it had been silent when it ended
+        self._messages = 0  # of those before it
+        self._bytes = 0
+
+    def begin(self) -> None:
+        """A run begins."""
+        self._recovery = Recovery(self._settings.reconnect, monotonic())
+        self._subscribed_until = None
+
+    def attempt(self) -> None:
+        """Another connection is tried."""
+        self._recovery.attempt()
+        self._was_ready = self._opened = False
+        self._silent_s = None
+        self._messages, self._bytes = self._counters.messages, self._counters.bytes_received
+
+    def new_link(self, wanted: bool, buffers: Buffers, wake: Callable[[], None]) -> Link:
+        """Make the connection that is to be tried.
+
+        Args:
+            wanted: whether pushes are.
+            buffers: see `Link`.
+            wake: see `Link`.
+
+        Raises:
+            ConnectionFailed: there is no credential, or the proxy's URL makes no sense.
+        """
+        settings = self._settings
+        value = settings.credential.get()
+        proxy = settings.proxy_address
+        if settings.proxy_from_environment:
+            try:
+                proxy = proxy_from_environment(settings.address)
+            except ValueError as error:
+                raise ConnectionFailed(str(error)) from error
+        if settings.address.scheme == "wss":
+            if self._ssl_context is None:  # reading the authorities takes a while: do it once
+                self._ssl_context = ssl.create_default_context()
+        elif not self._warned and not settings.address.is_loopback:
+            self._warned = True
+            log.warning(
+                "%s: the credential travels in clear; use wss://",
+                settings.address,
+                extra=self._fields("credential_in_clear"),
+            )
+        connection = Connection(
+            settings.url,
+            {**(settings.headers or {}), settings.credential.header: value},
+            connect_timeout=settings.connect_timeout,
+            ssl_context=self._ssl_context,
+            proxy=proxy,
+            hide=settings.credential.hide,
+        )
+
+        def new_session(now: float) -> Session:
+            return Session(
+                settings.credential,
+                value,
+                settings.broker,
+                self._timing,
+                now,
+                wanted=wanted,
+                max_message_size=settings.max_message_size,
+                heartbeat=self.heartbeat,
+            )
+
+        return Link(connection, new_session, buffers, wake)
+
+    def opened(self) -> None:
+        """The connection is open."""
+        self._opened = True
+        self._counters.connects += 1
+        extra = self._fields("connected", attempt=self._recovery.attempts)
+        log.info("%s: connected", self._settings.address, extra=extra)
+
+    def take(self, link: Link, event: Event) -> None:
+        """Do what one of its events means."""
+        if type(event) is Pushes:
+            self.count(link)
+            self._delivery.received(link.last_received)
+            if self._delivery.pushes(event.texts, link.received_ns):
+                log.info(
+                    "%s: the exchange says that it closes",
+                    self._settings.address,
+                    extra=self._fields("system_close"),
+                )
+                link.system_closes()
+        elif type(event) is Subscribed:
+            self._subscribed(link)
+        elif type(event) is Paused:
+            self._recovery.in_service(link.last_received)
+        elif type(event) is Undecodable:
+            self.count(link)
+            self._delivery.received(link.last_received)
+            self._delivery.report(event.error)
+
+    def count(self, link: Link) -> None:
+        """Count what has come."""
+        counters, session = self._counters, link.session
+        if session is not None:
+            messages = self._messages + session.messages
+            if messages > counters.messages:
+                counters.messages = messages
+                counters.last_message_ns = link.received_ns
+            counters.bytes_received = self._bytes + link.bytes_received
+
+    def _subscribed(self, link: Link) -> None:
+        now = monotonic()
+        self._counters.subscriptions += 1
+        self._was_ready = True
+        until = self._subscribed_until
+        gap = None if until is None else max(now - until, 0.0)
+        event = Ready(
+            first=gap is None,
+            gap_s=gap,
+            attempts=self._recovery.subscribed(now),
+            received_ns=link.received_ns,
+        )
+        self._snapshots.begin(gap)
+        after = "" if gap is None else f" after a gap of {gap:.1f} s"
+        extra = self._fields("subscribed", gap_s=gap, attempt=event.attempts)
+        log.info("%s: subscribed%s", self._settings.address, after, extra=extra)
+        self._delivery.tell("on_ready", event)
+
+    def paused(self) -> None:
+        """Pushes came until now, and are not wanted any more."""
+        self._subscribed_until = monotonic()
+        self._snapshots.interrupt()
+        log.info("%s: paused", self._settings.address, extra=self._fields("paused"))
+
+    def left(self, link: Link | None) -> None:
+        """The connection is over, and about to be closed."""
+        if link is not None:
+            self.count(link)
+            if link.session is not None:
+                self._silent_s = monotonic() - link.last_received
+                if link.session.ended_in is Phase.READY:
+                    self._subscribed_until = link.last_received
+        if self._was_ready:
+            self._snapshots.end()
+
+    def finish(self, closed: Closed, stopped: bool) -> Verdict:
+        """Tell the user how the connection has ended, and say what follows.
+
+        Args:
+            closed: how it ended.
+            stopped: it was to end, so nothing follows.
+        """
+        now = monotonic()
+        verdict = Verdict(None, None)
+        if not stopped:
+            verdict = self._recovery.judge(closed.reason, closed.error, now)
+        self._tell(closed, "stopped" if stopped else closed.reason, verdict.retry_in_s, now)
+        return verdict
+
+    def _tell(self, closed: Closed, reason: str, retry_in: float | None, now: float) -> None:
+        lasted, silent_s = self._recovery.lasted(now), self._silent_s
+        count(self._counters.disconnects, reason)
+        event = Disconnect(
+            reason=reason,
+            close_code=closed.close_code,
+            error=closed.error,
+            retry_in_s=retry_in,
+            received_ns=time_ns(),
+        )
+        what = "disconnected" if self._opened else "not connected"
+        plan = "no further attempt" if retry_in is None else f"next attempt in {retry_in:.1f} s"
+        extra = self._fields(
+            "disconnected" if self._opened else "connect_failed",
+            reason=reason,
+            close_code=closed.close_code,
+            error=None if closed.error is None else type(closed.error).__name__,
+            attempt=self._recovery.attempts,
+            retry_in_s=retry_in,
+            in_service_s=lasted,
+            silent_s=silent_s,
+        )
+        if silent_s is not None:
+            what += f" (in service for {lasted:.1f} s, silent for the last {silent_s:.1f} s)"
+        log.info("%s: %s: %s; %s", self._settings.address, what, reason, plan, extra=extra)
+        self._delivery.tell("on_disconnect", event)
+        if closed.error is not None and retry_in is not None:
+            self._delivery.report(closed.error)
+
+    def _fields(self, event: str, **values: object) -> dict[str, object]:
+        return fields(event, url=str(self._settings.address), **values)

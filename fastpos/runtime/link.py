@@ -1,0 +1,272 @@
+"""One connection and its session, between the thread that reads and the ping thread.
+
+The session (wire/session.py) knows no threads. `_lock` guards it, and the order in which what it
+wants sent goes to the connection; it is held for work in memory and for system calls that can't
+block, never while anything is waited for or a user's function runs. Only the two threads take it,
+so nothing that a signal handler calls waits for it. What only the reader writes is listed with
+its attributes.
+
+WHEN IS A CONNECTION DEAD?
+
+When something that was to come by a deadline (a pong, a reply) has not come. But "not come" is not
+"not read": while a callback takes its time the pong may lie in the kernel, or in OpenSSL, or
+between the two, and a machine that was suspended finds its deadlines passed before it has read a
+byte. So a deadline counts only once the reader has *caught up*: it has handled all that was there
+when the deadline passed. That is so when it is found waiting while the kernel has nothing for it,
+
+* twice, with a read in between: whatever lay there at the first look was read and handled before
+  the reader could wait again, as it does so on one thread; or
+* twice, `GRACE` seconds apart without a read: the reader was about to take up what had woken it,
+  and even a busy machine lets it run in that time.
+
+One look alone proves nothing: between the system call that takes the last bytes and the step that
+says so, the reader counts as waiting, and there is nothing in the kernel either.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from time import monotonic, time_ns
+
+from ..errors import FastposError
+from ..net.connection import Connection
+from ..wire.scratch import Scratch
+from ..wire.session import Closed, Event, Phase, Session
+
+__all__ = ["Buffers", "Link"]
+
+# How long the reader may take to notice what the kernel has, on a busy machine, seconds.
+GRACE = 0.25
+# How often to look again once a deadline has passed, seconds.
+LOOK_AGAIN = 0.05
+
+
+class Buffers:
+    """What one thread reads into, for all the connections that it reads."""
+
+    def __init__(self) -> None:
+        self.received = Scratch()
+        self.ciphertext = Scratch()
+
+
+class Link:
+    """A connection with its session.
+
+    Args:
+        connection: to be opened.
+        new_session: makes the session when that is done; it is given the time.
+        buffers: those of the thread that reads.
+        wake: is called when the ping thread has something to do earlier than it knows.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        new_session: Callable[[float], Session],
+        buffers: Buffers,
+        wake: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._new_session = new_session
+        self._buffers = buffers
+        self._wake = wake
+
+        # The reader's; others may look.
+        self.session: Session | None = None
+        """None until the connection is open."""
+        self.received_ns = 0
+        """When the bytes at hand were read, `time.time_ns()`."""
+        self.last_received = monotonic()
+        """When something was last read, or the peer ended the connection, `time.monotonic()`."""
+        self.bytes_received = 0
+        """How many bytes were read."""
+        self._count = 0  # of the last read
+        self._reads = 0  # how many there were
+        self._waiting = False  # for the peer: all that was read is handled
+
+        self._lock = threading.Lock()
+        self._closed: Closed | None = None  # how it ended, where the session did not say it itself
+        self._awaited = inf  # what the ping thread waits for
+
+        # The ping thread's.
+        self._next_look = 0.0
+        # A deadline that has passed, when silence was first seen after it, and how many reads there
+        # had been.
+        self._silent_since: tuple[float, float, int] | None = None
+
+    # --- the reader's -----------------------------------------------------------------------
+
+    def open(self) -> Closed | None:
+        """Open the connection; how that ended, None if it went well."""
+        try:
+            self._connection.open()
+        except FastposError as error:
+            return self._closed or Closed(str(error), None, error)
+        if threading.current_thread() is threading.main_thread():
+            self._connection.wake_for_signals()
+        with self._lock:
+            self.last_received = now = monotonic()
+            self.session = self._new_session(now)
+        return None
+
+    def read(self, timeout: float | None = None) -> None:
+        """Read once, what there is; then take events until there is none.
+
+        Args:
+            timeout: seconds to wait for something to read, None for ever.
+        """
+        session, connection, buffers = self.session, self._connection, self._buffers
+        assert session is not None
+        buffers.received.used(self._count)
+        buffers.ciphertext.used(self._count)
+        view = session.writable(buffers.received.view)
+        self._waiting = True
+        try:
+            if timeout is not None and not connection.wait(timeout):
+                return
+            self._count = count = connection.read_into(view, buffers.ciphertext.view)
+        except (EOFError, OSError) as error:
+            self._lost(error)
+            return
+        finally:
+            self._waiting = False
+            self._reads += 1
+        self.received_ns = time_ns()
+        self.last_received = monotonic()
+        self.bytes_received += count
+        session.wrote(count)
+
+    def next_event(self) -> Event | None:
+        """Give the next event; None when more has to be read for one."""
+        session = self.session
+        assert session is not None
+        with self._lock:
+            event = session.next_event(self.last_received)
+            if event is None and self._closed is not None:
+                session.lost(EOFError(), self.last_received)  # if it does not know yet
+                event, self._closed = self._closed, None
+            if session.has_data_to_send:
+                self._send(session)
+            sooner = session.deadline < self._awaited
+        if sooner:
+            self._wake()
+        return event
+
+    def system_closes(self) -> None:
+        """Say that a push has announced the end of the system."""
+        assert self.session is not None
+        with self._lock:
+            self.session.system_closes(monotonic())
+        self._wake()
+
+    def end(self) -> None:
+        """Close the socket, once the peer has ended the connection if that is to be waited for."""
+        session = self.session
+        if session is not None and session.phase is Phase.ENDED:
+            self._connection.drain(session.deadline, self._buffers.received.view)
+        self._connection.end()
+
+    def _lost(self, error: Exception) -> None:
+        assert self.session is not None
+        now = monotonic()
+        if isinstance(error, EOFError):  # it comes in order, so nothing was lost before it
+            self.last_received = now
+        with self._lock:
+            self._closed = self._closed or self.session.lost(error, now)
+
+    # --- the reader's and the ping thread's ---------------------------------------------------
+
+    def close(self) -> None:
+        """End the connection in an orderly way; at once where it is not open yet."""
+        with self._lock:
+            session = self.session
+            if session is not None:
+                session.close(monotonic())
+                self._send(session)
+        if session is None:
+            self.abort("stopped")
+
+    def _send(self, session: Session) -> None:
+        """Send what there is to be sent; called under the lock."""
+        if not session.has_data_to_send:
+            return
+        try:
+            self._connection.send(session.data_to_send())
+        except TimeoutError as error:
+            closed = session.lost(error, monotonic())
+            self._closed = self._closed or closed
+            self._connection.shutdown()
+        except OSError:  # the next read tells; what came before it must not be lost
+            pass
+
+    # --- the ping thread's --------------------------------------------------------------------
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to be looked after."""
+        return self.session is not None and self.session.phase is Phase.ENDED
+
+    def follow(self, wanted: bool) -> bool:
+        """Say whether pushes are wanted; whether they came until now, and are stopped by this."""
+        with self._lock:
+            session = self.session
+            if session is None:
+                return False
+            before = session.phase
+            session.want(wanted, monotonic())
+            self._send(session)
+            return before is Phase.READY and session.phase is Phase.PAUSED
+
+    def abort(self, reason: str, error: FastposError | None = None) -> None:
+        """End the connection at once, for that reason."""
+        with self._lock:
+            if self._closed is None and not self.has_ended:
+                self._closed = Closed(reason, None, error)
+        self._connection.shutdown()
+
+    def keep_schedule(self, now: float) -> float:
+        """Do what is due; give when there is next something to do, `math.inf` for never."""
+        session = self.session
+        if session is None or now < self._due(session):
+            return self._await(session)
+        caught_up = now >= session.limit and self._has_caught_up(session, now)
+        with self._lock:
+            closed = session.tick(now, caught_up)
+            self._send(session)
+            self._closed = self._closed or closed
+        if closed is not None:
+            self._connection.shutdown()
+        return self._await(session)
+
+    def _await(self, session: Session | None) -> float:
+        with self._lock:
+            self._awaited = inf if session is None else self._due(session)
+            return self._awaited
+
+    def _due(self, session: Session) -> float:
+        if session.phase is Phase.ENDED:
+            return inf
+        if session.phase is Phase.CLOSING:
+            return session.deadline
+        return min(session.next_ping, max(session.limit, self._next_look))
+
+    def _has_caught_up(self, session: Session, now: float) -> bool:
+        """Whether the reader has handled all that there was at the deadline (see the top)."""
+        reads, limit = self._reads, session.limit
+        self._next_look = now + LOOK_AGAIN
+        if not self._is_silent():
+            return False
+        if self._silent_since is None or self._silent_since[0] != limit:
+            self._silent_since = limit, now, reads
+            return False
+        _, since, reads_then = self._silent_since
+        return reads != reads_then or now - since >= GRACE
+
+    def _is_silent(self) -> bool:
+        """Whether the reader waits, and the system has nothing for it."""
+        with suppress(OSError):
+            return self._waiting and not self._connection.unread()
+        return False

@@ -1,0 +1,40 @@
+"""The buffer that is read into: large when much comes, a page while little does.
+
+It is all there from the beginning, so that a burst is taken in one read: each read lets go of the
+GIL, and beside a busy thread every time can cost the whole switch interval. But it is memory that
+the kernel has only promised; what was never written takes none, and that is all but the first page
+as long as a read brings no more. When a burst is over it is exchanged for a new one.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+__all__ = ["SCRATCH_SIZE", "Scratch"]
+
+SCRATCH_SIZE = 32 * 1024  # two of TLS's largest records
+SMALL = 4096
+# After so many reads in a row that would have fitted in SMALL, the rest is given back.
+QUIET = 64
+
+
+class Scratch:
+    """One buffer for all that one thread reads. It belongs to that thread."""
+
+    __slots__ = ("_quiet", "view")
+
+    def __init__(self) -> None:
+        self.view = memoryview(mmap.mmap(-1, SCRATCH_SIZE))
+        """Where to read into; ask anew for every read."""
+        self._quiet = (
+            QUIET  # small reads since a larger one; QUIET when there is nothing to give back
+        )
+
+    def used(self, count: int) -> None:
+        """Say that a read brought `count` bytes, which are not needed any more."""
+        if count > SMALL:
+            self._quiet = 0
+        elif self._quiet < QUIET:
+            self._quiet += 1
+            if self._quiet == QUIET:
+                self.view = memoryview(mmap.mmap(-1, SCRATCH_SIZE))

@@ -1,0 +1,528 @@
+"""The conversation with the exchange on one connection, without I/O: bytes and the clock in; pushes
+and what else happened, what to send and the next deadline out.
+
+One `Session` lives from the end of the HTTP upgrade to the end of the connection. Whoever drives it
+reads into `writable`, says `wrote`, takes events until `next_event` gives None, sends what
+`data_to_send` gives, and calls `tick` when `deadline` has come:
+
+    session = Session(credential, credential.get(), broker, timing, now=monotonic())
+    while True:
+        if readable(until=session.deadline):
+            session.wrote(read_into(session.writable(scratch)))
+            while (event := session.next_event(monotonic())) is not None:
+                ...
+        event = session.tick(monotonic())
+        send(session.data_to_send())
+
+THE PHASES
+
+                    "connect success"            "sub success"
+    GREETING ------------------> PAUSED      SUBSCRIBING ------> READY
+                                   ^ |  sub      ^                 |
+                                   | +-----------+                 |
+                                   +-------------------------------+
+                                                unsub
+
+Two things move, and neither waits for the other.
+
+* What was said is the **phase**. GREETING and SUBSCRIBING wait for a reply and have a deadline for
+  it. READY and PAUSED are at rest: nothing is owed by anybody.
+* What the user wants is the **wish**, pushes or none (`want`), which may change at any moment and
+  outlives the connection. It is looked at only where the phase is at rest: READY without the wish
+  sends "unsub" and is PAUSED; PAUSED with it sends "sub" and is SUBSCRIBING. So two requests are
+  never under way at once, and who changes his mind in between has said nothing.
+
+`_REPLIES` has what a reply means in each phase, `_RESTS` what the wish does. The answer to "unsub"
+is not documented: while PAUSED anything is taken for it, and when it comes late, into the next
+SUBSCRIBING, it is known by its "unsub".
+
+Beside this every phase has pushes, pings of the exchange (answered at once), pongs, and WebSocket's
+own control frames (endpoint.py). From every phase there are two ways out, and no way back:
+
+* `close`, or a mistake of the exchange's: our close frame is on its way, CLOSING. Nothing but the
+  peer's close frame is of interest then.
+* ENDED: the peer closed, broke the protocol or refused, a deadline passed, or the driver says
+  `lost`. A `Closed` tells of it, once; it is the last event. `deadline` is then the time until
+  which the peer is given to end the TCP connection, which is the server's to do (RFC 6455, section
+  7.1.1).
+
+THE CLOCK
+
+All times are of one monotonic clock, seconds, given in with each call. Pings keep their schedule
+whatever comes; the pong of the first ping that has none is waited for `pong_timeout`. Deadlines
+count only when everything has been read that came before them (see `tick`): bytes that lie in the
+kernel have arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from time import time_ns
+from typing import Any, NamedTuple
+
+from ..errors import (
+    KEPT_BYTES,
+    ConnectionFailed,
+    DecodeError,
+    FastposError,
+    ProtocolError,
+    SubscriptionError,
+)
+from ..model.exchange import CONNECTED, PUSH_HEAD, SUBSCRIBED, Said, ping, read, why_no_push
+from .credential import Credential
+from .endpoint import Endpoint
+from .frames import CLOSE, INFLATED, TEXT, parse_close, split_pure
+from .inflate import Splitter, inflate, new_splitter
+
+__all__ = [
+    "CLOSE_TIMEOUT",
+    "SYSTEM_CLOSE_GRACE",
+    "Closed",
+    "Event",
+    "Heartbeat",
+    "Paused",
+    "Phase",
+    "Pong",
+    "Pushes",
+    "Session",
+    "Subscribed",
+    "Timing",
+    "Undecodable",
+]
+
+# How long the peer's part of the closing handshake is waited for, seconds.
+CLOSE_TIMEOUT = 1.0
+# How long the server may stay after it said that the system closes, seconds.
+SYSTEM_CLOSE_GRACE = 5.0
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+class Phase(Enum):
+    """Where the conversation stands."""
+
+    GREETING = "waits for the greeting"
+    SUBSCRIBING = "waits for the answer to sub"
+    READY = "pushes come"
+    PAUSED = "no pushes are wanted"
+    CLOSING = "our close frame is sent"
+    ENDED = "over"
+
+
+class _Then(Enum):
+    """What a reply does that leads to no other phase."""
+
+    IGNORE = 0
+    REFUSE = 1
+    """It ends the connection: something else was to be said."""
+    REPORT = 2
+    """It is neither a push nor the answer to anything."""
+
+
+# (phase, reply) -> the next phase, or what else follows. No line: IGNORE.
+_REPLIES: dict[tuple[Phase, Said], Phase | _Then] = {
+    (Phase.GREETING, Said.CONNECTED): Phase.PAUSED,
+    (Phase.GREETING, Said.SUBSCRIBED): _Then.REFUSE,
+    (Phase.GREETING, Said.OTHER): _Then.REFUSE,
+    (Phase.SUBSCRIBING, Said.SUBSCRIBED): Phase.READY,
+    (Phase.SUBSCRIBING, Said.OTHER): _Then.REFUSE,
+    (Phase.READY, Said.OTHER): _Then.REPORT,
+}
+
+# (phase at rest, whether pushes are wanted) -> the request that is sent, and the next phase.
+_RESTS: dict[tuple[Phase, bool], tuple[str, Phase]] = {
+    (Phase.PAUSED, True): ("sub", Phase.SUBSCRIBING),
+    (Phase.READY, False): ("unsub", Phase.PAUSED),
+}
+
+# The phases in which a reply is owed, and which one.
+_OWED = {Phase.GREETING: CONNECTED, Phase.SUBSCRIBING: SUBSCRIBED}
+
+
+class Timing(NamedTuple):
+    """How long things may take, seconds."""
+
+    ping_interval: float = 30.0
+    pong_timeout: float = 10.0
+    reply_timeout: float = 10.0
+    """For the greeting, and for the answer to "sub"."""
+
+
+class Heartbeat:
+    """What is known of pings and pongs, for anybody to look at. A stream's sessions share it."""
+
+    __slots__ = ("last_ping_ns", "last_pong_ns", "round_trip_s")
+
+    def __init__(self) -> None:
+        self.last_ping_ns: int | None = None
+        """When the last ping was sent, `time.time_ns()`."""
+        self.last_pong_ns: int | None = None
+        """When the last pong was read, `time.time_ns()`."""
+        self.round_trip_s: float | None = None
+        """From the last answered ping to its pong, seconds."""
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Pushes:
+    """Pushes, in order, as JSON. That they can be decoded is not promised."""
+
+    texts: list[bytes]
+
+
+@dataclass(slots=True)
+class Subscribed:
+    """Pushes come from now on."""
+
+
+@dataclass(slots=True)
+class Paused:
+    """The connection is as it should be, and no pushes are wanted."""
+
+
+@dataclass(slots=True)
+class Pong:
+    """The exchange has answered a ping."""
+
+
+@dataclass(slots=True)
+class Undecodable:
+    """A message that is of no use: damaged, or no answer to anything."""
+
+    error: DecodeError
+
+
+@dataclass(slots=True)
+class Closed:
+    """The connection is over; the last event."""
+
+    reason: str
+    """How it ended, for a person; without credentials."""
+    close_code: int | None = None
+    """Of the peer's close frame, None where it sent none."""
+    error: FastposError | None = None
+    """The failure, None where it was none."""
+
+
+Event = Pushes | Subscribed | Paused | Pong | Undecodable | Closed
+
+
+class Session:
+    """One connection's conversation. See the top of this file.
+
+    It knows no threads: calls must come one at a time, but `writable` and `wrote` may overlap with
+    any other than `next_event`. The attributes may be looked at by anybody.
+
+    Args:
+        credential: whose; takes itself out of what is shown.
+        value: the credential that the connection was opened with.
+        broker: the merchant's id.
+        timing: how long things may take.
+        now: when the upgrade had ended (`time.monotonic`, as all times here).
+        wanted: whether pushes are.
+        max_message_size: the largest message taken, bytes, compressed or not.
+        heartbeat: is kept up to date.
+        splitter: takes pushes off the wire (see inflate.py).
+        wall: the wall clock, ns since the epoch, whose time a ping carries; None: the system's.
+    """
+
+    def __init__(
+        self,
+        credential: Credential,
+        value: str,
+        broker: int,
+        timing: Timing,
+        now: float,
+        *,
+        wanted: bool = True,
+        max_message_size: int = 1024 * 1024,
+        heartbeat: Heartbeat | None = None,
+        splitter: Splitter | None = None,
+        wall: Callable[[], int] | None = None,
+    ) -> None:
+        self._credential = credential
+        self._value = value
+        self._broker = broker
+        self._timing = timing
+        self._wanted = wanted
+        self._max = max_message_size
+        self._heartbeat = heartbeat or Heartbeat()
+        self._wall = wall or _wall_clock
+        self._endpoint = Endpoint(max_message_size, splitter or new_splitter() or split_pure)
+        self.writable = self._endpoint.writable
+        """Gives the place for the next bytes, in the scratch that is lent (see `FrameParser`)."""
+        self.wrote = self._endpoint.wrote
+        """Is told how many were put there."""
+        self._texts: list[bytes] = []  # taken off the wire, and not given yet
+        self._unanswered = 0  # times "unsub" was sent without an answer, which is allowed
+
+        self.messages = 0
+        """How many messages came."""
+        self.phase = Phase.GREETING
+        """Where the conversation stands."""
+        self.ended_in: Phase | None = None
+        """In which phase it ended, None while it has not."""
+        self.next_ping = now + timing.ping_interval
+        """When the next ping is due."""
+        # Of each thing that is waited for: until when.
+        self._reply_due = now + timing.reply_timeout
+        self._pong_due = inf
+        self._system_close_due = inf
+        self._close_due = inf
+        self._pinged = now
+        self.limit = 0.0
+        """The first time at which something that is waited for is late."""
+        self.deadline = 0.0
+        """When `tick` is to be called next, `math.inf` for never."""
+        self._reckon()
+
+    # --- bytes in -----------------------------------------------------------------------------
+
+    def next_event(self, now: float) -> Event | None:
+        """Give the next event that is complete; None when more has to be read for one.
+
+        Args:
+            now: when the bytes at hand were read.
+        """
+        while self.phase is not Phase.ENDED:
+            if self._texts:
+                event = self._next_text(now)
+            else:
+                try:
+                    message = self._endpoint.next_message()
+                except ProtocolError as error:
+                    return self._end(f"protocol error: {error}", None, error, now + CLOSE_TIMEOUT)
+                if message is None:
+                    return None
+                event = self._message(*message, now)
+            if event is not None:
+                return event
+        return None
+
+    def lost(self, error: Exception, now: float) -> Closed | None:
+        """Say that the connection has failed, or that the peer has ended it (EOFError)."""
+        reason = f"the connection was lost: {error}"
+        return self._end(reason, None, ConnectionFailed(reason), now)
+
+    def _message(self, opcode: int, payload: Any, now: float) -> Event | None:
+        if opcode == INFLATED:
+            texts: list[bytes] = payload
+            self.messages += len(texts)
+            if self.phase is Phase.CLOSING:
+                return None
+            for text in texts:
+                if text[:10] != PUSH_HEAD:
+                    self._texts = texts
+                    return None
+            return Pushes(texts)
+        if opcode == CLOSE:
+            code, reason = parse_close(payload)
+            said = f": {self._credential.hide(reason)}" if reason else ""
+            reason = f"closed by the server with code {code}{said}"
+            return self._end(reason, code, None, now + CLOSE_TIMEOUT)
+        self.messages += 1
+        if self.phase is Phase.CLOSING:
+            return None
+        if opcode == TEXT:
+            text = payload.encode()
+        elif payload[:2] == GZIP_MAGIC:
+            try:
+                text = inflate(payload, self._max)
+            except ValueError as error:
+                return self._undecodable(f"not a push: {error}", payload)
+        elif b'"channel"' in payload:
+            return self._undecodable("not a push: not gzip", payload)
+        else:  # a reply or a pong as deployments may send them
+            text = payload
+        return self._text(text, now)
+
+    def _next_text(self, now: float) -> Event | None:
+        """Take texts of which not all are pushes: a run of pushes, or one that is none."""
+        texts = self._texts
+        for count, text in enumerate(texts):
+            if text[:10] != PUSH_HEAD:
+                self._texts = texts[count:]
+                break
+        else:
+            count, self._texts = len(texts), []
+        if count:
+            return Pushes(texts[:count])
+        return self._text(self._texts.pop(0), now)
+
+    def _text(self, text: bytes, now: float) -> Event | None:
+        said, words = read(text)
+        if said is Said.PUSH:
+            return Pushes([text])
+        if said is Said.PONG:
+            return self._pong(now)
+        if said is Said.PING:
+            self._endpoint.send(words)
+            return None
+        return self._reply(said, words, text, now)
+
+    def _undecodable(self, what: str, data: bytes) -> Undecodable:
+        shown = self._credential.hide(data[:KEPT_BYTES].decode("latin-1"))
+        return Undecodable(DecodeError(what, shown.encode("latin-1")))
+
+    def _reply(self, said: Said, words: str, text: bytes, now: float) -> Event | None:
+        then = _REPLIES.get((self.phase, said), _Then.IGNORE)
+        if isinstance(then, Phase):
+            self.phase = then
+            self._reply_due = inf
+            return self._rest(now)
+        if then is _Then.REPORT:
+            return self._undecodable(why_no_push(text), text)
+        if then is _Then.REFUSE:
+            if self._unanswered and self.phase is Phase.SUBSCRIBING and "unsub" in words.lower():
+                self._unanswered -= 1
+                return None
+            return self._refused(words, now)
+        return None
+
+    def _refused(self, words: str, now: float) -> Closed | None:
+        shown = repr(self._credential.hide(words))
+        if self.phase is Phase.GREETING:
+            error = SubscriptionError(f"greeted with {shown} instead of {CONNECTED}")
+        else:
+            error = SubscriptionError(f"the subscription was refused: {shown}", shown)
+        self._endpoint.close()
+        return self._end(str(error), None, error, now)
+
+    def _rest(self, now: float) -> Event | None:
+        """Follow the wish, as the phase is at rest; tell where it stays so."""
+        reached = self.phase
+        move = _RESTS.get((reached, self._wanted))
+        if move is None:
+            self._reckon()
+            return Subscribed() if reached is Phase.READY else Paused()
+        event, self.phase = move
+        self._request(event)
+        if self.phase is Phase.SUBSCRIBING:
+            self._reply_due = now + self._timing.reply_timeout
+        else:
+            self._unanswered += 1
+        self._reckon()
+        return Paused() if self.phase is Phase.PAUSED else None
+
+    def _request(self, event: str) -> None:
+        self._endpoint.send(self._credential.message(event, self._value, self._broker))
+
+    def _pong(self, now: float) -> Pong:
+        heartbeat = self._heartbeat
+        if self._pong_due != inf:
+            self._pong_due = inf
+            heartbeat.round_trip_s = max(now - self._pinged, 0.0)
+            self._reckon()
+        heartbeat.last_pong_ns = self._wall()
+        return Pong()
+
+    # --- what is wanted -----------------------------------------------------------------------
+
+    def want(self, wanted: bool, now: float) -> None:
+        """Say whether pushes are wanted; what follows from it is done when it can be."""
+        self._wanted = wanted
+        if self.phase in (Phase.READY, Phase.PAUSED):
+            self._rest(now)
+
+    def system_closes(self, now: float) -> None:
+        """Say that a push announced the end of the system: the server has some seconds to go."""
+        self._system_close_due = now + SYSTEM_CLOSE_GRACE
+        self._reckon()
+
+    def close(self, now: float) -> None:
+        """End in an orderly way: unsubscribe, and send a close frame."""
+        if self.phase in (Phase.CLOSING, Phase.ENDED):
+            return
+        if self.phase in (Phase.SUBSCRIBING, Phase.READY):
+            self._request("unsub")
+        self._endpoint.close()
+        self.phase = Phase.CLOSING
+        self._close_due = now + CLOSE_TIMEOUT
+        self._reckon()
+
+    # --- the clock ----------------------------------------------------------------------------
+
+    def tick(self, now: float, caught_up: bool = True) -> Closed | None:
+        """Do what is due: send a ping, or end what has been waited for long enough.
+
+        Args:
+            now: what time it is.
+            caught_up: all that came before `limit` has been read. Who can't say so, as the reader
+                is busy elsewhere, says False, and what is late stays so until the next time.
+        """
+        if self.phase is Phase.ENDED:
+            return None
+        if self.phase is Phase.CLOSING:  # no ping goes out after a close frame
+            return self._late(now) if now >= self._close_due else None
+        if caught_up and now >= self.limit:
+            return self._late(now)
+        if now >= self.next_ping:
+            self._ping(now)
+        return None
+
+    def _ping(self, now: float) -> None:
+        interval = self._timing.ping_interval
+        # Missed ones (the machine was asleep) are not made up for.
+        self.next_ping += ((now - self.next_ping) // interval + 1) * interval
+        self._pinged = now
+        if self._pong_due == inf:
+            self._pong_due = now + self._timing.pong_timeout
+        now_ns = self._wall()
+        self._endpoint.send(ping(now_ns // 1_000_000))
+        self._heartbeat.last_ping_ns = now_ns
+        self._reckon()
+
+    def _late(self, now: float) -> Closed | None:
+        timing = self._timing
+        error: FastposError
+        if self.phase is Phase.CLOSING:
+            error = ConnectionFailed("stopped; the server did not answer the close frame")
+        elif now >= self._pong_due:
+            error = ConnectionFailed(f"no pong within {timing.pong_timeout:g} s")
+        elif now >= self._reply_due:
+            owed = _OWED[self.phase]
+            error = SubscriptionError(
+                f"no {owed!r} from the exchange within {timing.reply_timeout:g} s"
+            )
+        else:
+            error = ConnectionFailed("the exchange said that it closes, and did not")
+        return self._end(str(error), None, error, now)
+
+    def _reckon(self) -> None:
+        """Find the next deadline anew."""
+        if self.phase is Phase.CLOSING:
+            self.limit = self.deadline = self._close_due
+            return
+        self.limit = min(self._reply_due, self._pong_due, self._system_close_due)
+        self.deadline = min(self.limit, self.next_ping)
+
+    def _end(
+        self, reason: str, close_code: int | None, error: FastposError | None, deadline: float
+    ) -> Closed | None:
+        if self.phase is Phase.ENDED:
+            return None
+        self.ended_in, self.phase = self.phase, Phase.ENDED
+        self._texts = []
+        self.deadline = deadline
+        self.limit = self.next_ping = inf
+        return Closed(reason, close_code, error)
+
+    # --- bytes out ----------------------------------------------------------------------------
+
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether `data_to_send` would give something."""
+        return self._endpoint.has_data_to_send
+
+    def data_to_send(self) -> bytes:
+        """Give the bytes that are to be sent, once."""
+        return self._endpoint.data_to_send()
+
+
+def _wall_clock() -> int:
+    return time_ns()  # looked up for each ping: tests turn the clock
