@@ -133,10 +133,9 @@ class Line:
         self.texts = list(map(gzip.decompress, MEMBERS)) * 10
 
     def deliver(self) -> None:
-        at = 0
-        while (at := self.delivery.pushes(self.texts, at, 10**18)) < len(self.texts):
-            self.delivery.push(self.texts[at], 10**18)
-            at += 1
+        self.delivery.received(time.monotonic())
+        if not self.delivery.pushes(self.texts, 10**18):  # one of them says so
+            raise AssertionError("the system closes")
 
 
 def len_of(event: object) -> None:

@@ -81,7 +81,7 @@ sys.modules["fastpos._c._compiled"] = library
 @pytest.mark.parametrize(
     ("modules", "reason"),
     [
-        (f"{' '.join(NAMES)} fastpos.stream", "dynamic module does not define"),
+        (f"{' '.join(NAMES)} fastpos.model.nothing", "dynamic module does not define"),
         (f"{' '.join(NAMES)} {' '.join(NAMES)}", "was imported before"),
         ("fastpos.missing.module", "No module named 'fastpos.missing'"),
     ],

@@ -20,7 +20,7 @@ from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["check_wanted", "compiled", "compiled_error", "mechanism", "why_not"]
+__all__ = ["compiled", "compiled_error", "mechanism", "why_not"]
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
@@ -28,22 +28,17 @@ why_not: dict[str, str] = {}
 """The parts that were asked for and are not in use, by name, with the reason."""
 
 
-def check_wanted() -> None:
-    """Raise ImportError, as an extension does that was not built, where they are not wanted."""
-    if os.environ.get("FASTPOS_PURE", "0") not in ("", "0"):
-        raise ImportError("FASTPOS_PURE is set")
-
-
 def mechanism(name: str) -> ModuleType | None:
     """The C module of that name; None where it can't be used, and `why_not` has the reason."""
+    if os.environ.get("FASTPOS_PURE", "0") not in ("", "0"):
+        why_not[name] = "FASTPOS_PURE is set"
+        return None
     try:
-        check_wanted()
-        module = import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{name}")
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == f"{__name__}.{name}"
         why_not[name] = "not built" if missing else str(error)
         return None
-    return module
 
 
 def _load_compiled() -> bool:
