@@ -1,4 +1,4 @@
-"""The numbers of the events that were sent; tests/support/ledger.py holds them against what came."""
+"""Which numbered events were sent where; tests/support/ledger.py compares them with what came."""
 
 from __future__ import annotations
 
