@@ -1,7 +1,7 @@
 """Pushes that are meant to do harm, over a real connection.
 
 Each gives one event or one `DecodeError`, takes a bounded amount of memory, and leaves the stream
-as it was: the next push is delivered, on the same connection. `tests/test_decode.py` has what each
+as it was: the next push is delivered, on the same connection. The tests of decoding have what each
 is to be decoded to.
 """
 
