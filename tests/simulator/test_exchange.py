@@ -408,6 +408,11 @@ def test_orders(exchange: Exchange, client: ClientConnection) -> None:
     cancelled = pushed(client)["order"]
     assert (cancelled["orderId"], cancelled["orderAction"]) == (other, "2")
     assert exchange.orders == {}
+    trigger = exchange.place_trigger()
+    assert list(exchange.triggers) == [trigger]
+    exchange.cancel_trigger(trigger)
+    assert [pushed(client)["trigOrder"]["orderAction"] for _ in "12"] == ["1", "2"]
+    assert exchange.triggers == {}
 
 
 # --- REST -----------------------------------------------------------------------------------------
@@ -536,6 +541,20 @@ def test_stop_and_start_on_the_same_port() -> None:
             assert exchange.url == url
     exchange.stop()
     assert exchange_threads() == []
+
+
+def test_trickle_and_drop(exchange: Exchange, client: ClientConnection) -> None:
+    exchange.trickle(1, 100)
+    exchange.push({"n": 1})
+    exchange.clear_faults()
+    assert pushed(client) == {"n": 1}
+    with subscribed(exchange) as other:
+        exchange.trickle(1, 100)
+        exchange.push({"n": 2})
+        assert exchange.drop(connection=exchange.connections[0]) == 1
+        assert close_code(client) is None
+        exchange.clear_faults()
+        assert pushed(other) == {"n": 2}
 
 
 def test_a_stalled_exchange_does_not_judge_heartbeats() -> None:
