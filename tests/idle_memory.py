@@ -20,9 +20,6 @@ import sys
 import tempfile
 import threading
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,35 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastpos import PositionStream
 from fastpos.wire.inflate import inflater
-from tests.support.certificates import Certificates, make_certificates
+from tests.support.certificates import make_certificates
+from tests.support.elsewhere import exchange_elsewhere, spawning
 
 LIMIT = 100  # KiB
 PAGE = 4096
-
-# Fresh processes, so that no memory is used again that something else has left.
-spawning = get_context("spawn")
-
-
-def serve(pipe: Pipe, certificates: Certificates | None) -> None:
-    """Runs in a process of its own."""
-    from fastpos.simulator import Exchange  # noqa: PLC0415 -- nothing for the process measured
-
-    context = certificates.good.context() if certificates is not None else None
-    with Exchange(ssl_context=context) as exchange:
-        pipe.send((exchange.url, exchange.api_key, exchange.broker))
-        pipe.recv()
-
-
-@contextmanager
-def simulator(certificates: Certificates | None) -> Iterator[tuple[str, str, int]]:
-    ours, theirs = spawning.Pipe()
-    process = spawning.Process(target=serve, args=(theirs, certificates))
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send(None)
-        process.join()
 
 
 def measure(
@@ -126,8 +99,9 @@ def main() -> int:
         certificates = make_certificates(Path(directory))
         for name in ("TCP", "TLS"):
             tls = name == "TLS"
-            with simulator(certificates if tls else None) as server:
-                authority = certificates.authority if tls else None
+            authority = certificates.authority if tls else None
+            with exchange_elsewhere(certificates if tls else None) as exchange:
+                server = exchange.url, exchange.api_key, exchange.broker
                 traced, resident, bare = (
                     measured(count, what, server, authority)
                     for what in ("traced", "resident", "bare")

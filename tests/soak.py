@@ -47,6 +47,7 @@ from fastpos import CallbackError, DecodeError, Disconnect, PositionStream, Reco
 from fastpos.simulator import Exchange
 from fastpos.wire.inflate import inflater
 from tests.support.certificates import Certificates, make_certificates
+from tests.support.ledger import Ranges, compare, count, note
 
 EXCHANGES = 5
 OVER_TLS = 2  # of them
@@ -54,35 +55,8 @@ PATIENCE = 60.0  # seconds for all streams to be subscribed again
 # Of positions, orders and triggers. All are open nearly always, or what a stream knows would grow:
 # a closing that is lost in a gap leaves something behind.
 IDS = range(1, 11)
+EVENTS = ["on_position", "on_order", "on_trigger", "on_adl_price", "on_system_close", "on_unknown"]
 PAGE = os.sysconf("SC_PAGE_SIZE")
-
-Ranges = list[list[int]]
-"""Numbers in the order in which they came: [first, last] of each run of consecutive ones."""
-
-
-def note(ranges: Ranges, number: int) -> None:
-    """Add a number, in its place in the order of arrival."""
-    if ranges and ranges[-1][1] + 1 == number:
-        ranges[-1][1] = number
-    else:
-        ranges.append([number, number])
-
-
-def count(ranges: Ranges) -> int:
-    return sum(last - first + 1 for first, last in ranges)
-
-
-def begins_with(whole: Ranges, part: Ranges) -> bool:
-    """Whether `whole`, as a sequence of numbers, begins with `part`."""
-    if not part:
-        return True
-    return (
-        len(part) <= len(whole)
-        and part[:-1] == whole[: len(part) - 1]
-        and part[-1][0] == whole[len(part) - 1][0]
-        and part[-1][1] <= whole[len(part) - 1][1]
-    )
-
 
 # --- the exchanges' process -----------------------------------------------------------------------
 
@@ -342,29 +316,11 @@ class Account:
         self.received += received
         self.lost_with_connection += queued - received
         self.pushed_in_gaps += last - queued
-        position = 0
-        # A session of no events may have been none: the connection may have failed.
-        for ranges, stopped in (session for session in sessions if session[0]):
-            while position < len(connections):
-                whole, close_code = connections[position]
-                position += 1
-                if begins_with(whole, ranges):
-                    break
-                if close_code in (1000, 1001) and whole:
-                    self._problem(stream, f"all of {whole[-3:]} is missing")
-            else:
-                self._problem(stream, f"{ranges[-3:]} is not as it was sent")
-                return
-            if stopped and (whole != ranges or ranges[-1][1] != last):
-                self._problem(stream, f"{ranges[-1]} instead of {whole[-1]} at the end, of {last}")
-            elif close_code in (1000, 1001) and whole != ranges:
-                self._problem(stream, f"{ranges[-1]} instead of {whole[-1]}, closed in order")
-        for whole, close_code in connections[position:]:
-            if close_code in (1000, 1001) and whole:
-                self._problem(stream, f"all of {whole[-3:]} is missing")
-
-    def _problem(self, stream: int, text: str) -> None:
-        self.problems.append(f"stream {stream}: {text}")
+        found = compare(sessions, [(sent, code in (1000, 1001)) for sent, code in connections])
+        ended = sessions[-1][0] if sessions else []
+        if not ended or ended[-1][1] != last:
+            found.append(f"the last is {ended[-1:]}, not {last}")
+        self.problems += [f"stream {stream}: {problem}" for problem in found]
 
 
 @dataclass
@@ -382,13 +338,9 @@ class Sample:
 class MallInfo(ctypes.Structure):
     """What `mallinfo2` gives (see its manual page)."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
-            "fordblks", "keepcost",
-        )
-    ]  # fmt: skip
+    _fields_ = [("before", ctypes.c_size_t * 4), ("hblkhd", ctypes.c_size_t),
+                ("between", ctypes.c_size_t * 2), ("uordblks", ctypes.c_size_t),
+                ("after", ctypes.c_size_t * 2)]  # fmt: skip
 
 
 TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0"
@@ -466,12 +418,7 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
                 connect_timeout=5.0,
                 subscribe_timeout=2.0,
                 reconnect=ReconnectPolicy(initial=0.2, maximum=2.0),
-                on_position=listener.on_event,
-                on_order=listener.on_event,
-                on_trigger=listener.on_event,
-                on_adl_price=listener.on_event,
-                on_system_close=listener.on_event,
-                on_unknown=listener.on_event,
+                **dict.fromkeys(EVENTS, listener.on_event),
                 on_account=listener.on_account,
                 on_error=listener.on_error,
                 on_disconnect=listener.on_disconnect,

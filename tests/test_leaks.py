@@ -10,15 +10,13 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context
-from multiprocessing.connection import Connection as Pipe
+from contextlib import suppress
 
 import pytest
 
 from fastpos import PositionStream
-from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
+from tests.support.elsewhere import exchange_elsewhere
 from tests.support.recording import SOON, until
 
 pytestmark = [
@@ -38,31 +36,6 @@ def no_logs() -> Iterator[None]:
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
-
-
-def serve(pipe: Pipe, context_of: Certificates | None) -> None:
-    """Runs in a process of its own, so that the exchange's threads and memory do not count."""
-    context = context_of.good.context() if context_of is not None else None
-    with Exchange(ssl_context=context) as exchange:
-        pipe.send((exchange.url, exchange.api_key, exchange.broker))
-        pipe.recv()
-        pipe.send((dict(exchange.counts), exchange.violations))
-
-
-@contextmanager
-def simulator(certificates: Certificates | None) -> Iterator[tuple[Pipe, str, str, int]]:
-    spawning = get_context("spawn")
-    ours, theirs = spawning.Pipe()
-    process = spawning.Process(target=serve, args=(theirs, certificates))
-    process.start()
-    theirs.close()
-    try:
-        yield (ours, *ours.recv())
-    finally:
-        process.terminate()  # it has nothing to do any more
-        process.join(10)
-        process.close()
-        ours.close()
 
 
 def descriptors() -> list[str]:
@@ -89,10 +62,16 @@ def traced() -> int:
 def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: bool) -> None:
     runs = 300 if tls else 1000
     context: ssl.SSLContext | None = certificates.client_context() if tls else None
-    with simulator(certificates if tls else None) as (pipe, url, key, broker):
+    with exchange_elsewhere(certificates if tls else None) as exchange:
 
         def new() -> PositionStream:
-            return PositionStream(url, api_key=key, broker=broker, proxy="", ssl_context=context)
+            return PositionStream(
+                exchange.url,
+                api_key=exchange.api_key,
+                broker=exchange.broker,
+                proxy="",
+                ssl_context=context,
+            )
 
         stream = new()
 
@@ -121,18 +100,17 @@ def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: 
             after = traced()
         finally:
             tracemalloc.stop()
-        pipe.send(None)
-        counts, violations = pipe.recv()
+        counts = exchange.counts()
     assert counts["unsub"] == counts["close"] == runs + 2 * WARM_UP
-    assert violations == []
     print(f"{runs} runs: {after - before:+} bytes")
     assert after - before < ALLOWED
 
 
 def test_many_at_once() -> None:
     """Two threads and one descriptor for each, and none when they are stopped."""
-    with simulator(None) as (pipe, url, key, broker):
+    with exchange_elsewhere(None) as exchange:
         threads, open_before = kernel_threads(), descriptors()
+        url, key, broker = exchange.url, exchange.api_key, exchange.broker
         streams = [
             PositionStream(url, api_key=key, broker=broker, proxy="").start() for _ in range(50)
         ]
@@ -143,5 +121,3 @@ def test_many_at_once() -> None:
             stream.stop()
         until(lambda: kernel_threads() == threads, what="that no thread is left")
         assert descriptors() == open_before
-        pipe.send(None)
-        pipe.recv()

@@ -77,59 +77,7 @@ def test_an_event_that_did_not_come_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
         return follow(ledger, connections) if number == 3 else number
 
     monkeypatch.setattr(Ledger, "next", leave_one_out)
-    assert "subscription 1: sent " in _problems("corrupt gzip: data")
-
-
-def _ledger(sent: Sequence[Sequence[int]]) -> Ledger:
-    """Which events were sent on the first connection, on the second, …"""
-    ledger = Ledger()
-    for number in range(1, max(map(max, sent)) + 1):
-        there = [at for at, numbers in enumerate(sent) if number in numbers]
-        assert ledger.next(there) == number
-    return ledger
-
-
-@pytest.mark.parametrize(
-    ("sent", "came", "all_arrives"),
-    [
-        # A connection broke: what was sent last is missing, or all of it.
-        ([[1, 2, 3, 4, 5], [8, 9]], [[1, 2, 3, 4, 5], [8, 9]], False),
-        ([[1, 2, 3, 4, 5], [8, 9]], [[1, 2], [8, 9]], False),
-        ([[1, 2, 3, 4, 5], [8, 9]], [[], [8, 9]], False),
-        ([[1, 2], [3], [4]], [[1, 2], [4]], False),
-        # Two at a time, as with a half-open one, of whose end the server does not know.
-        ([[1, 2, 3, 4, 5, 6], [4, 5, 6]], [[1, 2], [4, 5, 6]], False),
-        # They ended in order.
-        ([[1, 2, 3], [5, 6]], [[1, 2, 3], [5, 6]], True),
-    ],
-)
-def test_a_ledger_takes_what_is_right(
-    sent: list[list[int]], came: list[list[int]], all_arrives: bool
-) -> None:
-    assert _ledger(sent).problems(came, all_arrives=all_arrives) == []
-
-
-@pytest.mark.parametrize(
-    "came",
-    [
-        [[1, 3], [8, 9]],  # a hole
-        [[2, 3], [8, 9]],  # not from the subscription on
-        [[2, 1], [8, 9]],
-        [[1, 2, 2], [8, 9]],
-        [[1, 2], [2, 8, 9]],
-        [[1, 2, 6], [8, 9]],  # sent on none
-        [[1, 2], [8]],  # the last one lives: all of it arrives
-        [[1, 2], [9]],
-        [[1, 2], []],
-        [[8, 9], [1, 2]],
-    ],
-    ids=str,
-)
-def test_a_ledger_sees_what_is_wrong(came: list[list[int]]) -> None:
-    ledger = _ledger([[1, 2, 3], [8, 9]])
-    assert ledger.problems(came, all_arrives=False) != []
-    assert ledger.problems([[1, 2], [8, 9]], all_arrives=True) != []
-    assert ledger.problems([[8, 9]], all_arrives=True) != []
+    assert "is not as it was sent" in _problems("corrupt gzip: data")
 
 
 def test_the_hosts_clock_is_the_librarys() -> None:

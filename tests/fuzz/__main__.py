@@ -9,7 +9,7 @@ exit status of 1 when one has found something; the input is then in `.fuzz/` and
 
 runs it alone. What is written out is how many inputs were run, and how much of the library they
 reached: edges of its bytecode, and libFuzzer's features, which tell how often too. ``--keep`` puts
-the inputs that are needed to reach as many edges into the corpus, for `tests/test_fuzz.py` too.
+the inputs that are needed to reach as many edges into the corpus, for `test_corpus.py` too.
 """
 
 from __future__ import annotations

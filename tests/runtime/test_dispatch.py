@@ -376,27 +376,6 @@ def test_ctrl_c_in_a_callback_ends_the_stream(bench: Bench, how: str) -> None:
         bench.recorder.wait("on_order", 2)
 
 
-def test_exception_of_a_logging_handler_does_not_end_the_feed(bench: Bench) -> None:
-    class Bad(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise ArithmeticError("a handler of the host's")
-
-    def fail(_: object) -> None:
-        raise ValueError
-
-    logger, handler = logging.getLogger("fastpos"), Bad()
-    stream = bench.new(on_error=None)
-    stream.on_order(fail)
-    logger.addHandler(handler)
-    try:
-        with stream:
-            assert stream.wait_ready(SOON)
-            bench.push(1, 2)
-            bench.recorder.wait("on_order", 2)
-    finally:
-        logger.removeHandler(handler)
-
-
 def test_reader_waits_and_nothing_is_lost(bench: Bench) -> None:
     """Neither a pong that is unread behind a full queue, nor pings, nor events."""
     exchange, recorder = bench.exchange, bench.recorder
