@@ -76,7 +76,7 @@ def test_the_script_with_a_snapshot_knows_what_was_open(exchange: Exchange, tmp_
 
 def test_the_snippet_for_own_tests(exchange: Exchange, tmp_path: Path) -> None:
     done = run(snippet(3, tmp_path, exchange))
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_snippet_is_without_a_test_and_the_commands_end_in_what_is_tested() -> None:
