@@ -256,7 +256,7 @@ def _parameter(each: Field[Any]) -> inspect.Parameter:
     kind: Any = each.type
     default = each.default
     if isinstance(default, Callback):
-        event = Callbacks.__annotations__[each.name].removeprefix("Callback")
+        event = Callbacks.__annotations__[each.name].removeprefix("Callback").replace("events.", "")
         kind, default = f"Callable[{event}, object] | None", None
     elif isinstance(kind, InitVar):
         kind = kind.type
