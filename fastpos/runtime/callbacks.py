@@ -112,9 +112,7 @@ class Callback(Generic[E]):
         return self if instance is None else _handlers(instance, self.name)
 
     def __set__(self, instance: object, function: Callable[[E], object] | None) -> None:
-        handlers = _handlers(instance, self.name)
-        if not isinstance(function, Callback):  # which is what a dataclass takes for the default
-            handlers.replace(function)
+        _handlers(instance, self.name).replace(function)
 
 
 def _handlers(instance: object, name: str) -> Handlers[Any]:
