@@ -12,10 +12,19 @@ import itertools
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, InitVar, dataclass, field, fields
+from dataclasses import MISSING, Field, FrozenInstanceError, InitVar, dataclass, field, fields
 from decimal import Decimal
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Concatenate,
+    NoReturn,
+    ParamSpec,
+    TypeVar,
+)
 
 from .model.exchange import DEFAULT_URL
 from .model.snapshot import SnapshotSource
@@ -29,7 +38,7 @@ __all__ = ["Settings", "check_seconds", "takes"]
 # Headers of the upgrade that are not the user's to set.
 _RESERVED = ("host", "upgrade", "connection")
 
-_numbers = itertools.count(1)  # of streams without a name; its `next` is atomic
+_numbers = itertools.count(1)  # of streams; its `next` is atomic
 
 
 # --- checks: each takes an argument's name and value, and raises TypeError or ValueError ----------
@@ -102,6 +111,27 @@ Size = Annotated[int, _size]
 
 # --- the list -------------------------------------------------------------------------------------
 
+
+def _parameter(each: Field[Any]) -> inspect.Parameter:
+    kind: Any = each.type
+    default = each.default
+    if isinstance(default, Callback):
+        event = Callbacks.__annotations__[each.name].removeprefix("Callback").replace("events.", "")
+        kind, default = f"Callable[{event}, object] | None", None
+    elif isinstance(kind, InitVar):
+        kind = kind.type
+    elif hasattr(kind, "__metadata__"):
+        kind = kind.__origin__
+    if default is MISSING:
+        default = inspect.Parameter.empty
+    return inspect.Parameter(
+        each.name,
+        inspect.Parameter.KEYWORD_ONLY if each.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=default,
+        annotation=kind,
+    )
+
+
 if TYPE_CHECKING:
     # A checker has no frozen class inherit from one that is not; it sees the parameters, which is
     # what it is for here.
@@ -109,12 +139,19 @@ if TYPE_CHECKING:
 else:
 
     def frozen(**options: bool) -> Callable[[type], type]:
-        """Make a frozen dataclass, of which the callbacks are fields too."""
+        """Make a frozen dataclass, of which the callbacks are fields too.
+
+        What `dataclass` would compile for ``__init__`` and ``__setattr__`` takes as long as the
+        rest of this module when it is imported, so these two are in `_Frozen`.
+        """
 
         def decorate(cls: type) -> type:
             cls.__annotations__ = {**cls.__annotations__, **dict.fromkeys(CALLBACK_NAMES, Callback)}
-            made = dataclass(frozen=True, **options)(cls)
-            for each in vars(made)["__dataclass_fields__"].values():
+            made = dataclass(init=False, **options)(cls)
+            made._parameters = inspect.Signature(
+                _parameter(each) for each in made.__dataclass_fields__.values() if each.init
+            )
+            for each in made.__dataclass_fields__.values():
                 if isinstance(each.type, InitVar):  # nobody shall take the default for the value
                     delattr(made, each.name)
             return made
@@ -122,8 +159,36 @@ else:
         return decorate
 
 
+class _Frozen:
+    """What `frozen` leaves out of a dataclass."""
+
+    _parameters: ClassVar[inspect.Signature]
+    _of: ClassVar[str]  # the constructor that takes them
+
+    if not TYPE_CHECKING:  # which knows them from `dataclass`
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                given = self._parameters.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{self._of}() {error}") from None
+            given.apply_defaults()
+            once: dict[str, Any] = {}
+            for name, value in given.arguments.items():
+                if isinstance(self.__dataclass_fields__[name].type, InitVar):
+                    once[name] = value
+                else:
+                    object.__setattr__(self, name, value)
+            self.__post_init__(**once)
+
+        def __setattr__(self, name: str, value: object) -> NoReturn:
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+        __delattr__ = __setattr__
+
+
 @frozen(kw_only=True, eq=False, repr=False)
-class Settings(Callbacks):
+class Settings(_Frozen, Callbacks):
     """The arguments of a `PositionStream`; see there for what they mean.
 
     Raises:
@@ -134,9 +199,7 @@ class Settings(Callbacks):
     token: InitVar[CredentialSource | None] = None
     api_key: InitVar[CredentialSource | None] = None
     broker: Integer
-    name: Annotated[str, _label] = field(
-        default_factory=lambda: f"stream-{next(_numbers)}", metadata={"shown": "stream-<n>"}
-    )
+    name: Annotated[str, _label] = "stream-<n>"
     number: Annotated[type[float] | type[Decimal], _number_type] = float
     ping_interval: Seconds = 30.0
     pong_timeout: Seconds = 10.0
@@ -169,6 +232,7 @@ class Settings(Callbacks):
             check(name, getattr(self, name))
         credential = _credential(token, api_key)
         known: dict[str, Any] = {
+            "name": self.name.replace("<n>", str(next(_numbers))),
             "address": parse_url(self.url),
             "credential": credential,
             "headers": _headers(self.headers, credential.header),
@@ -234,39 +298,15 @@ def takes(
         def __init__(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
             init(self, arguments(*args, **kwargs))
 
-        made: Any = __init__
-        made.__signature__ = _signature(arguments)
-        # Python's own complaint about a missing or unknown argument names the function.
-        vars(arguments)["__init__"].__qualname__ = init.__qualname__
+        frozen: Any = arguments
+        frozen._of = init.__qualname__
+        shown: Any = __init__
+        shown.__signature__ = frozen._parameters.replace(
+            parameters=[
+                inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                *frozen._parameters.parameters.values(),
+            ]
+        )
         return __init__
 
     return decorate
-
-
-def _signature(arguments: Any) -> inspect.Signature:
-    there = arguments.__dataclass_fields__.values()
-    parameters = [
-        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(_parameter(each) for each in there if each.init),
-    ]
-    return inspect.Signature(parameters, return_annotation=None)
-
-
-def _parameter(each: Field[Any]) -> inspect.Parameter:
-    kind: Any = each.type
-    default = each.default
-    if isinstance(default, Callback):
-        event = Callbacks.__annotations__[each.name].removeprefix("Callback")
-        kind, default = f"Callable[{event}, object] | None", None
-    elif isinstance(kind, InitVar):
-        kind = kind.type
-    elif hasattr(kind, "__metadata__"):
-        kind = kind.__origin__
-    if default is MISSING:
-        default = each.metadata.get("shown", inspect.Parameter.empty)
-    return inspect.Parameter(
-        each.name,
-        inspect.Parameter.KEYWORD_ONLY if each.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        default=default,
-        annotation=kind,
-    )

@@ -58,7 +58,7 @@ class PositionStream(Callbacks):
         broker: the merchant's id.
         on_position, on_order, …: the functions to call. Each attribute of the stream that is named
             so says with what and when.
-        name: the stream's, in logs; "stream-<n>" if there is none.
+        name: the stream's, in logs; an ``<n>`` in it becomes a number that no other stream has.
         number: `float`, or `decimal.Decimal` for exact numbers.
         ping_interval: seconds between pings.
         pong_timeout: seconds to wait for the answer before the connection counts as dead.

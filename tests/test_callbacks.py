@@ -184,7 +184,7 @@ def test_each_channel_has_its_callback(name: str) -> None:
         calls.append((slot, type(event).__name__))
 
     stream = stream_with(**{slot: partial(note, slot) for slot in CALLBACK_NAMES})
-    deliver(stream, load(name) if name != "unknown" else {"channel": "fundingFee"})
+    deliver(stream, load(name) if name != "unknown" else {"channel": "noSuchThing"})
     both = [("on_position", "Position"), ("on_account", "AccountUpdate")]
     expected = {
         "account_update_create": both,

@@ -18,18 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..errors import CallbackError, FastposError
-from ..model.events import (
-    AccountUpdate,
-    AdlPrice,
-    Disconnect,
-    Order,
-    Position,
-    Ready,
-    Synced,
-    SystemClose,
-    Trigger,
-    Unknown,
-)
+from ..model import events
 
 if TYPE_CHECKING:
     # A checker reads `Callbacks` as a dataclass, so that `Settings` inherits its lines as
@@ -123,9 +112,7 @@ class Callback(Generic[E]):
         return self if instance is None else _handlers(instance, self.name)
 
     def __set__(self, instance: object, function: Callable[[E], object] | None) -> None:
-        handlers = _handlers(instance, self.name)
-        if not isinstance(function, Callback):  # which is what a dataclass takes for the default
-            handlers.replace(function)
+        _handlers(instance, self.name).replace(function)
 
 
 def _handlers(instance: object, name: str) -> Handlers[Any]:
@@ -138,28 +125,28 @@ def _handlers(instance: object, name: str) -> Handlers[Any]:
 class Callbacks:
     """What a stream calls its user back for, one line each."""
 
-    on_position: Callback[Position] = Callback()
+    on_position: Callback[events.Position] = Callback()
     """Called with a `Position`, merged, when one was opened, changed or closed."""
-    on_order: Callback[Order] = Callback()
+    on_order: Callback[events.Order] = Callback()
     """Called with an `Order` when one was placed, cancelled, changed or filled."""
-    on_trigger: Callback[Trigger] = Callback()
+    on_trigger: Callback[events.Trigger] = Callback()
     """Called with a `Trigger` when a trigger order was placed or cancelled."""
-    on_system_close: Callback[SystemClose] = Callback()
+    on_system_close: Callback[events.SystemClose] = Callback()
     """Called with a `SystemClose` when the exchange says that it closes; the stream comes back by
     itself."""
-    on_account: Callback[AccountUpdate] = Callback()
+    on_account: Callback[events.AccountUpdate] = Callback()
     """Called with an `AccountUpdate` that holds balances."""
-    on_adl_price: Callback[AdlPrice] = Callback()
+    on_adl_price: Callback[events.AdlPrice] = Callback()
     """Called with an `AdlPrice`, once a second while a position is held."""
-    on_ready: Callback[Ready] = Callback()
+    on_ready: Callback[events.Ready] = Callback()
     """Called with a `Ready` when the stream is subscribed, first and again."""
-    on_synced: Callback[Synced] = Callback()
+    on_synced: Callback[events.Synced] = Callback()
     """Called with a `Synced` when a snapshot was merged."""
-    on_disconnect: Callback[Disconnect] = Callback()
+    on_disconnect: Callback[events.Disconnect] = Callback()
     """Called with a `Disconnect` when a connection ended or could not be made."""
     on_error: Callback[FastposError] = Callback()
     """Called with each `FastposError` that does not end the stream. Without one they are logged."""
-    on_unknown: Callback[Unknown] = Callback()
+    on_unknown: Callback[events.Unknown] = Callback()
     """Called with an `Unknown` for a push on a channel that is not documented."""
 
     def _register(self, given: Callbacks) -> None:
