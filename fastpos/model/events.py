@@ -57,7 +57,7 @@ _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
 
 
 def _changed(position: Position) -> frozenset[str]:
-    if position._change == "DELETE":
+    if getattr(position, "_change", None) == "DELETE":
         return frozenset()
     return differing(position, getattr(position, "_before", None) or {}) - _ID
 

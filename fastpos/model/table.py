@@ -156,8 +156,8 @@ class Channel:
     """
 
     __slots__ = (
-        "body", "callback", "conflated", "event", "exact", "line", "merged", "name", "only_key",
-        "only_value", "parts",
+        "body", "body_exact", "callback", "conflated", "event", "exact", "inner", "line", "merged",
+        "name", "only", "parts",
     )  # fmt: skip
 
     def __init__(
@@ -177,10 +177,11 @@ class Channel:
         self.event = event
         self.body = as_parsed(body)
         self.exact = tuple(map(as_parsed, exact))
-        self.only_key: Any = only and as_parsed(only[0])
-        self.only_value: Any = only and only[1]
+        self.only = only and (as_parsed(only[0]), only[1])
         self.parts = parts
         self.merged = tuple([part for part in parts if part.merge])
+        self.inner = tuple([part for part in parts if part.key is not None])
+        self.body_exact = tuple([key for part in parts if part.key is None for key in part.exact])
         self.callback = callback
         self.conflated = conflated
         self.line = line
