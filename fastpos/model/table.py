@@ -7,16 +7,13 @@ object or a list of them, or the body itself.
 
 from __future__ import annotations
 
-import json
 from enum import IntEnum
 from typing import Any
 
-from orjson import loads
-
-from .fields import Record, as_integer, as_number, as_text, identity_of
+from .fields import Record, as_integer, as_number, as_parsed, as_text, identity_of
 from .slots import NumberType
 
-__all__ = ["Channel", "Merge", "Part", "Resting", "as_parsed"]
+__all__ = ["Channel", "Merge", "Part", "Resting"]
 
 
 class Merge(IntEnum):
@@ -185,11 +182,3 @@ class Channel:
         self.callback = callback
         self.conflated = conflated
         self.line = line
-
-
-def as_parsed(key: Any) -> Any:
-    """Give `key` as the very object that orjson makes of it.
-
-    It keeps keys and gives the same each time, and a dict finds the same object quickest.
-    """
-    return None if key is None else next(iter(loads(json.dumps({key: 0}))))

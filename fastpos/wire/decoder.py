@@ -18,8 +18,8 @@ from ..errors import DecodeError
 from ..model import primitives
 from ..model.events import Event
 from ..model.exchange import CHANNELS, UNDOCUMENTED
-from ..model.fields import NumberType
-from ..model.table import Channel, Part, as_parsed
+from ..model.fields import NumberType, as_parsed
+from ..model.table import Channel, Part
 from .inflate import inflate
 
 __all__ = ["MAX_SIZE", "decode", "event_from", "inflate_push"]
