@@ -6,18 +6,7 @@ here is a change in this file.
 
 from __future__ import annotations
 
-from .events import (
-    AccountUpdate,
-    AdlPrice,
-    AdlTick,
-    AttachedOrder,
-    Balance,
-    Order,
-    Position,
-    SystemClose,
-    Trigger,
-    Unknown,
-)
+from . import events
 from .table import Channel, Merge, Part, Resting
 
 __all__ = [
@@ -46,12 +35,12 @@ CREDENTIAL_PLACES = {"token": ("token", "token"), "api_key": ("api-key", "apiKey
 CHANNELS = (
     Channel(
         "ACCOUNT_UPDATE",
-        AccountUpdate,
+        events.AccountUpdate,
         body="d",
         exact=("uid",),
         parts=(
             Part(
-                Position,
+                events.Position,
                 "p",
                 exact=("id", "cid"),
                 merge=Merge.PATCH,
@@ -62,7 +51,7 @@ CHANNELS = (
                 "entry {open_price}  liquidation {liquidation_price}",
             ),
             Part(
-                Balance,
+                events.Balance,
                 "a",
                 many=True,
                 merge=Merge.PATCH,
@@ -75,11 +64,11 @@ CHANNELS = (
     ),
     Channel(
         "ADL_PRICE",
-        AdlPrice,
+        events.AdlPrice,
         exact=("uid",),
         parts=(
             Part(
-                AdlTick,
+                events.AdlTick,
                 "l",
                 many=True,
                 exact=("id",),
@@ -94,7 +83,7 @@ CHANNELS = (
     ),
     Channel(
         "SYSTEM",
-        SystemClose,
+        events.SystemClose,
         exact=("uid",),
         only=("et", "close"),  # the one documented value; another must not end the connection
         callback="on_system_close",
@@ -102,17 +91,21 @@ CHANNELS = (
     ),
     Channel(
         "order",
-        Order,
+        events.Order,
         body="order",
         parts=(
             Part(
-                Order,
+                events.Order,
                 exact=("orderId", "contractId"),
                 merge=Merge.REPLACE,
                 store="orders",
                 resting=Resting("orderAction", "2", filled="dealVolume", volume="volume"),
             ),
-            Part(AttachedOrder, "otoOrder", exact=("takerProfitTriggerId", "stopLossTriggerId")),
+            Part(
+                events.AttachedOrder,
+                "otoOrder",
+                exact=("takerProfitTriggerId", "stopLossTriggerId"),
+            ),
         ),
         callback="on_order",
         line="{action}  {order_id}  {contract_name}  {side}  {filled_volume}/{volume} filled  "
@@ -120,11 +113,11 @@ CHANNELS = (
     ),
     Channel(
         "trigOrder",
-        Trigger,
+        events.Trigger,
         body="trigOrder",
         parts=(
             Part(
-                Trigger,
+                events.Trigger,
                 exact=("triggerOrderId",),
                 merge=Merge.REPLACE,
                 store="triggers",
@@ -136,5 +129,5 @@ CHANNELS = (
     ),
 )
 
-UNDOCUMENTED = Channel("", Unknown, callback="on_unknown", line="{raw}")
+UNDOCUMENTED = Channel("", events.Unknown, callback="on_unknown", line="{raw}")
 """The row of all other channels."""
