@@ -305,9 +305,9 @@ class _Attached(Field):
                 part[short] = value
         if 2 * len(part) != len(both):  # not as the fast path has it: other keys, or one order only
             part = {}
-            for full in both:
+            for full, value in both.items():
                 if full.startswith(self.prefix):
-                    part[full[len(self.prefix) :]] = both[full]
+                    part[full[len(self.prefix) :]] = value
         return view(self.kind, part, record._number) if part else None
 
 
