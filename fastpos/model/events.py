@@ -25,8 +25,9 @@ from .fields import (
     own,
     shown,
     text,
+    told,
 )
-from .slots import EventSlots, PositionSlots, position_of
+from .slots import EventSlots, PositionSlots
 
 # A float, or a Decimal where that was asked for: written so that an editor completes a float and
 # a type checker accepts arithmetic with either.
@@ -40,23 +41,12 @@ _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
 
 
 def _changed(position: Position) -> frozenset[str]:
-    if position._change == "DELETE":
+    if getattr(position, "_change", None) == "DELETE":
         return frozenset()
     return differing(position, getattr(position, "_before", None) or {}) - _ID
 
 
 _ID = frozenset(("id",))
-
-
-def _position(update: AccountUpdate) -> Position | None:
-    part = update._wire.get("p")
-    if not part:
-        return None
-    merged: Position | None = getattr(update, "_part", None)
-    if merged is None:  # not merged by a book: as this push gave it
-        change = update._wire.get("et")
-        merged = update._part = position_of(Position, update, part, {}, change == "CREATE", change)
-    return merged
 
 
 # --- the tables ---------------------------------------------------------------------------------
@@ -171,7 +161,7 @@ class AccountUpdate(Event):
     """"CREATE", "UPDATE", "DELETE" (of a position), or "DEFAULT": only balances changed."""
     balances: dict[str, Balance] = by_identity(Balance, "a")
     """The balances in this push, by coin."""
-    position: Position | None = derived(_position)
+    position: Position | None = told(Position, "p", change="et")
     """The position in this push, or None. From a stream it is merged with all that was known;
     from `fastpos.decode` it is as the wire gave it."""
 

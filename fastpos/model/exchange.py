@@ -12,18 +12,7 @@ from typing import Any
 
 from orjson import loads
 
-from .events import (
-    AccountUpdate,
-    AdlPrice,
-    AdlTick,
-    AttachedOrder,
-    Balance,
-    Order,
-    Position,
-    SystemClose,
-    Trigger,
-    Unknown,
-)
+from . import events
 from .table import Channel, Merge, Part, Resting
 
 __all__ = [
@@ -167,12 +156,12 @@ def request(event: str, kind: str, value: str, broker: int) -> str:
 CHANNELS = (
     Channel(
         "ACCOUNT_UPDATE",
-        AccountUpdate,
+        events.AccountUpdate,
         body="d",
         exact=("uid",),
         parts=(
             Part(
-                Position,
+                events.Position,
                 "p",
                 exact=("id", "cid"),
                 merge=Merge.PATCH,
@@ -183,7 +172,7 @@ CHANNELS = (
                 "entry {open_price}  liquidation {liquidation_price}",
             ),
             Part(
-                Balance,
+                events.Balance,
                 "a",
                 many=True,
                 merge=Merge.PATCH,
@@ -196,11 +185,11 @@ CHANNELS = (
     ),
     Channel(
         "ADL_PRICE",
-        AdlPrice,
+        events.AdlPrice,
         exact=("uid",),
         parts=(
             Part(
-                AdlTick,
+                events.AdlTick,
                 "l",
                 many=True,
                 exact=("id",),
@@ -215,7 +204,7 @@ CHANNELS = (
     ),
     Channel(
         "SYSTEM",
-        SystemClose,
+        events.SystemClose,
         exact=("uid",),
         only=("et", "close"),  # the one documented value; another must not end the connection
         callback="on_system_close",
@@ -223,17 +212,21 @@ CHANNELS = (
     ),
     Channel(
         "order",
-        Order,
+        events.Order,
         body="order",
         parts=(
             Part(
-                Order,
+                events.Order,
                 exact=("orderId", "contractId"),
                 merge=Merge.REPLACE,
                 store="orders",
                 resting=Resting("orderAction", "2", filled="dealVolume", volume="volume"),
             ),
-            Part(AttachedOrder, "otoOrder", exact=("takerProfitTriggerId", "stopLossTriggerId")),
+            Part(
+                events.AttachedOrder,
+                "otoOrder",
+                exact=("takerProfitTriggerId", "stopLossTriggerId"),
+            ),
         ),
         callback="on_order",
         line="{action}  {order_id}  {contract_name}  {side}  {filled_volume}/{volume} filled  "
@@ -241,11 +234,11 @@ CHANNELS = (
     ),
     Channel(
         "trigOrder",
-        Trigger,
+        events.Trigger,
         body="trigOrder",
         parts=(
             Part(
-                Trigger,
+                events.Trigger,
                 exact=("triggerOrderId",),
                 merge=Merge.REPLACE,
                 store="triggers",
@@ -257,5 +250,5 @@ CHANNELS = (
     ),
 )
 
-UNDOCUMENTED = Channel("", Unknown, callback="on_unknown", line="{raw}")
+UNDOCUMENTED = Channel("", events.Unknown, callback="on_unknown", line="{raw}")
 """The row of all other channels."""

@@ -1,7 +1,12 @@
 import cython
-from .slots cimport Slots, view
+from .slots cimport EventSlots, Slots, position_of, view
+
+cdef object _MISSING
 
 cpdef as_number(value, number)
+@cython.locals(result=double)
+cdef _as_float(value)
+@cython.locals(text=str, digits=str)
 cpdef as_integer(value)
 cpdef as_text(value)
 cpdef as_flag(value)
@@ -41,6 +46,9 @@ cdef class _ByIdentity(Field):
 cdef class _Attached(Field):
     cdef public object kind, source, prefix
     cdef public tuple keys
+
+cdef class _Told(Field):
+    cdef public object kind, source, change
 
 cdef class _Own(Field):
     pass

@@ -11,10 +11,13 @@ what was really said.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .slots import NumberType, Slots, view
+from orjson import dumps, loads
+
+from .slots import EventSlots, NumberType, Slots, position_of, view
 
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
@@ -30,6 +33,7 @@ __all__ = [
     "Record",
     "as_integer",
     "as_number",
+    "as_parsed",
     "as_text",
     "attached",
     "beside",
@@ -44,6 +48,7 @@ __all__ = [
     "own",
     "shown",
     "text",
+    "told",
 ]
 
 # --- translations of one value ------------------------------------------------------------------
@@ -53,20 +58,23 @@ __all__ = [
 
 def as_number(value: Any, number: NumberType) -> Any:
     """Give `value` as `number` where it is one: a JSON number, or a string that holds one."""
-    kind = type(value)
-    if kind is str and "_" not in value:
-        try:
-            result: Any = number(value)
-        except (ValueError, ArithmeticError):
-            return value
-        finite = result - result == 0 if number is float else result.is_finite()
-        return result if finite else value
-    if kind is int:
-        try:
-            return number(value)
-        except OverflowError:
-            return value
-    return _copied(value)
+    if number is float:
+        return _as_float(value)
+    if type(value) is str and "_" not in value:
+        with suppress(ValueError, ArithmeticError):
+            exact = Decimal(value)
+            return exact if exact.is_finite() else value
+    return Decimal(value) if type(value) is int else _copied(value)
+
+
+def _as_float(value: Any) -> Any:
+    if (type(value) is not str or "_" in value) and type(value) is not int:
+        return _copied(value)
+    try:
+        result = float(value)
+    except (ValueError, OverflowError):
+        return value
+    return result if result - result == 0 else value  # that is, where it is finite
 
 
 def as_integer(value: Any) -> Any:
@@ -75,7 +83,8 @@ def as_integer(value: Any) -> Any:
     if kind is int:
         return value
     if kind is str:
-        digits = value if value.isdigit() else value[value[:1] == "-" :]
+        text = value
+        digits = text if text.isdigit() else text[text[:1] == "-" :]
         if digits.isascii() and digits.isdigit() and len(digits) < 100:
             return int(value)
     elif (kind is float and value.is_integer()) or (kind is Decimal and _is_whole(value)):
@@ -120,6 +129,14 @@ def _copied(value: Any) -> Any:
 # --- fields -------------------------------------------------------------------------------------
 
 
+def as_parsed(key: Any) -> Any:
+    """Give `key` as the very object that orjson makes of it.
+
+    It keeps keys and gives the same each time, and a dict finds the same object quickest.
+    """
+    return None if key is None else next(iter(loads(dumps({key: None}))))
+
+
 class Field:
     """A read-only attribute that knows where it comes from (see the classes below).
 
@@ -131,7 +148,7 @@ class Field:
 
     def __init__(self, key: Any = None, slot: Any = None, default: Any = None) -> None:
         self.name = ""
-        self.key = key
+        self.key = as_parsed(key)
         self.slot = slot
         self.default = default
         self.compared = True
@@ -231,14 +248,12 @@ class _Listed(Field):
     def __get__(self, record: Slots | None, owner: Any) -> Any:
         if record is None:
             return self
-        wire = record._wire
+        wire: dict[str, Any] = record._wire
         if self.key in wire:
             return wire[self.key]
-        items = wire.get(self.source)
-        records = []
-        if items:
-            for item in items:
-                records.append(view(self.kind, item, record._number))
+        records: list[Any] = []
+        for item in wire.get(self.source) or ():
+            records.append(view(self.kind, item, record._number))
         return tuple(records)
 
 
@@ -251,19 +266,18 @@ class _ByIdentity(Field):
     def __get__(self, record: Slots | None, owner: Any) -> Any:
         if record is None:
             return self
-        wire = record._wire
+        wire: dict[str, Any] = record._wire
         if self.key in wire:
             return wire[self.key]
-        records = {}
-        items = wire.get(self.source)
-        if items:
-            for item in items:
-                id = item.get(self.id_key)
+        records: dict[str, Any] = {}
+        item: dict[str, Any]
+        for item in wire.get(self.source) or ():
+            id = item.get(self.id_key)
+            if type(id) is not str:
+                id = as_text(id)
                 if type(id) is not str:
-                    id = as_text(id)
-                    if type(id) is not str:
-                        continue
-                records[id] = view(self.kind, item, record._number)
+                    continue
+            records[id] = view(self.kind, item, record._number)
         return records
 
 
@@ -272,27 +286,55 @@ class _Attached(Field):
     kind: Any
     source: Any
     prefix: Any
-    keys: Any  # (key of the kind's, the same with the prefix) of each field
+    keys: Any  # for each field the key with the prefix, then without
 
     def __get__(self, record: Slots | None, owner: Any) -> Any:
         if record is None:
             return self
-        wire = record._wire
+        wire: dict[str, Any] = record._wire
         if self.key in wire:
             return wire[self.key]
-        both = wire.get(self.source)
-        if not both:
+        found = wire.get(self.source)
+        if not found:
             return None
-        part = {}
-        for short, full in self.keys:
-            if full in both:
-                part[short] = both[full]
+        both: dict[str, Any] = found
+        part: dict[str, Any] = {}
+        for full, short in self.keys:
+            value = both.get(full, _MISSING)
+            if value is not _MISSING:
+                part[short] = value
         if 2 * len(part) != len(both):  # not as the fast path has it: other keys, or one order only
             part = {}
-            for full in both:
+            for full, value in both.items():
                 if full.startswith(self.prefix):
-                    part[full[len(self.prefix) :]] = both[full]
+                    part[full[len(self.prefix) :]] = value
         return view(self.kind, part, record._number) if part else None
+
+
+_MISSING = object()
+
+
+class _Told(Field):
+    __slots__ = ("change", "kind", "source")
+    kind: Any
+    source: Any
+    change: Any
+
+    def __get__(self, record: EventSlots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        wire: dict[str, Any] = record._wire
+        if self.key in wire:
+            return wire[self.key]
+        part = wire.get(self.source)
+        if not part:
+            return None
+        told = getattr(record, "_part", None)
+        if told is None:
+            change = wire.get(self.change)
+            told = position_of(self.kind, record, part, {}, change == "CREATE", change)
+            record._part = told
+        return told
 
 
 class _Own(Field):
@@ -333,7 +375,7 @@ def integer(key: str) -> Any:
 def beside(key: str) -> Any:
     """An integer that the push says beside the body that the other fields are read from."""
     field = _Beside()
-    field.outer = key
+    field.outer = as_parsed(key)
     return field
 
 
@@ -366,14 +408,14 @@ def derived(function: Callable[[Any], Any]) -> Any:
 def listed(kind: type[Record], key: str) -> Any:
     """A tuple of records, one for each object of a list."""
     field = _Listed()
-    field.kind, field.source = kind, key
+    field.kind, field.source = kind, as_parsed(key)
     return field
 
 
 def by_identity(kind: type[Record], key: str) -> Any:
     """A dict of records by their identity, of a list of objects."""
     field = _ByIdentity()
-    field.kind, field.source = kind, key
+    field.kind, field.source = kind, as_parsed(key)
     field.id_key = identity_of(kind).key
     return field
 
@@ -381,8 +423,17 @@ def by_identity(kind: type[Record], key: str) -> Any:
 def attached(kind: type[Record], key: str, prefix: str) -> Any:
     """A record of those keys of an object that begin with `prefix`; None where there are none."""
     field = _Attached()
-    field.kind, field.source, field.prefix = kind, key, prefix
-    field.keys = tuple([(f.key, prefix + f.key) for f in kind._fields.values() if f.key])
+    field.kind, field.source, field.prefix = kind, as_parsed(key), prefix
+    keys = [field.key for field in kind._fields.values() if field.key]
+    field.keys = tuple([(as_parsed(prefix + short), short) for short in keys])
+    return field
+
+
+def told(kind: type[Record], key: str, change: str) -> Any:
+    """The part that is told as an event of its own: as a book has merged it, else as the push gave
+    it. `change` is the key of what is done to it."""
+    field = _Told()
+    field.kind, field.source, field.change = kind, as_parsed(key), as_parsed(change)
     return field
 
 

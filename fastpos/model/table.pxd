@@ -16,6 +16,6 @@ cdef class Part:
     cpdef id_of(self, dict wire)
 
 cdef class Channel:
-    cdef readonly object name, event, body, callback, line, only_key, only_value
-    cdef readonly tuple exact, parts, merged
+    cdef readonly object name, event, body, callback, line
+    cdef readonly tuple only, exact, body_exact, parts, inner, merged
     cdef readonly bint conflated

@@ -7,16 +7,13 @@ object or a list of them, or the body itself.
 
 from __future__ import annotations
 
-import json
 from enum import IntEnum
 from typing import Any
 
-from orjson import loads
-
-from .fields import Record, as_integer, as_number, as_text, identity_of
+from .fields import Record, as_integer, as_number, as_parsed, as_text, identity_of
 from .slots import NumberType
 
-__all__ = ["Channel", "Merge", "Part", "Resting", "as_parsed"]
+__all__ = ["Channel", "Merge", "Part", "Resting"]
 
 
 class Merge(IntEnum):
@@ -156,8 +153,8 @@ class Channel:
     """
 
     __slots__ = (
-        "body", "callback", "conflated", "event", "exact", "line", "merged", "name", "only_key",
-        "only_value", "parts",
+        "body", "body_exact", "callback", "conflated", "event", "exact", "inner", "line", "merged",
+        "name", "only", "parts",
     )  # fmt: skip
 
     def __init__(
@@ -177,18 +174,11 @@ class Channel:
         self.event = event
         self.body = as_parsed(body)
         self.exact = tuple(map(as_parsed, exact))
-        self.only_key: Any = only and as_parsed(only[0])
-        self.only_value: Any = only and only[1]
+        self.only = only and (as_parsed(only[0]), only[1])
         self.parts = parts
         self.merged = tuple([part for part in parts if part.merge])
+        self.inner = tuple([part for part in parts if part.key is not None])
+        self.body_exact = tuple([key for part in parts if part.key is None for key in part.exact])
         self.callback = callback
         self.conflated = conflated
         self.line = line
-
-
-def as_parsed(key: Any) -> Any:
-    """Give `key` as the very object that orjson makes of it.
-
-    It keeps keys and gives the same each time, and a dict finds the same object quickest.
-    """
-    return None if key is None else next(iter(loads(json.dumps({key: 0}))))

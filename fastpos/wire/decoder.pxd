@@ -8,15 +8,10 @@ cdef dict _BY_NAME
 cdef Channel UNDOCUMENTED
 cdef Py_ssize_t _FLAT
 
-cpdef bytes inflate_push(data, max_size)
-
-@cython.locals(push=dict, channel=Channel, part=Part, body=dict, event=EventSlots, exact=bint)
+@cython.locals(
+    push=dict, body=dict, thing=dict, items=list, channel=Channel, part=Part, event=EventSlots,
+    exact=bint)
 cpdef event_from(bytes text, received_ns, number)
 
-@cython.locals(channel=Channel)
-cdef Channel _channel_of(dict push, bytes text)
-
-@cython.locals(exact=bint)
-cdef bint _is_exact(Channel channel, Part part, dict body, bytes text) except -1
-
+cdef Channel _channel_of(parsed, bytes text)
 cdef bint _too_deep(push, bytes text) except -1

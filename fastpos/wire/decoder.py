@@ -18,8 +18,8 @@ from ..errors import DecodeError
 from ..model import primitives
 from ..model.events import Event
 from ..model.exchange import CHANNELS, UNDOCUMENTED
-from ..model.fields import NumberType
-from ..model.table import Channel, Part, as_parsed
+from ..model.fields import NumberType, as_parsed
+from ..model.table import Channel, Part
 from .inflate import inflate
 
 __all__ = ["MAX_SIZE", "decode", "event_from", "inflate_push"]
@@ -57,7 +57,11 @@ def decode(data: bytes, number: NumberType = float) -> Event:
     """
     if number is not float and number is not Decimal:
         raise ValueError(f"number must be float or decimal.Decimal, not {number!r}")
-    event: Event = event_from(inflate_push(data, MAX_SIZE), time_ns(), number)
+    try:
+        text = inflate(data, MAX_SIZE)
+    except ValueError as error:
+        raise DecodeError(f"not a push: {error}", data) from None
+    event: Event = event_from(text, time_ns(), number)
     return event
 
 
@@ -83,21 +87,46 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
         raise DecodeError(f"not JSON: {error}", text) from None
     if len(text) > _FLAT and _too_deep(parsed, text):
         raise DecodeError(f"not a push: nested over {MAX_DEPTH} levels deep", text)
-    if type(parsed) is not dict:
-        raise DecodeError(f"not a push: a JSON {type(parsed).__name__}", text)
-    push = parsed
-    channel = _channel_of(push, text)
-    found = push if channel.body is None else push.get(channel.body)
-    if type(found) is not dict:
+    try:
+        push = parsed
+        channel = _BY_NAME[push[_CHANNEL]]
+        if channel.only is not None and push.get(channel.only[0]) != channel.only[1]:
+            channel = UNDOCUMENTED
+        body = push if channel.body is None else push[channel.body]
+    except (KeyError, TypeError):
+        channel = _channel_of(parsed, text)
+        push = body = parsed
+    if type(body) is not dict:
         raise _wrong(channel, None, "an object", text)
-    body = found
-    exact = True
+    exact = True  # whether all ids have all their digits
     for key in channel.exact:
         if type(push.get(key)) is float:
             exact = False
-    for part in channel.parts:
-        if not _is_exact(channel, part, body, text):
+    for key in channel.body_exact:
+        if type(body.get(key)) is float:
             exact = False
+    for part in channel.inner:
+        value = body.get(part.key)
+        if value is None:
+            continue
+        if part.many:
+            if type(value) is not list:
+                raise _wrong(channel, part, "a list", text)
+            items = value
+            for item in items:
+                if type(item) is not dict:
+                    raise _wrong(channel, part, "a list of objects", text)
+                thing = item
+                for key in part.exact:
+                    if type(thing.get(key)) is float:
+                        exact = False
+        elif type(value) is dict:
+            thing = value
+            for key in part.exact:
+                if type(thing.get(key)) is float:
+                    exact = False
+        elif value:
+            raise _wrong(channel, part, "an object", text)
     if not exact:
         # orjson gives integers beyond 64 bits as doubles; the standard library gives all digits.
         push = json.loads(text)
@@ -110,46 +139,22 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
     return event
 
 
-def _channel_of(push: dict[str, Any], text: bytes) -> Channel:
-    name = push.get(_CHANNEL)
-    if type(name) is not str:
-        if _CHANNEL in push:
-            raise DecodeError("wrong shape: channel is not a string", text)
-        raise DecodeError("not a push: no channel in it", text)
-    channel = _BY_NAME.get(name)
-    if channel is None or (
-        channel.only_key is not None and push.get(channel.only_key) != channel.only_value
-    ):
-        return UNDOCUMENTED
-    return channel
-
-
-def _is_exact(channel: Channel, part: Part, body: dict[str, Any], text: bytes) -> bool:
-    """Whether all ids of a part have all their digits.
+def _channel_of(parsed: Any, text: bytes) -> Channel:
+    """Give the row of a push that has none of its own.
 
     Raises:
-        DecodeError: the part has the wrong shape.
+        DecodeError: it is no push, or one without a body.
     """
-    value = body if part.key is None else body.get(part.key)
-    if value is None:
-        return True
-    exact = True
-    if part.many:
-        if type(value) is not list:
-            raise _wrong(channel, part, "a list", text)
-        for item in value:
-            if type(item) is not dict:
-                raise _wrong(channel, part, "a list of objects", text)
-            for key in part.exact:
-                if type(item.get(key)) is float:
-                    exact = False
-    elif type(value) is dict:
-        for key in part.exact:
-            if type(value.get(key)) is float:
-                exact = False
-    elif value:
-        raise _wrong(channel, part, "an object", text)
-    return exact
+    if type(parsed) is not dict:
+        raise DecodeError(f"not a push: a JSON {type(parsed).__name__}", text)
+    if _CHANNEL not in parsed:
+        raise DecodeError("not a push: no channel in it", text)
+    name = parsed[_CHANNEL]
+    if type(name) is not str:
+        raise DecodeError("wrong shape: channel is not a string", text)
+    if name in _BY_NAME:
+        raise _wrong(_BY_NAME[name], None, "an object", text)
+    return UNDOCUMENTED
 
 
 def _wrong(channel: Channel, part: Part | None, expected: str, text: bytes) -> DecodeError:
