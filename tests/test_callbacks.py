@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from fastpos import AccountUpdate, CallbackError, Order, Position, PositionStream
-from fastpos.runtime.callbacks import CALLBACK_NAMES, Callback, refuse_result
+from fastpos.runtime.callbacks import CALLBACK_NAMES, Callback
 
 from .pushes import NAMES as PUSHES
 from .pushes import load
@@ -98,13 +99,16 @@ def test_what_would_not_run_is_refused_with_what_to_do(function: Any, hint: str)
     assert stream.on_trigger.functions == ()
 
 
-def test_an_awaitable_result_is_refused_and_closed() -> None:
+def test_an_awaitable_result_is_an_error_and_closed() -> None:
     made = coroutine(None)
-    with pytest.raises(TypeError, match=r"returned a coroutine.*run_coroutine_threadsafe"):
-        refuse_result(made)
+    errors: list[Any] = []
+    stream = stream_with(on_order=lambda order: made, on_error=errors.append)
+    stream.on_order(lambda order: order)  # anything else may be returned
+    deliver(stream, load("order"))
+    [error] = errors
+    assert re.search("returned a coroutine.*run_coroutine_threadsafe", str(error))
     with pytest.raises(RuntimeError, match="cannot reuse"):  # it was closed: no warning later
         made.send(None)
-    refuse_result(5)
 
 
 def test_adding_from_many_threads_loses_none() -> None:

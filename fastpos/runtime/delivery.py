@@ -20,7 +20,7 @@ from ..model.exchange import CHANNELS, UNDOCUMENTED
 from ..model.fields import NumberType
 from ..model.table import Channel
 from ..wire.decoder import event_from
-from .callbacks import Callbacks, Handlers, callback_name
+from .callbacks import Callbacks, Handlers, callback_name, refuse_result
 from .dispatch import Dispatcher
 from .stats import Counters, count
 from .timing import CallbackTimes
@@ -206,7 +206,9 @@ class Delivery:
                 return
             times.begun = begun = times.now
             try:
-                function(event)
+                result = function(event)
+                if result is not None:
+                    refuse_result(result)
             except (Exception, SystemExit) as error:
                 times.now = primitives.monotonic()
                 times.took(handlers.name, function, times.now - begun)
