@@ -16,8 +16,8 @@ import pytest
 from fastpos import AccountUpdate, CallbackError, Order, Position, PositionStream
 from fastpos.runtime.callbacks import CALLBACK_NAMES, Callback
 
-from .pushes import NAMES as PUSHES
-from .pushes import load
+from .support.pushes import NAMES as PUSHES
+from .support.pushes import load
 
 SECRET = "kN7vQ2xW9"
 
