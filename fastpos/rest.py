@@ -24,14 +24,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from decimal import Context, Decimal
 from email.utils import parsedate_to_datetime
+from math import isinf
 from time import monotonic, time, time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .errors import FastposError, SnapshotError
 from .logs import fields, log
-from .model.events import Balance, Position
-from .model.fields import as_integer, as_number, as_text
+from .model.events import Balance, Order, Position
+from .model.fields import NumberType, as_integer, as_number, as_text
 from .model.snapshot import Snapshot
 from .net.address import Address, parse_proxy
 from .net.connection import connect_tcp, start_tls
@@ -47,13 +48,18 @@ except ImportError:
     raise ImportError('fastpos.rest needs the package httpx: pip install "fastpos[rest]"') from None
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from typing_extensions import Self
 
 __all__ = ["AccountSnapshot"]
 
+_J = TypeVar("_J", dict[str, Any], list[Any])  # what an answer is in JSON
+_JSON_NAMES: dict[type, str] = {dict: "object", list: "list"}
 
 _TIME = "/fapi/v1/time"
 _ACCOUNT = "/fapi/v1/account"
+_OPEN_ORDERS = "/fapi/v1/openOrders"
 
 # The largest answer taken, bytes, as it comes and unpacked.
 MAX_ANSWER = 4 * 1024 * 1024
@@ -80,12 +86,14 @@ _SIGNATURE = re.compile(r"[0-9a-fA-F]{64}")
 class AccountSnapshot:
     """Asks the exchange for all positions and balances of the account; call it to do so.
 
-    Each call sends a signed ``GET /fapi/v1/account`` and gives a `Snapshot`. Before the first,
-    and when the exchange says that a timestamp is off (code -1021), the exchange's clock is asked
-    for with ``GET /fapi/v1/time``: the host's may be wrong, and may be set while this runs.
+    Each call sends a signed ``GET /fapi/v1/account`` and a signed ``GET /fapi/v1/openOrders``, and
+    gives a `Snapshot`. Where the second is refused, the snapshot has no orders (None), which is
+    logged once. Before the first, and when the exchange says that a timestamp is off (code -1021),
+    the exchange's clock is asked for with ``GET /fapi/v1/time``: the host's may be wrong, and may
+    be set while this runs.
 
-    In what a call gives, every number is the `decimal.Decimal` that the exchange wrote, `raw` is
-    the JSON object it came in, and an attribute that the exchange left out is None.
+    In what a call gives, `raw` is the JSON object it came in, and an attribute that the exchange
+    left out is None. A position's `open_price` is the exchange's ``avgPrice`` where it is sent.
 
         stream = PositionStream(..., snapshot=AccountSnapshot(base_url, api_key, api_secret))
 
@@ -97,6 +105,8 @@ class AccountSnapshot:
             for the system does not let itself be interrupted in that.
         ssl_context: TLS settings instead of the default ones, which verify the server.
         proxy: as for a stream: a URL, None for the environment's, "" for none.
+        number: `float`, or `decimal.Decimal` for numbers exactly as the exchange wrote them; give
+            the stream the same.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
@@ -111,6 +121,7 @@ class AccountSnapshot:
         *,
         ssl_context: ssl.SSLContext | None = None,
         proxy: str | None = None,
+        number: NumberType = float,
     ) -> None:
         target = _target(base_url)
         _check_text("api_key", api_key)
@@ -120,6 +131,10 @@ class AccountSnapshot:
         _check_text("api_secret", api_secret)
         if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
             raise TypeError("ssl_context must be an ssl.SSLContext or None")
+        if number is not float and number is not Decimal:
+            raise ValueError(f"number must be float or decimal.Decimal, not {number!r}")
+        self._number: NumberType = number
+        self._orders_refused = False  # and that was logged
         self._base = base_url.rstrip("/")
         self._key = api_key
         self._secret = api_secret
@@ -158,15 +173,10 @@ class AccountSnapshot:
                     extra=fields("credential_in_clear", url=self._base),
                 )
             self._network.deadline = deadline
-            account = self._account()
-            received_ns = time_ns()
+            snapshot = self._account()
+            return snapshot._replace(orders=self._open_orders())
         finally:
             self._lock.release()
-        try:
-            return _snapshot(account, received_ns)
-        except _WrongShape as error:
-            failure = self._failure(f"{_ACCOUNT}: {error}", status=200)
-        raise failure
 
     def close(self) -> None:
         """Close the connection, and end a call that is under way; it raises `SnapshotError`.
@@ -196,27 +206,51 @@ class AccountSnapshot:
 
     # --- what the exchange is asked -----------------------------------------------------------
 
-    def _account(self) -> dict[str, Any]:
+    def _account(self) -> Snapshot:
+        answer = self._signed(_ACCOUNT, dict)
         try:
-            return self._ask(_ACCOUNT, signed=True)
+            return _snapshot(answer, time_ns(), self._number)
+        except _WrongShape as error:
+            failure = self._failure(f"{_ACCOUNT}: {error}", status=200)
+        raise failure
+
+    def _open_orders(self) -> list[Order] | None:
+        """Give the open orders, None where the exchange does not tell them."""
+        try:
+            return _orders(self._signed(_OPEN_ORDERS, list), time_ns(), self._number)
+        except (SnapshotError, _WrongShape) as error:
+            if self._network.stopped:
+                raise
+            if not self._orders_refused:
+                self._orders_refused = True
+                log.warning(
+                    "snapshots come without the open orders: %s",
+                    error,
+                    extra=fields("no_open_orders", url=self._base, reason=str(error)),
+                )
+            return None
+
+    def _signed(self, path: str, kind: type[_J]) -> _J:
+        try:
+            return self._ask(path, kind, signed=True)
         except SnapshotError as error:
             if error.code != _BAD_TIMESTAMP:
                 raise
         self._offset_ms = None
-        return self._ask(_ACCOUNT, signed=True)
+        return self._ask(path, kind, signed=True)
 
     def _timestamp(self) -> int:
         """Give the exchange's time, milliseconds since the epoch."""
         if self._offset_ms is None:
-            told = as_integer(self._ask(_TIME).get("serverTime"))
+            told = as_integer(self._ask(_TIME, dict).get("serverTime"))
             if type(told) is not int:
                 raise self._failure(f"{_TIME}: no serverTime in milliseconds", status=200)
             # It was so many o'clock somewhere between sending and receiving.
             self._offset_ms = told - self._network.middle() * 1000
         return int(monotonic() * 1000 + self._offset_ms)
 
-    def _ask(self, path: str, signed: bool = False) -> dict[str, Any]:
-        """Give the JSON object that the exchange answers a GET of `path` with."""
+    def _ask(self, path: str, kind: type[_J], signed: bool = False) -> _J:
+        """Give what the exchange answers a GET of `path` with: an object or a list, as `kind`."""
         status, headers, body = self._exchange(self._request(path, signed))
         if 300 <= status < 400:
             where = self._shown(headers.get("location", "nowhere"))
@@ -225,11 +259,12 @@ class AccountSnapshot:
                 "the API key is for this host only",
                 status=status,
             )
-        answer, wrong = _object(headers.get("content-encoding", ""), body)
-        code = as_integer(answer.get("code"))
+        answer, wrong = _answer(headers.get("content-encoding", ""), body, self._number)
+        said = answer if isinstance(answer, dict) else {}
+        code = as_integer(said.get("code"))
         code = code if type(code) is int else None
         # Some say {"code": 0} when all is well.
-        if status == 200 and answer and (not code or "account" in answer):
+        if status == 200 and isinstance(answer, kind) and (not code or "account" in said):
             return answer
         retry_after = _retry_after(headers)
         if status in _SLOW_DOWN and retry_after is not None:
@@ -237,9 +272,9 @@ class AccountSnapshot:
             self._paused_by = (code, status)
         text = f"{path}: HTTP {status}"
         if code is not None:
-            text += f", code {code}: {self._shown(answer.get('msg') or '')}"
+            text += f", code {code}: {self._shown(said.get('msg') or '')}"
         elif status == 200:
-            text += f", {wrong}"
+            text += f", {wrong or f'the answer is not a JSON {_JSON_NAMES[kind]}'}"
         raise self._failure(text, code, status, retry_after)
 
     def _request(self, path: str, signed: bool) -> httpx.Request:
@@ -352,27 +387,35 @@ def _signature(secret: str, timestamp_ms: int, method: str, path: str, body: str
     return hmac.new(secret.encode(), signed.encode(), hashlib.sha256).hexdigest()
 
 
-def _object(encoding: str, body: bytes) -> tuple[dict[str, Any], str]:
-    """Give the JSON object in an answer's body; an empty one and the reason where there is none."""
+def _answer(encoding: str, body: bytes, number: NumberType) -> tuple[Any, str]:
+    """Give the JSON in an answer's body; None and the reason where there is none."""
     if encoding.lower() in ("gzip", "x-gzip"):  # not asked for, but then pushes come so too
         try:
             body = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, MAX_ANSWER + 1)
         except zlib.error:
-            return {}, "the answer is not the gzip that it says it is"
+            return None, "the answer is not the gzip that it says it is"
         if len(body) > MAX_ANSWER:
-            return {}, str(_TooLarge())
+            return None, str(_TooLarge())
     try:
-        answer = json.loads(body, parse_float=_decimal, parse_constant=_no_constant)
+        return json.loads(
+            body,
+            parse_float=_decimal if number is Decimal else _float,
+            parse_constant=_no_constant,
+        ), ""
     except (ValueError, ArithmeticError, RecursionError):
-        return {}, "the answer is not JSON"
-    if not isinstance(answer, dict):
-        return {}, "the answer is not a JSON object"
-    return answer, "the answer is an empty object"
+        return None, "the answer is not JSON"
 
 
 def _decimal(text: str) -> Decimal:
     value = Decimal(text)
     if abs(value.adjusted()) > MAX_EXPONENT:
+        raise ValueError("a number out of all proportion")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if isinf(value):
         raise ValueError("a number out of all proportion")
     return value
 
@@ -585,6 +628,16 @@ _NUMBERS = {
     "margin_rate": "marginRate",
     "open_margin": "openAmount",
 }
+_ORDER_AMOUNTS = {
+    "price": "price",
+    "volume": "origQty",
+    "filled_volume": "executedQty",
+    "avg_price": "avgPrice",
+}
+# What the stream's codes of an order's type are called here.
+_ORDER_TYPES = {"LIMIT": 1, "MARKET": 2, "IOC": 3, "FOK": 4, "POST_ONLY": 5}
+# Of an order that is open no more.
+_ENDED = ("FILLED", "CANCELED", "REJECTED")
 _AMOUNTS = {
     "available": "accountNormal",
     "frozen": "accountLock",
@@ -596,7 +649,7 @@ class _WrongShape(Exception):
     """The answer is not what the protocol says."""
 
 
-def _snapshot(answer: dict[str, Any], received_ns: int) -> Snapshot:
+def _snapshot(answer: dict[str, Any], received_ns: int, number: NumberType) -> Snapshot:
     """Make a snapshot of the answer to ``GET /fapi/v1/account``; raises `_WrongShape`.
 
     What is not understood as a whole is refused: a position that went unseen would count as
@@ -604,11 +657,14 @@ def _snapshot(answer: dict[str, Any], received_ns: int) -> Snapshot:
     """
     positions: list[Position] = []
     balances: list[Balance] = []
-    for coin in _objects(answer, "account", needed=True):
-        balances.append(_balance(coin))
+    coins = _objects(answer, "account")
+    if not coins:
+        raise _WrongShape("'account' is empty")
+    for coin in coins:
+        balances.append(_balance(coin, number))
         for contract in _objects(coin, "positionVos"):
             for raw in _objects(contract, "positions"):
-                position = _position(contract, raw, received_ns)
+                position = _position(contract, raw, received_ns, number)
                 # A closed one, or what is kept of a contract that was never traded. `status`
                 # would say so too, but its values are not documented.
                 if position.volume != 0:
@@ -616,24 +672,52 @@ def _snapshot(answer: dict[str, Any], received_ns: int) -> Snapshot:
     return Snapshot(positions, balances)
 
 
-def _objects(holder: dict[str, Any], key: str, needed: bool = False) -> list[dict[str, Any]]:
-    """Give the list of objects under `key`; null, or none unless it is needed, is an empty one."""
+def _objects(holder: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Give the list of objects under `key`. Missing is not empty: it is not understood."""
     found = holder.get(key)
-    if found is None and not needed:
-        return []
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+    if not _is_objects(found):
         raise _WrongShape(f"{key!r} is not a list of objects")
     return found
 
 
-def _balance(raw: dict[str, Any]) -> Balance:
+def _is_objects(found: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(found, list) and all(isinstance(item, dict) for item in found)
+
+
+def _orders(answer: list[Any], received_ns: int, number: NumberType) -> list[Order]:
+    """Make the orders of the answer to ``GET /fapi/v1/openOrders``; raises `_WrongShape`."""
+    if not _is_objects(answer):
+        raise _WrongShape(f"{_OPEN_ORDERS}: not a list of objects")
+    orders = []
+    for raw in answer:
+        id = as_text(raw.get("orderId"))
+        if type(id) is not str:
+            raise _WrongShape(f"{_OPEN_ORDERS}: an order without orderId")
+        kind = raw.get("type")
+        values = {
+            "order_id": id,
+            "contract_name": as_text(raw.get("contractName")),
+            "side": raw.get("side"),
+            "type": _ORDER_TYPES.get(kind.upper(), kind) if isinstance(kind, str) else kind,
+            "action": "CHANGE" if raw.get("status") == "PARTIALLY_FILLED" else "NEW",
+            **_numbers(raw, _ORDER_AMOUNTS, number),
+        }
+        if raw.get("status") not in _ENDED:
+            known = {name: value for name, value in values.items() if value is not None}
+            orders.append(Order(raw=raw, received_ns=received_ns, **known))
+    return orders
+
+
+def _balance(raw: dict[str, Any], number: NumberType) -> Balance:
     coin = as_text(raw.get("marginCoin"))
     if type(coin) is not str:
         raise _WrongShape("a balance without marginCoin")
-    return Balance(**{"raw": raw, "coin": coin, **_numbers(raw, _AMOUNTS)})
+    return Balance(**{"raw": raw, "coin": coin, **_numbers(raw, _AMOUNTS, number)})
 
 
-def _position(contract: dict[str, Any], raw: dict[str, Any], received_ns: int) -> Position:
+def _position(
+    contract: dict[str, Any], raw: dict[str, Any], received_ns: int, number: NumberType
+) -> Position:
     id = as_integer(raw.get("id"))
     if type(id) is not int:
         raise _WrongShape("a position without id")
@@ -651,21 +735,27 @@ def _position(contract: dict[str, Any], raw: dict[str, Any], received_ns: int) -
         "margin_mode": as_integer(raw.get("positionType")),
         "leverage": as_integer(raw.get("leverageLevel")),
         "side": raw.get("side"),
-        "closable_volume": _closable(raw),
-        **_numbers(raw, _NUMBERS),
+        "closable_volume": _closable(raw, number),
+        **_numbers(raw, _NUMBERS, number),
     }
+    # What the stream's `op` is described as; `openPrice` is the price it was opened at.
+    average = as_number(raw.get("avgPrice"), number)
+    if average is not None:
+        values["open_price"] = average
     return Position(**{name: value for name, value in values.items() if value is not None})
 
 
-def _numbers(raw: dict[str, Any], keys: dict[str, str]) -> dict[str, Any]:
-    found = {name: as_number(raw.get(key), Decimal) for name, key in keys.items()}
+def _numbers(raw: dict[str, Any], keys: dict[str, str], number: NumberType) -> dict[str, Any]:
+    found = {name: as_number(raw.get(key), number) for name, key in keys.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _closable(raw: dict[str, Any]) -> Decimal | None:
+def _closable(raw: dict[str, Any], number: NumberType) -> float | Decimal | None:
     """What is held without what closing orders wait for; `closeVolume` is closed already."""
     held = as_number(raw.get("volume"), Decimal)
     pending = as_number(raw.get("pendingCloseVolume"), Decimal)
+    if isinstance(held, float) and isinstance(pending, float):
+        held, pending = Decimal(repr(held)), Decimal(repr(pending))
     if not isinstance(held, Decimal) or not isinstance(pending, Decimal):
         return None
-    return _exact.subtract(held, pending)
+    return number(_exact.subtract(held, pending))

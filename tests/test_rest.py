@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 import fastpos.rest
-from fastpos import Balance, Position, Snapshot, SnapshotError
+from fastpos import Balance, Order, Position, Snapshot, SnapshotError
 from fastpos.rest import AccountSnapshot
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
@@ -42,6 +42,7 @@ AT_ONCE = 2.0
 
 TIME = "/fapi/v1/time"
 ACCOUNT = "/fapi/v1/account"
+ORDERS = "/fapi/v1/openOrders"
 NewSource = Callable[..., AccountSnapshot]
 
 EMPTY = {"account": [{"marginCoin": "USDT", "positionVos": []}]}
@@ -106,18 +107,22 @@ def answer(
     return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + content
 
 
-def time_answer() -> bytes:
-    return answer({"serverTime": time.time_ns() // 1_000_000})
+def rightly(line: str) -> bytes | None:
+    """The answer to a request for the time or the open orders, which are none; else None."""
+    if TIME in line:
+        return answer({"serverTime": time.time_ns() // 1_000_000})
+    return answer([]) if ORDERS in line else None
 
 
 def answering(*answers: bytes) -> Callable[[socket.socket], None]:
-    """A handler that answers requests for the time rightly and others with these, in turn."""
+    """A handler that answers requests for the account with these, in turn, and others rightly."""
     left = list(answers)
 
     def handler(peer: socket.socket) -> None:
-        while left:
-            line, _ = read_request(peer)
-            peer.sendall(time_answer() if TIME in line else left.pop(0))
+        with suppress(EOFError):
+            while True:
+                line, _ = read_request(peer)
+                peer.sendall(rightly(line) or left.pop(0))
 
     return handler
 
@@ -170,20 +175,22 @@ def test_what_is_sent(new_source: NewSource) -> None:
     heard: list[tuple[str, dict[str, str]]] = []
 
     def handler(peer: socket.socket) -> None:
-        for body in ({"serverTime": 1_700_000_000_000}, EMPTY):
+        for body in ({"serverTime": 1_700_000_000_000}, EMPTY, []):
             heard.append(read_request(peer))
             peer.sendall(answer(body))
 
     with ScriptedServer(handler) as server:
-        new_source(f"{base_url(server)}/")()  # a slash at the end is nothing
-    (first, unsigned), (second, signed) = heard
+        # A slash at the end is nothing.
+        assert new_source(f"{base_url(server)}/")().orders == []
+    (first, unsigned), *rest = heard
     assert first == f"GET {TIME} HTTP/1.1"
     assert not any(name.startswith("x-ch") for name in unsigned)
-    assert second == f"GET {ACCOUNT} HTTP/1.1"
-    assert signed["x-ch-apikey"] == KEY
-    stamp = signed["x-ch-ts"]
-    assert 0 <= int(stamp) - 1_700_000_000_000 < SOON * 1000
-    assert signed["x-ch-sign"] == fastpos.rest._signature(SECRET, int(stamp), "GET", ACCOUNT, "")
+    assert [line for line, _ in rest] == [f"GET {path} HTTP/1.1" for path in (ACCOUNT, ORDERS)]
+    for path, (_, signed) in zip((ACCOUNT, ORDERS), rest, strict=True):
+        assert signed["x-ch-apikey"] == KEY
+        stamp = int(signed["x-ch-ts"])
+        assert 0 <= stamp - 1_700_000_000_000 < SOON * 1000
+        assert signed["x-ch-sign"] == fastpos.rest._signature(SECRET, stamp, "GET", path, "")
 
 
 def test_wrong_credentials(exchange: Exchange) -> None:
@@ -238,10 +245,10 @@ def test_it_is_the_truth(tidy: None, new_source: NewSource, style: str) -> None:
         exchange.open_position("S-ETH-USDT", "SELL", margin_mode="ISOLATED")
         exchange.open_position("E-BTC-EXUSD", volume=1, closable_volume=0)
         before = time.time_ns()
-        snapshot = new_source(exchange)()
+        snapshot = new_source(exchange, number=Decimal)()
         truth, balances = exchange.positions, exchange.balances
     assert isinstance(snapshot, Snapshot)
-    assert (snapshot.orders, snapshot.triggers) == (None, None)
+    assert (snapshot.orders, snapshot.triggers) == ([], None)
     found = {position.id: position for position in snapshot.positions}
     assert found.keys() == truth.keys()
     for id, wire in truth.items():
@@ -291,33 +298,33 @@ def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: Account
         "code": 0,
         "newField": [],
         "account": [
-            {"marginCoin": "USDT", "accountNormal": None, "positionVos": None},
+            {"marginCoin": "USDT", "accountNormal": None, "positionVos": []},
             {
                 "marginCoin": "BTC",
                 "accountLock": "0.10",
                 "positionVos": [
-                    {"positions": None},
+                    {"positions": []},
                     {"contractId": "127", "contractName": None, "positions": [bare, nulls, odd]},
                 ],
             },
-            {"marginCoin": "EXUSD"},
+            {"marginCoin": "EXUSD", "positionVos": []},
         ],
     }
     snapshot = from_account(exchange, source, answer)
     first, second, third = snapshot.positions
     assert first == Position(id=7, contract_id=127, complete=True)
     assert first.raw == bare
-    assert second == Position(id=8, contract_id=127, volume=Decimal(3), complete=True)
+    assert second == Position(id=8, contract_id=127, volume=3.0, complete=True)
     assert third.volume == 12
     shown: list[Any] = [third.leverage, third.open_price, third.isolated_margin]
     assert shown == ["20x", "NaN", [1]]
     assert third.closable_volume is None
     assert snapshot.balances == [
         Balance(coin="USDT"),
-        Balance(coin="BTC", frozen=Decimal("0.1")),
+        Balance(coin="BTC", frozen=0.1),
         Balance(coin="EXUSD"),
     ]
-    assert str(snapshot.balances[1].frozen) == "0.10"
+    assert {type(second.volume), type(snapshot.balances[1].frozen)} == {float}
 
 
 def test_closed_positions_are_left_out(exchange: Exchange, source: AccountSnapshot) -> None:
@@ -327,10 +334,78 @@ def test_closed_positions_are_left_out(exchange: Exchange, source: AccountSnapsh
     assert [position.id for position in snapshot.positions] == [1, 4]
 
 
+# --- open orders ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["documented", "swapped"])
+def test_open_orders(tidy: None, new_source: NewSource, style: str) -> None:
+    with Exchange(style=style) as exchange:
+        first = exchange.place_order(volume=100, price=61001.5)
+        exchange.fill_order(first, volume=40, price=61000)
+        second = exchange.place_order("E-ETH-USDT", "SELL", type=5)
+        exchange.cancel_order(exchange.place_order())
+        orders = new_source(exchange)().orders
+    assert orders == [
+        Order(order_id=first, contract_name="E-BTC-USDT", side="BUY", type=1, price=61001.5,
+              volume=100.0, filled_volume=40.0, avg_price=61000.0, action="CHANGE"),
+        Order(order_id=second, contract_name="E-ETH-USDT", side="SELL", type=5, price=61001.0,
+              volume=100.0, filled_volume=0.0, avg_price=0.0, action="NEW"),
+    ]  # fmt: skip
+    assert [order.raw["orderId"] for order in orders or ()] == [
+        first if style == "swapped" else int(first),
+        second if style == "swapped" else int(second),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b""),
+        (200, {"code": -1121, "msg": "no"}),
+        (200, {"list": []}),
+        (200, [1]),
+        (200, [{"price": 1}]),
+        (200, b"<html>"),
+        (429, b""),
+    ],
+)
+def test_refused_open_orders_leave_the_positions(
+    exchange: Exchange,
+    source: AccountSnapshot,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    body: Any,
+) -> None:
+    position = exchange.open_position()
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    exchange.rest_fail(status, body=body, path=ORDERS)
+    for _ in range(2):
+        snapshot = source()
+        assert [known.id for known in snapshot.positions] == [position]
+        assert snapshot.orders is None
+    (record,) = [record for record in caplog.records if record.name == "fastpos"]
+    assert ORDERS in record.getMessage()
+    exchange.clear_faults()
+    assert source().orders == []
+
+
+def test_ended_and_odd_orders(exchange: Exchange, source: AccountSnapshot) -> None:
+    statuses = ["INIT", "NEW", "PARTIALLY_FILLED", "FILLED", "CANCELED", "REJECTED", None, "new?"]
+    body = [{"orderId": n, "status": status} for n, status in enumerate(statuses)]
+    exchange.rest_fail(
+        200, body=json.dumps([*body, {"orderId": "9", "type": "WHO"}]).encode(), path=ORDERS
+    )
+    orders = source().orders
+    assert orders is not None
+    assert [order.order_id for order in orders] == ["0", "1", "2", "6", "7", "9"]
+    assert orders[-1].type == "WHO"  # what is not documented is passed on
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 INVALID = {"code": -1121, "msg": "Invalid symbol."}
 NOT_A_LIST = "'account' is not a list"
+NO_POSITIONS = "'positionVos' is not a list"
 HUGE = b"1e99999999999999999999"
 
 
@@ -356,18 +431,17 @@ HUGE = b"1e99999999999999999999"
         (200, b"[" * 100_000, None, "not JSON"),
         (200, b"\xff\xfe", None, "not JSON"),
         (200, [EMPTY], None, "not a JSON object"),
-        (200, {}, None, "empty object"),
-        (200, {"balance": []}, None, NOT_A_LIST),
+        (200, {}, None, NOT_A_LIST),
+        # Missing is not empty: who has a position would hear that it is closed.
+        (200, {"account": []}, None, "'account' is empty"),
+        (200, {"account": [{"marginCoin": "U"}]}, None, NO_POSITIONS),
+        (200, {"account": [{"marginCoin": "U", "positionVos": None}]}, None, NO_POSITIONS),
+        (200, {"account": [{"marginCoin": "U", "positionVos": [{}]}]}, None, "'positions' is not"),
         (200, {"account": None}, None, NOT_A_LIST),
         (200, {"account": {"marginCoin": "USDT"}}, None, NOT_A_LIST),
         (200, {"account": [1]}, None, NOT_A_LIST),
         (200, {"account": [{}]}, None, "a balance without marginCoin"),
-        (
-            200,
-            {"account": [{"marginCoin": "U", "positionVos": {}}]},
-            None,
-            "'positionVos' is not a",
-        ),
+        (200, {"account": [{"marginCoin": "U", "positionVos": {}}]}, None, NO_POSITIONS),
         (200, with_positions(1), None, "'positions' is not a list"),
         (200, with_positions([{"volume": 1}]), None, "a position without id"),
     ],
@@ -472,10 +546,10 @@ def test_a_clock_that_is_hours_off(exchange: Exchange, source: AccountSnapshot, 
     exchange.clock_offset_ms = hours * HOUR_MS
     assert source().balances
     assert source().balances
-    assert paths(exchange) == [TIME, ACCOUNT, ACCOUNT]
+    assert paths(exchange) == [TIME, ACCOUNT, ORDERS, ACCOUNT, ORDERS]
     exchange.clock_offset_ms = 0  # a timestamp that is refused is put right
     assert source().balances
-    assert paths(exchange)[3:] == [ACCOUNT, TIME, ACCOUNT]
+    assert paths(exchange)[5:] == [ACCOUNT, TIME, ACCOUNT, ORDERS]
 
 
 def test_a_host_clock_that_is_set_changes_nothing(
@@ -485,7 +559,7 @@ def test_a_host_clock_that_is_set_changes_nothing(
     monkeypatch.setattr(fastpos.rest, "time", lambda: 0.0)
     monkeypatch.setattr(fastpos.rest, "time_ns", lambda: 0)
     assert source().balances
-    assert paths(exchange) == [TIME, ACCOUNT, ACCOUNT]
+    assert paths(exchange) == [TIME, *[ACCOUNT, ORDERS] * 2]
 
 
 def test_a_timestamp_that_is_always_refused(new_source: NewSource) -> None:
@@ -510,6 +584,8 @@ def test_the_clock_is_taken_from_the_middle_of_the_round_trip(
         _, headers = read_request(peer)
         stamps.append(int(headers["x-ch-ts"]))
         peer.sendall(answer(EMPTY))
+        read_request(peer)
+        peer.sendall(answer([]))
 
     with ScriptedServer(handler) as server:
         new_source(server, timeout=30)()
@@ -544,8 +620,7 @@ def test_an_answer_without_an_end(new_source: NewSource, part: str) -> None:
     begin, more = ENDLESS[part]
 
     def handler(peer: socket.socket) -> None:
-        read_request(peer)
-        peer.sendall(time_answer())
+        peer.sendall(rightly(read_request(peer)[0]) or b"")
         read_request(peer)
         peer.sendall(begin)
         while not over.wait(0.02):
@@ -568,7 +643,7 @@ def test_the_time_out_is_for_both_requests(new_source: NewSource) -> None:
     def handler(peer: socket.socket) -> None:
         read_request(peer)
         over.wait(SHORT * 0.6)
-        peer.sendall(time_answer())
+        peer.sendall(answer({"serverTime": 0}))
         read_request(peer)
         over.wait(SHORT * 0.6)
         peer.sendall(answer(EMPTY))
@@ -678,7 +753,7 @@ def test_several_threads(exchange: Exchange, source: AccountSnapshot) -> None:
     with ThreadPoolExecutor(8) as pool:
         snapshots = list(pool.map(lambda _: source(), range(12)))
     assert all(snapshot == snapshots[0] for snapshot in snapshots)
-    assert paths(exchange) == [TIME] + [ACCOUNT] * 12
+    assert paths(exchange) == [TIME, *[ACCOUNT, ORDERS] * 12]
 
 
 def test_a_call_does_not_wait_longer_for_another(exchange: Exchange, new_source: NewSource) -> None:
@@ -698,14 +773,14 @@ def test_close_ends_a_call(exchange: Exchange, source: AccountSnapshot) -> None:
     exchange.rest_delay(60)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(failure, source)
-        until(lambda: len(exchange.rest_requests) == 3)
+        until(lambda: len(exchange.rest_requests) == 4)
         source.close()
         assert "close()" in str(call.result(AT_ONCE))
     exchange.clear_faults()
     assert source().balances
     source.close()
     source.close()
-    assert paths(exchange) == [TIME, ACCOUNT, ACCOUNT, ACCOUNT]
+    assert paths(exchange) == [TIME, ACCOUNT, ORDERS, ACCOUNT, ACCOUNT, ORDERS]
 
 
 @pytest.mark.parametrize("identity", ["wrong_host", "expired", "untrusted", "good"])
@@ -785,8 +860,7 @@ def test_no_credential_in_logs_and_exceptions(
     signatures: list[str] = []
 
     def handler(peer: socket.socket) -> None:
-        read_request(peer)
-        peer.sendall(time_answer())
+        peer.sendall(rightly(read_request(peer)[0]) or b"")
         _, headers = read_request(peer)
         signatures.append(headers["x-ch-sign"])
         peer.sendall(said)
@@ -821,8 +895,7 @@ def test_no_credential_in_logs_and_exceptions(
 @pytest.mark.parametrize("where", ["msg", "location", "status"])
 def test_what_the_exchange_repeats_is_hidden(new_source: NewSource, where: str) -> None:
     def handler(peer: socket.socket) -> None:
-        read_request(peer)
-        peer.sendall(time_answer())
+        peer.sendall(rightly(read_request(peer)[0]) or b"")
         _, headers = read_request(peer)
         text = f"{headers['x-ch-apikey']} {headers['x-ch-sign']} {SECRET} refused"
         if where == "msg":
@@ -857,6 +930,7 @@ WRONG_VALUES = {
     "api_key": ["", f"{KEY}\r\n", f"{KEY}é", f"{KEY} "],
     "api_secret": ["", f"{SECRET}\n", f"{SECRET}\ud800"],
     "timeout": [0, float("nan")],
+    "number": [int, "float"],
     "proxy": ["ftp://proxy"],
 }
 

@@ -51,6 +51,13 @@ ORDER_KEYS = {
     "avg_price": "avgPrice",
     "oto_order": "otoOrder",
 }
+# Sent only where they were given: some deployments do.
+OPTIONAL_ORDER_KEYS = {
+    "order_side": "side",
+    "open_close": "open",
+    "trade_fee": "tradeFee",
+    "realized_pnl": "realizedAmount",
+}
 TRIGGER_KEYS = {
     "type": "type",
     "side": "side",
@@ -62,6 +69,8 @@ TRIGGER_KEYS = {
     "expires_ms": "expireTime",
 }
 MARGIN_MODES = {"CROSS": 1, "ISOLATED": 2}
+# What REST calls the codes of an order's type.
+ORDER_TYPES = {1: "LIMIT", 2: "MARKET", 3: "IOC", 4: "FOK", 5: "POST_ONLY"}
 
 
 def wire_fields(fields: Mapping[str, Any], *names: Mapping[str, str]) -> Message:
@@ -110,6 +119,8 @@ class Account:
         """By position: what was sold off of it while it was held."""
         self.times: dict[int, tuple[int, int]] = {}
         """By position: when it was opened and last changed, ms."""
+        self.order_times: dict[str, int] = {}
+        """By order: when it was placed, ms."""
         self._now_ms = now_ms
         self._contract_ids: dict[str, int] = {}
         self._position_ids = itertools.count(90762)
@@ -240,7 +251,7 @@ class Account:
         self, fields: Message, take_profit: Number | None, stop_loss: Number | None
     ) -> tuple[str, Message]:
         """A new open order."""
-        given = wire_fields(fields, ORDER_KEYS)
+        given = wire_fields(fields, ORDER_KEYS, OPTIONAL_ORDER_KEYS)
         name = given["contractName"]
         order_id = str(next(self._order_ids))
         order = {
@@ -257,7 +268,8 @@ class Account:
             "avgPrice": 0,
             "otoOrder": self._attached(take_profit, stop_loss),
         }
-        self.orders[order_id] = {key: given.get(key, value) for key, value in order.items()}
+        self.orders[order_id] = order | given
+        self.order_times[order_id] = self._now_ms()
         return order_id, self._order(self.orders[order_id], "1")
 
     def fill_order(self, order_id: str, volume: Number | None, price: Number | None) -> Message:
@@ -272,20 +284,24 @@ class Account:
         order["dealVolume"] = like(filled + part, order["volume"])
         order["avgPrice"] = like(average, at)
         if filled + part == wanted:
-            del self.orders[order_id]
+            self._end_order(order_id)
         return self._order(order, "3")
 
     def change_order(self, order_id: str, fields: Message) -> Message:
         """Changes an open order's fields; one without anything left to fill is no longer open."""
         order = self.orders[order_id]
-        order.update(wire_fields(fields, ORDER_KEYS))
+        order.update(wire_fields(fields, ORDER_KEYS, OPTIONAL_ORDER_KEYS))
         if exact(order["dealVolume"]) >= exact(order["volume"]):
-            del self.orders[order_id]
+            self._end_order(order_id)
         return self._order(order, "3")
 
     def cancel_order(self, order_id: str) -> Message:
         """Takes an order out."""
-        return self._order(self.orders.pop(order_id), "2")
+        return self._order(self._end_order(order_id), "2")
+
+    def _end_order(self, order_id: str) -> Message:
+        del self.order_times[order_id]
+        return self.orders.pop(order_id)
 
     def _order(self, order: Message, action: str) -> Message:
         return {"channel": "order", "order": copy.deepcopy(order) | {"orderAction": action}}
@@ -409,6 +425,26 @@ class Account:
             "marginRate": position["mr"],
             "reducePrice": position["rp"],
             "openAmount": position["oa"],
+        }
+
+    def rest_open_orders(self) -> list[Message]:
+        """The answer of `GET /fapi/v1/openOrders`, of all contracts."""
+        return [self._rest_order(order) for order in self.orders.values()]
+
+    def _rest_order(self, order: Message) -> Message:
+        partly = exact(order["dealVolume"]) > 0
+        return {
+            "side": order.get("side", order["contractSide"]),
+            "executedQty": order["dealVolume"],
+            "orderId": int(order["orderId"]),
+            "price": order["price"],
+            "origQty": order["volume"],
+            "avgPrice": order["avgPrice"],
+            "transactTime": str(self.order_times[order["orderId"]]),
+            "action": order.get("open", "OPEN"),
+            "contractName": order["contractName"],
+            "type": ORDER_TYPES.get(order["type"], order["type"]),
+            "status": "PARTIALLY_FILLED" if partly else "NEW",
         }
 
     def _contract_id(self, name: str) -> int:

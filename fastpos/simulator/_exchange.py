@@ -43,8 +43,9 @@ class Exchange(Server):
     `ssl_context`, a server's (makes it `wss` and `https`); `ping_timeout`, seconds without a ping
     until it disconnects a client; `ping_tolerance`, seconds that a ping's value may be off;
     `reply_format`, how `connect success` and `sub success` come: "text", "quoted", "binary",
-    "gzip" or "gzip-quoted"; `pong_format`: "text" or "gzip"; `style="swapped"` sends numbers as
-    strings, numeric strings as numbers, and an undocumented field in each object;
+    "gzip", "gzip-quoted", "json-event" or "json-code"; `pong_format`: "text" or "gzip";
+    `style="swapped"` sends numbers as strings, numeric strings as numbers, and an undocumented
+    field in each object;
     `api_key_header`, the name of the API key's header at the upgrade; `rest_port`, as `port`.
     Raises `ValueError`.
     """
@@ -170,8 +171,8 @@ class Exchange(Server):
     def rest_url(self) -> str:
         """The REST interface's base URL; asking for it while running starts that server.
 
-        It has `GET /fapi/v1/time` and, signed, `GET /fapi/v1/account`. Raises `RuntimeError`
-        before the first start.
+        It has `GET /fapi/v1/time` and, signed, `GET /fapi/v1/account` and
+        `GET /fapi/v1/openOrders`. Raises `RuntimeError` before the first start.
         """
         if self._running:
             self._start_rest()
@@ -188,7 +189,12 @@ class Exchange(Server):
     def _respond(self, method: str, path: str, header: Callable[[str], str | None]) -> Answer:
         with self._changed:
             fault = self.faults.rest
-            if fault is not None and fault.answer is not None and fault.take():
+            if (
+                fault is not None
+                and fault.answer is not None
+                and fault.path in (None, path.partition("?")[0])
+                and fault.take()
+            ):
                 answer = fault.answer
             else:
                 status, body = self._rest_answer(method, path, header)
@@ -202,11 +208,15 @@ class Exchange(Server):
 
     def _rest_answer(
         self, method: str, path: str, header: Callable[[str], str | None]
-    ) -> tuple[int, Message]:
+    ) -> tuple[int, Any]:
         resource = path.partition("?")[0]
         if resource == "/fapi/v1/time":
             return 200, {"serverTime": self.now_ms()}
-        if resource != "/fapi/v1/account":
+        answers: dict[str, Callable[[], Any]] = {
+            "/fapi/v1/account": self._account.rest_account,
+            "/fapi/v1/openOrders": self._account.rest_open_orders,
+        }
+        if resource not in answers:
             return 404, {"code": -1100, "msg": "no such resource"}
         stamp, signature = header("X-CH-TS") or "", header("X-CH-SIGN")
         if header("X-CH-APIKEY") != self.api_key:
@@ -218,7 +228,7 @@ class Exchange(Server):
         signed = f"{stamp}{method}{path}".encode()
         if signature != hmac.new(self.api_secret.encode(), signed, hashlib.sha256).hexdigest():
             return 400, {"code": -1022, "msg": "X-CH-SIGN: the signature is not valid"}
-        return 200, self._account.rest_account()
+        return 200, answers[resource]()
 
     # What happens to the account. Each is pushed.
 
@@ -513,9 +523,10 @@ class Exchange(Server):
         headers: dict[str, str] | None = None,
         body: bytes = b"",
         times: int | None = None,
+        path: str | None = None,
     ) -> None:
-        """Answer the next `times` REST requests (None: all) with this."""
-        self._set_faults(rest=Planned(times, Answer(status, headers or {}, body)))
+        """Answer the next `times` REST requests (None: all), of this `path` (None: any), so."""
+        self._set_faults(rest=Planned(times, Answer(status, headers or {}, body), path=path))
 
     def rest_delay(self, seconds: float) -> None:
         """Hold each REST answer back for `seconds`, until the fault is cleared, or until `stop`.

@@ -22,6 +22,8 @@ class Planned:
     times: int | None = None
     answer: Answer | None = None
     text: str = ""
+    path: str | None = None
+    """Of a REST request: only for this path."""
 
     def take(self) -> bool:
         """Whether the fault happens now; counts one."""

@@ -59,6 +59,8 @@ class Connection:
     """The heartbeats: when each came (`time.monotonic`), and its value (ms)."""
     pongs: list[bytes] = field(default_factory=list, repr=False)
     """The payloads of the WebSocket pong frames that came."""
+    unanswered_pings: list[int] = field(default_factory=list, repr=False)
+    """What `json_ping` asked and the client has not answered yet."""
     close_code: int | None = None
     """The code of the client's close frame; 1005 when it held none; None when none came."""
     close_reason: str = ""

@@ -33,6 +33,7 @@ from ._link import Connection, Link, Listener, Transport
 from ._wire import (
     BINARY,
     CLOSE,
+    JSON_FORMATS,
     PING,
     PONG,
     REPLY_FORMATS,
@@ -241,6 +242,20 @@ class Server:
         """Send a WebSocket ping frame to every client; answers are in `Connection.pongs`."""
         return self.send_raw(frame(PING, data))
 
+    def json_ping(self, value: int | None = None, form: str = "gzip") -> int:
+        """Send `{"ping": value}` (None: the time in seconds) to every client; returns to how many.
+
+        `form`: "text", "binary" or "gzip". A client is to answer `{"pong": value}`; what it has
+        not answered yet is in `Connection.unanswered_pings`. Raises `ValueError`.
+        """
+        if form not in JSON_FORMATS:
+            raise ValueError(f"form: {form!r} is none of {JSON_FORMATS}")
+        with self._lock:
+            number = self.now_ms() // 1000 if value is None else value
+            for record in self._live:
+                record.unanswered_pings.append(number)
+            return self.send_raw(reply_frame(f'{{"ping":{number}}}', form))
+
     def send_raw(self, data: bytes) -> int:
         """Write bytes into every client's stream, after what is queued; returns to how many.
 
@@ -278,7 +293,8 @@ class Server:
         `what` is a function, asked each time when something happened; or the name of a thing that
         must have happened `count` times since the exchange was made: `connect`, `disconnect`,
         `rejection` (an upgrade), `sub`, `refusal` (a subscription), `unsub`, `ping`, `ws_pong`,
-        `close` (a client's close frame), `timeout` (no ping), `violation`, `rest` (a request).
+        `close` (a client's close frame), `timeout` (no ping), `violation`, `rest` (a request),
+        `pong` (the answer to a `json_ping`).
         """
         with self._changed:
             if callable(what):
@@ -411,7 +427,9 @@ class Server:
             return False
         if isinstance(message, dict) and set(message) == {"ping"}:
             return self._ping(link, message["ping"])
-        if isinstance(message, dict) and message.get("event") in ("sub", "unsub"):
+        if isinstance(message, dict) and set(message) == {"pong"}:
+            self._pong(link, message["pong"])
+        elif isinstance(message, dict) and message.get("event") in ("sub", "unsub"):
             self._subscription(link, message)
         else:
             self._violation(f"not a message of this protocol: {text}")
@@ -429,6 +447,15 @@ class Server:
                 self._reply(link, f'{{"pong":{self.now_ms()}}}', pong=True)
             self._note("ping")
         return True
+
+    def _pong(self, link: Link, value: object) -> None:
+        """The answer to a ping of ours: the same number, once."""
+        with self._lock:
+            if type(value) is not int or value not in link.record.unanswered_pings:
+                self._violation(f"pong: {value!r} answers no ping")
+                return
+            link.record.unanswered_pings.remove(value)
+            self._note("pong")
 
     def _subscription(self, link: Link, message: dict[str, Any]) -> None:
         with self._lock:

@@ -8,7 +8,9 @@ from typing import Any
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
-REPLY_FORMATS = ("text", "quoted", "binary", "gzip", "gzip-quoted")
+REPLY_FORMATS = ("text", "quoted", "binary", "gzip", "gzip-quoted", "json-event", "json-code")
+# Of the exchange's own JSON messages, pongs and pings.
+JSON_FORMATS = ("text", "binary", "gzip")
 
 # The exchange runs on Java, whose gzip writer leaves time, flags and operating system at zero.
 _GZIP_HEADER = b"\x1f\x8b\x08" + bytes(7)
@@ -89,6 +91,10 @@ def close_frame(code: int, reason: str) -> bytes:
 
 def reply_frame(text: str, reply_format: str) -> bytes:
     """A reply such as `sub success`, wrapped as `reply_format` (one of `REPLY_FORMATS`) says."""
+    if reply_format == "json-event":
+        text = json.dumps({"event": text})
+    elif reply_format == "json-code":
+        text = json.dumps({"code": 0, "msg": text})
     payload = (json.dumps(text) if reply_format.endswith("quoted") else text).encode()
     if reply_format.startswith("gzip"):
         return frame(BINARY, gzip_member(payload))
