@@ -241,6 +241,25 @@ def test_a_pong_has_the_exchanges_own_clock(exchange: Exchange, client: ClientCo
     assert exchange.violations == []
 
 
+@pytest.mark.parametrize("form", ["text", "binary", "gzip"])
+def test_its_own_pings_are_to_be_answered(
+    exchange: Exchange, client: ClientConnection, form: str
+) -> None:
+    assert exchange.json_ping(1790145583, form) == 1
+    data = client.recv(SOON)
+    assert (data if form != "gzip" else gzip.decompress(data)) in (  # type: ignore[arg-type]
+        '{"ping":1790145583}',
+        b'{"ping":1790145583}',
+    )
+    (connection,) = exchange.connections
+    assert connection.unanswered_pings == [1790145583]
+    client.send('{"pong":1790145583}')
+    assert exchange.wait_for("pong")
+    assert (connection.unanswered_pings, exchange.violations) == ([], [])
+    client.send('{"pong":1790145583}')  # once is enough
+    assert exchange.wait_for("violation")
+
+
 def test_a_client_that_does_not_ping_is_disconnected() -> None:
     with Exchange(ping_timeout=0.3) as exchange, subscribed(exchange) as client:
         first = time.monotonic()
@@ -263,6 +282,8 @@ def test_a_client_that_does_not_ping_is_disconnected() -> None:
         ("binary", bytes.decode),
         ("gzip", lambda data: gzip.decompress(data).decode()),
         ("gzip-quoted", lambda data: json.loads(gzip.decompress(data))),
+        ("json-event", lambda data: json.loads(data)["event"]),
+        ("json-code", lambda data: json.loads(data)["msg"]),
     ],
 )
 def test_formats_of_replies_and_pongs(reply_format: str, unwrap: Any) -> None:
@@ -280,7 +301,9 @@ def test_formats_of_replies_and_pongs(reply_format: str, unwrap: Any) -> None:
 
 
 @pytest.mark.parametrize("argument", ["reply_format", "pong_format", "style"])
-def test_unknown_formats_are_told(argument: str) -> None:
+def test_unknown_formats_are_told(exchange: Exchange, argument: str) -> None:
+    with pytest.raises(ValueError, match="morse"):
+        exchange.json_ping(form="morse")
     with pytest.raises(ValueError, match=argument):
         Exchange(**{argument: "morse"})  # type: ignore[arg-type]
 
@@ -471,6 +494,17 @@ def test_rest_account_tells_the_truth(exchange: Exchange) -> None:
     assert position["openPrice"] == Decimal("98533.12345678901234567")
     assert position["brokerId"] == exchange.broker
     assert second["positions"][0]["positionType"] == 2
+
+
+def test_rest_open_orders(exchange: Exchange) -> None:
+    order = exchange.place_order(volume=100, price=61001, open_close="CLOSE", trade_fee=0.5)
+    exchange.fill_order(order, volume=40)
+    exchange.cancel_order(exchange.place_order())
+    (told,) = get(exchange, "/fapi/v1/openOrders")
+    assert told["orderId"] == int(order)
+    assert (told["status"], told["type"], told["action"]) == ("PARTIALLY_FILLED", "LIMIT", "CLOSE")
+    assert (told["origQty"], told["executedQty"], told["price"]) == (100, 40, 61001)
+    assert refusal(exchange, "/fapi/v1/openOrders", sign="0" * 64) == (400, -1022)
 
 
 def test_rest_signatures(exchange: Exchange) -> None:
