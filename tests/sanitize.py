@@ -80,10 +80,9 @@ def build(copy: Path) -> None:
         check=True,
     )
     (wheel,) = (copy / "wheel").iterdir()
-    shutil.rmtree(copy / "fastpos")
     shutil.unpack_archive(wheel, copy, "zip")
     for built in (copy / "fastpos" / "_c").glob("*.so"):
-        built.touch()  # after its sources, which were unpacked in any order
+        built.touch()  # after its sources, which were unpacked as well
 
 
 def library(name: str) -> str:
