@@ -676,3 +676,12 @@ def test_sizes_up_to_the_limit() -> None:
             assert not accepted
         else:
             assert accepted
+
+
+def test_a_position_of_an_update_without_a_type_is_the_same_once_pickled() -> None:
+    update = decode(pushed({"channel": "ACCOUNT_UPDATE", "d": {"p": {"id": None}}}))
+    assert isinstance(update, AccountUpdate)
+    position = update.position
+    assert position is not None
+    assert position.change is None
+    assert pickle.loads(pickle.dumps(position)) == position
