@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from .account.book import Book
 from .errors import FastposError
-from .fork import Forked, Home
+from .fork import Forked, OwnerProcess
 from .logs import fields, log
 from .model.events import Balance, Order, Position, Trigger
 from .reconnect import ReconnectPolicy
@@ -93,13 +93,13 @@ class PositionStream(Callbacks):
         self._settings = settings
         self._register(settings)
         self._callbacks: Callbacks = settings
-        self._home = Home()
-        self._book = Book(settings.number, self._home)
+        self._owner = OwnerProcess()
+        self._book = Book(settings.number, self._owner)
         self._counters = Counters()
         self._times = CallbackTimes(settings.slow_callback_s)
         self._dispatcher: Dispatcher | None = None
         if settings.dispatch == "thread":
-            self._dispatcher = Dispatcher(settings.queue_size, self.on_error, self._home)
+            self._dispatcher = Dispatcher(settings.queue_size, self.on_error, self._owner)
         self._delivery = Delivery(
             self._callbacks,
             self._book,
@@ -116,7 +116,7 @@ class PositionStream(Callbacks):
             self._book,
         )
         self._feed = Feed(settings, self._delivery, self._counters, self._sync)
-        self._driver = Driver(self._feed, self._delivery, self._sync, self._dispatcher, self._home)
+        self._driver = Driver(self._feed, self._delivery, self._sync, self._dispatcher, self._owner)
 
     def __repr__(self) -> str:
         settings = self._settings
@@ -148,7 +148,7 @@ class PositionStream(Callbacks):
         try:
             self._driver.run(run)
         except Forked:
-            self._home.check()
+            self._owner.check()
             raise
 
     def start(self) -> PositionStream:
@@ -183,7 +183,7 @@ class PositionStream(Callbacks):
             RuntimeError: it is not, and this is called in a callback on the reader thread, which
                 would wait for itself.
         """
-        self._home.check()
+        self._owner.check()
         return self._driver.wait_ready(timeout)
 
     def stop(self, timeout: float | None = 5.0) -> None:
@@ -199,7 +199,7 @@ class PositionStream(Callbacks):
             timeout: seconds to wait for all this, None for ever; a callback that takes longer is
                 left to finish.
         """
-        if self._home.elsewhere:
+        if self._owner.is_another:
             return
         run = self._driver.last_run
         if run is None or run.ended:
@@ -224,7 +224,7 @@ class PositionStream(Callbacks):
             FastposError: what ended the stream.
             RuntimeError: called in a callback.
         """
-        self._home.check()
+        self._owner.check()
         run = self._driver.last_run
         if run is None:
             return True
@@ -252,7 +252,7 @@ class PositionStream(Callbacks):
         # meanwhile nobody could import it any more.
         import websocket  # noqa: F401, PLC0415
 
-        self._home.settle()
+        self._owner.claim()
         run = self._driver.begin(number, thread, is_ours)
         self._delivery.begin(background=is_ours or self._dispatcher is not None)
         return run
@@ -287,12 +287,12 @@ class PositionStream(Callbacks):
 
     def unsubscribe(self) -> None:
         """Pause the pushes. The connection stays; if it is lost it comes back paused."""
-        self._home.check()
+        self._owner.check()
         self._driver.pause()
 
     def subscribe(self) -> None:
         """Resume the pushes. `on_ready` tells when they come again, and how long the gap was."""
-        self._home.check()
+        self._owner.check()
         self._driver.resume()
 
     # --- what is known ----------------------------------------------------------------------

@@ -544,7 +544,7 @@ def test_no_pong() -> None:
     assert isinstance(ended, Closed)
     assert str(ended.error) == "no pong within 10 s"
     assert peer.session.phase is Phase.ENDED
-    assert peer.session.has_data_to_send
+    assert peer.session.outgoing
 
 
 def test_a_pong_within_the_time_out_is_good_though_later_than_the_next_ping() -> None:
@@ -622,7 +622,7 @@ def test_an_ended_session_wants_nothing_more() -> None:
     peer.session.close(peer.now)
     assert peer.session.phase is Phase.ENDED
     assert peer.session.limit == inf
-    assert not peer.session.has_data_to_send
+    assert not peer.session.outgoing
 
 
 # --- driven by somebody else ----------------------------------------------------------------------
@@ -650,7 +650,7 @@ def test_forty_lines_drive_two_sessions_at_once() -> None:
                 events.append(event)
             if now >= session.deadline:
                 session.tick(now)
-            if session.has_data_to_send:
+            if session.outgoing:
                 ours.sendall(session.data_to_send())
                 if b'"ping"' in read_frame(theirs).payload:
                     theirs.sendall(text_frame('{"pong":1}'))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..fork import Home
+from ..fork import OwnerProcess
 from ..model.events import Balance, Order, Position, Trigger
 from ..model.fields import NumberType
 from ..model.snapshot import Snapshot
@@ -28,15 +28,15 @@ class Book:
 
     Args:
         number: type of numbers in what is handed out.
-        home: of the stream. In a child that was forked nothing is known, so the methods for
+        owner: of the stream. In a child that was forked nothing is known, so the methods for
             anybody raise RuntimeError there.
     """
 
-    __slots__ = ("_home", "_interrupted", "_journal", "_number", "_state")
+    __slots__ = ("_interrupted", "_journal", "_number", "_owner", "_state")
 
-    def __init__(self, number: NumberType, home: Home | None = None) -> None:
+    def __init__(self, number: NumberType, owner: OwnerProcess | None = None) -> None:
         self._number = number
-        self._home = home or Home()
+        self._owner = owner or OwnerProcess()
         self._state = State(number)
         self._interrupted = False
         # Pushes and their channels; None: none is kept.
@@ -65,7 +65,7 @@ class Book:
         return self._shown("triggers")
 
     def _shown(self, name: str) -> dict[Any, Any]:
-        self._home.check()
+        self._owner.check()
         shown: dict[Any, Any] = self._state.show(name, self._interrupted)
         return shown
 
@@ -75,7 +75,7 @@ class Book:
 
     def dump(self) -> str:
         """Give all that is known as JSON, for `load`. Decimals are kept in full."""
-        self._home.check()
+        self._owner.check()
         stores = self._state.stores
         content: dict[str, Any] = {"version": 1}
         for name, part in STORED.items():
@@ -154,7 +154,7 @@ class Book:
         Raises:
             ValueError: it is not what `dump` gave. Nothing is taken in then.
         """
-        self._home.check()
+        self._owner.check()
         latest = no_push(self._number, 0)
         loaded = State(self._number)
         try:

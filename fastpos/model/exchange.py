@@ -20,12 +20,12 @@ __all__ = [
     "CONNECTED",
     "CREDENTIAL_PLACES",
     "DEFAULT_URL",
-    "PUSH_HEAD",
     "SHOWN",
     "SUBSCRIBED",
     "UNDOCUMENTED",
     "Said",
     "ping",
+    "push_head",
     "read",
     "request",
     "why_no_push",
@@ -36,8 +36,9 @@ __all__ = [
 # The exchange greets, we subscribe, it confirms, and only then do pushes come. What it says is text
 # in whatever wrapping a deployment likes: bare or in quotes, in a JSON object, as a text message,
 # a binary one, or gzip. What is a push is plain before anything of it is decoded: a JSON object
-# with the key "channel". Nearly all begin with it, so 10 bytes decide; only the others are looked
-# into. An object that is no JSON is a push as well, a broken one.
+# with the key "channel". It comes first or soon, so a look at the head decides; only where another
+# object or list comes before it, or it does not come, is the text parsed. An object that is no JSON
+# is a push as well, a broken one.
 
 DEFAULT_URL = "wss://futuresws.exchange1.com/position_order/ws"
 
@@ -47,9 +48,6 @@ SUBSCRIBED = "sub success"
 
 # The constructor's argument -> HTTP header of the upgrade, key in the subscribe message.
 CREDENTIAL_PLACES = {"token": ("token", "token"), "api_key": ("api-key", "apiKey")}
-
-PUSH_HEAD = b'{"channel"'
-"""What nearly all pushes begin with, and nothing else does."""
 
 # A reply that is longer than this is shown shortened, characters.
 SHOWN = 200
@@ -72,6 +70,19 @@ class Said(Enum):
     OTHER = "something else"
 
 
+def push_head(text: bytes) -> bytes | None:
+    """Give the head of a push, up to its key "channel"; None where that does not come so soon.
+
+    Whatever begins in the same way is a push too: a quote within a string is escaped, so these
+    bytes are a key, and no bracket was opened but the first.
+    """
+    end = text.find(b'"channel":') + 10
+    head = text[:end]
+    if end < 10 or head.lstrip()[:1] != b"{" or head.count(b"{") > 1 or b"[" in head:
+        return None
+    return head
+
+
 def read(text: bytes) -> tuple[Said, str]:
     """Say what a text is.
 
@@ -79,7 +90,7 @@ def read(text: bytes) -> tuple[Said, str]:
         That, and to a PING the message that answers it, to all that is no push, ping or pong the
         words themselves, shortened.
     """
-    if text.startswith(PUSH_HEAD):
+    if push_head(text) is not None:
         return Said.PUSH, ""
     stripped = text.strip()
     words = text.decode("utf-8", "replace").strip().strip('"').strip()

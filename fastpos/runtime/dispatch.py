@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any
 
 from ..errors import FastposError
-from ..fork import Home
+from ..fork import OwnerProcess
 from ..logs import fields, log
 from ..model.events import Disconnect
 from ..model.exchange import CHANNELS
@@ -46,13 +46,13 @@ class Dispatcher:
         size: so many events may wait. A tick, and the error that tells of a full queue, are let in
             beyond that.
         on_error: is told when the reader begins to wait; once while that happens again and again.
-        home: the process that this runs in.
+        owner: the process that this runs in.
     """
 
-    def __init__(self, size: int, on_error: Handlers[FastposError], home: Home) -> None:
+    def __init__(self, size: int, on_error: Handlers[FastposError], owner: OwnerProcess) -> None:
         self._size = size
         self._on_error = on_error
-        self._home = home
+        self._owner = owner
         self._thread: threading.Thread | None = None  # the reader's; the one that was last started
 
         self._changed = threading.Condition()
@@ -224,11 +224,11 @@ class Dispatcher:
                     extra=fields("internal_error"),
                 )
             except BaseException as error:
-                if not self._home.elsewhere:
+                if not self._owner.is_another:
                     self._failure = error
                     end()
                 return
-            if self._home.elsewhere:  # a function has forked, and this is the child
+            if self._owner.is_another:  # a function has forked, and this is the child
                 return
 
     def _take(self) -> _Entry | None:

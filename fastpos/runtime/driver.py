@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..errors import FastposError
-from ..fork import Forked, Home
+from ..fork import Forked, OwnerProcess
 from ..wire.session import CLOSE_TIMEOUT, Closed, Phase, Subscribed
 from .changes import Changes
 from .delivery import Delivery
@@ -77,7 +77,7 @@ class Driver:
         delivery: Delivery,
         snapshots: Snapshots,
         dispatcher: Dispatcher | None,
-        owner: Home,
+        owner: OwnerProcess,
     ) -> None:
         self._feed = feed
         self._delivery = delivery
@@ -251,7 +251,7 @@ class Driver:
             failure.__cause__ = error
             raise
         finally:
-            if not self._owner.elsewhere:  # else all of it is the parent's (see fork.py)
+            if not self._owner.is_another:  # else all of it is the parent's (see fork.py)
                 try:
                     run.pinger.stop()
                 finally:
@@ -302,7 +302,7 @@ class Driver:
                 self._changes.wait_for(lambda: run.stopping, retry_in)
 
     def _check_process(self) -> None:
-        if self._owner.elsewhere:
+        if self._owner.is_another:
             raise Forked
 
     def _serve(self, run: Run, buffers: Buffers) -> tuple[FastposError | None, float | None]:
@@ -316,7 +316,7 @@ class Driver:
         except FastposError as error:
             closed = Closed(str(error), None, error)
         except Exception as error:
-            if self._owner.elsewhere:
+            if self._owner.is_another:
                 raise
             # A mistake of ours must not end the feed.
             reason = f"unexpected {type(error).__name__}: {error}"
@@ -324,14 +324,14 @@ class Driver:
             failure.__cause__ = error
             closed = Closed(reason, None, failure)
         except BaseException:  # Ctrl-C: leave in an orderly way
-            if self._owner.elsewhere:
+            if self._owner.is_another:
                 raise
             run.stopping = True
             if link is not None:
                 link.close()
             raise
         finally:
-            if not self._owner.elsewhere:
+            if not self._owner.is_another:
                 self._link = None
                 self._feed.left(link)
                 if link is not None:

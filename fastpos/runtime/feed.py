@@ -151,7 +151,8 @@ class Feed:
     def take(self, link: Link, event: Event) -> None:
         """Do what one of its events means."""
         if type(event) is Pushes:
-            self.count(link)
+            self._counters.messages = self._messages + link.session.messages  # type: ignore[union-attr]
+            self._counters.last_message_ns = link.received_ns
             self._delivery.received(link.last_received)
             if self._delivery.pushes(event.texts, link.received_ns):
                 log.info(

@@ -33,7 +33,7 @@ from time import monotonic, time_ns
 
 from ..errors import FastposError
 from ..net.connection import Connection
-from ..wire.scratch import Scratch
+from ..wire.scratch import SMALL, Scratch
 from ..wire.session import Closed, Event, Phase, Session
 
 __all__ = ["Buffers", "Link"]
@@ -86,6 +86,7 @@ class Link:
         self._count = 0  # of the last read
         self._reads = 0  # how many there were
         self._waiting = False  # for the peer: all that was read is handled
+        self._is_idle = False  # the session has no more events of what was read
 
         self._lock = threading.Lock()
         self._closed: Closed | None = None  # how it ended, where the session did not say it itself
@@ -120,9 +121,11 @@ class Link:
         """
         session, connection, buffers = self.session, self._connection, self._buffers
         assert session is not None
-        buffers.received.used(self._count)
-        buffers.ciphertext.used(self._count)
+        if self._count > SMALL or buffers.received.is_large:
+            buffers.received.used(self._count)
+            buffers.ciphertext.used(self._count)
         view = session.writable(buffers.received.view)
+        self._is_idle = False
         self._waiting = True
         try:
             if timeout is not None and not connection.wait(timeout):
@@ -141,6 +144,8 @@ class Link:
 
     def next_event(self) -> Event | None:
         """Give the next event; None when more has to be read for one."""
+        if self._is_idle and self._closed is None:
+            return None
         session = self.session
         assert session is not None
         with self._lock:
@@ -148,8 +153,9 @@ class Link:
             if event is None and self._closed is not None:
                 session.lost(EOFError(), self.last_received)  # if it does not know yet
                 event, self._closed = self._closed, None
-            if session.has_data_to_send:
+            if session.outgoing:
                 self._send(session)
+            self._is_idle = session.is_idle
             sooner = session.deadline < self._awaited
         if sooner:
             self._wake()
@@ -191,7 +197,7 @@ class Link:
 
     def _send(self, session: Session) -> None:
         """Send what there is to be sent; called under the lock."""
-        if not session.has_data_to_send:
+        if not session.outgoing:
             return
         try:
             self._connection.send(session.data_to_send())

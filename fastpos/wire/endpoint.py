@@ -20,7 +20,7 @@ __all__ = ["Endpoint"]
 NO_CODE = 1005  # what `parse_close` gives for a close frame without one
 
 
-class Endpoint:
+class Endpoint(FrameParser):
     """A client's end of one connection, without extensions.
 
     Args:
@@ -29,15 +29,10 @@ class Endpoint:
     """
 
     def __init__(self, max_message_size: int, splitter: Splitter | None = None) -> None:
-        parser = FrameParser(max_message_size, splitter)
-        self._parser = parser
+        super().__init__(max_message_size, splitter)
         self._closing = False
-        self._out: list[bytes] = []
-        # The parser's own, as they are called for each read.
-        self.writable = parser.writable
-        """Gives the place for the next bytes (see `FrameParser`)."""
-        self.wrote = parser.wrote
-        """Is told how many were put there."""
+        self.outgoing: list[bytes] = []
+        """The frames that are to be sent, which `data_to_send` takes."""
 
     def next_message(self) -> Message | None:
         """Give the next data message, or the peer's CLOSE; None when there is no more.
@@ -46,7 +41,7 @@ class Endpoint:
             ProtocolError: the peer broke the protocol, and is told so.
         """
         try:
-            while (message := self._parser.next_message()) is not None:
+            while (message := super().next_message()) is not None:
                 opcode, payload = message
                 if opcode == PING:
                     self.send(payload, PONG)
@@ -66,7 +61,7 @@ class Endpoint:
         from websocket import ABNF  # noqa: PLC0415 -- see the top
 
         if not self._closing:
-            self._out.append(ABNF.create_frame(payload, opcode).format())
+            self.outgoing.append(ABNF.create_frame(payload, opcode).format())
 
     def close(self, code: int | None = 1000, reason: str = "") -> None:
         """Send a close frame, once; None: without a code."""
@@ -74,13 +69,8 @@ class Endpoint:
         self.send(payload, CLOSE)
         self._closing = True
 
-    @property
-    def has_data_to_send(self) -> bool:
-        """Whether `data_to_send` would give something."""
-        return bool(self._out)
-
     def data_to_send(self) -> bytes:
         """Give the bytes that are to be sent, once."""
-        data = b"".join(self._out)
-        self._out.clear()
+        data = b"".join(self.outgoing)
+        self.outgoing.clear()
         return data

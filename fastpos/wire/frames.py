@@ -92,6 +92,8 @@ class FrameParser:
         self._fragments = bytearray()
         self._utf8: codecs.IncrementalDecoder | None = None
         self._closed = False
+        self.is_idle = True
+        """Whether more has to be read for a message."""
 
     def writable(self, scratch: memoryview) -> memoryview:
         """Give the place for the next bytes, never empty: in `scratch`, or in a buffer of ours."""
@@ -115,6 +117,7 @@ class FrameParser:
     def wrote(self, count: int) -> None:
         """Say that `count` bytes were put where `writable` pointed."""
         self._end += count
+        self.is_idle = False
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Put `data` in and give the messages that it completes; raises ProtocolError."""
@@ -129,6 +132,15 @@ class FrameParser:
             while (message := self.next_message()) is not None:
                 yield message
 
+    def take_pushes(self) -> list[bytes]:
+        """Give the pushes at the head of what there is, inflated; none where something else is."""
+        pushes: list[bytes] = []
+        if self._splitter is not None and not self._opcode and not self.is_idle:
+            self._start = self._splitter(self._buffer, self._start, self._end, self._max, pushes)
+            if self._start == self._end:
+                self._keep()
+        return pushes
+
     def next_message(self) -> Message | None:
         """Give the next message that is complete; None when there is no more.
 
@@ -137,22 +149,15 @@ class FrameParser:
         Raises:
             ProtocolError: the server broke the protocol; the parser is then of no more use.
         """
-        if self._buffer is _NOTHING:
-            return None
-        while not self._closed:
-            if self._splitter is not None and not self._opcode:
-                pushes: list[bytes] = []
-                self._start = self._splitter(
-                    self._buffer, self._start, self._end, self._max, pushes
-                )
-                if pushes:
-                    return INFLATED, pushes
+        while not self.is_idle and not self._closed:
+            pushes = self.take_pushes()
+            if pushes:
+                return INFLATED, pushes
             message = self._next_frame()
             if message is None:
-                break
-            if message[0] >= 0:
+                self._keep()
+            elif message[0] >= 0:
                 return message
-        self._keep()
         return None
 
     def _keep(self) -> None:
@@ -165,6 +170,7 @@ class FrameParser:
             self._own, self._again = _NOTHING, False
         self._have = end - start
         self._buffer, self._start, self._end = _NOTHING, 0, 0
+        self.is_idle = True
 
     # --- one frame --------------------------------------------------------------------------
 

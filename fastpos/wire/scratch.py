@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 
-__all__ = ["SCRATCH_SIZE", "Scratch"]
+__all__ = ["SCRATCH_SIZE", "SMALL", "Scratch"]
 
 SCRATCH_SIZE = 32 * 1024  # two of TLS's largest records
 SMALL = 4096
@@ -21,20 +21,24 @@ QUIET = 64
 class Scratch:
     """One buffer for all that one thread reads. It belongs to that thread."""
 
-    __slots__ = ("_quiet", "view")
+    __slots__ = ("_quiet", "is_large", "view")
 
     def __init__(self) -> None:
         self.view = memoryview(mmap.mmap(-1, SCRATCH_SIZE))
         """Where to read into; ask anew for every read."""
-        self._quiet = (
-            QUIET  # small reads since a larger one; QUIET when there is nothing to give back
-        )
+        self.is_large = False
+        """Whether more than its first page may have been written."""
+        self._quiet = 0  # small reads since a larger one
 
     def used(self, count: int) -> None:
-        """Say that a read brought `count` bytes, which are not needed any more."""
+        """Say that a read brought `count` bytes, which are not needed any more.
+
+        Where it `is_large`, or they were more than `SMALL`; else there is nothing to say.
+        """
         if count > SMALL:
-            self._quiet = 0
-        elif self._quiet < QUIET:
+            self.is_large, self._quiet = True, 0
+        elif self.is_large:
             self._quiet += 1
-            if self._quiet == QUIET:
+            if self._quiet >= QUIET:
+                self.is_large = False
                 self.view = memoryview(mmap.mmap(-1, SCRATCH_SIZE))

@@ -71,7 +71,7 @@ from ..errors import (
     ProtocolError,
     SubscriptionError,
 )
-from ..model.exchange import CONNECTED, PUSH_HEAD, SUBSCRIBED, Said, ping, read, why_no_push
+from ..model.exchange import CONNECTED, SUBSCRIBED, Said, ping, push_head, read, why_no_push
 from .credential import Credential
 from .endpoint import Endpoint
 from .frames import CLOSE, INFLATED, TEXT, parse_close, split_pure
@@ -99,6 +99,9 @@ CLOSE_TIMEOUT = 1.0
 SYSTEM_CLOSE_GRACE = 5.0
 
 GZIP_MAGIC = b"\x1f\x8b"
+# So many ways in which pushes begin are remembered. The keys before "channel" are few, and the
+# user's id is one.
+MAX_HEADS = 8
 
 
 class Phase(Enum):
@@ -258,7 +261,11 @@ class Session:
         """Gives the place for the next bytes, in the scratch that is lent (see `FrameParser`)."""
         self.wrote = self._endpoint.wrote
         """Is told how many were put there."""
+        self.outgoing = self._endpoint.outgoing
+        """Whether it is empty tells if `data_to_send` would give something."""
         self._texts: list[bytes] = []  # taken off the wire, and not given yet
+        # What pushes were seen to begin with, up to "channel": whatever begins so is one.
+        self._heads: tuple[bytes, ...] = ()
         self._unanswered = 0  # times "unsub" was sent without an answer, which is allowed
 
         self.messages = 0
@@ -281,6 +288,11 @@ class Session:
         """When `tick` is to be called next, `math.inf` for never."""
         self._reckon()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether more has to be read for an event."""
+        return self._endpoint.is_idle and not self._texts
+
     # --- bytes in -----------------------------------------------------------------------------
 
     def next_event(self, now: float) -> Event | None:
@@ -289,12 +301,17 @@ class Session:
         Args:
             now: when the bytes at hand were read.
         """
+        endpoint = self._endpoint
         while self.phase is not Phase.ENDED:
             if self._texts:
                 event = self._next_text(now)
+            elif texts := endpoint.take_pushes():
+                event = self._inflated(texts)
+            elif endpoint.is_idle:
+                return None
             else:
                 try:
-                    message = self._endpoint.next_message()
+                    message = endpoint.next_message()
                 except ProtocolError as error:
                     return self._end(f"protocol error: {error}", None, error, now + CLOSE_TIMEOUT)
                 if message is None:
@@ -309,17 +326,20 @@ class Session:
         reason = f"the connection was lost: {error}"
         return self._end(reason, None, ConnectionFailed(reason), now)
 
-    def _message(self, opcode: int, payload: Any, now: float) -> Event | None:
-        if opcode == INFLATED:
-            texts: list[bytes] = payload
-            self.messages += len(texts)
-            if self.phase is Phase.CLOSING:
-                return None
+    def _inflated(self, texts: list[bytes]) -> Pushes | None:
+        self.messages += len(texts)
+        if self.phase is not Phase.CLOSING:
+            heads = self._heads
             for text in texts:
-                if text[:10] != PUSH_HEAD:
+                if not text.startswith(heads):
                     self._texts = texts
                     return None
             return Pushes(texts)
+        return None
+
+    def _message(self, opcode: int, payload: Any, now: float) -> Event | None:
+        if opcode == INFLATED:  # a ping came before them
+            return self._inflated(payload)
         if opcode == CLOSE:
             code, reason = parse_close(payload)
             said = f": {self._credential.hide(reason)}" if reason else ""
@@ -342,17 +362,25 @@ class Session:
         return self._text(text, now)
 
     def _next_text(self, now: float) -> Event | None:
-        """Take texts of which not all are pushes: a run of pushes, or one that is none."""
+        """Take texts that are not all known for pushes: a run of pushes, or one that is none."""
         texts = self._texts
         for count, text in enumerate(texts):
-            if text[:10] != PUSH_HEAD:
-                self._texts = texts[count:]
-                break
-        else:
-            count, self._texts = len(texts), []
-        if count:
-            return Pushes(texts[:count])
-        return self._text(self._texts.pop(0), now)
+            if not (text.startswith(self._heads) or self._is_push(text)):
+                if count:
+                    self._texts = texts[count:]
+                    return Pushes(texts[:count])
+                self._texts = texts[1:]
+                return self._text(text, now)
+        self._texts = []
+        return Pushes(texts)
+
+    def _is_push(self, text: bytes) -> bool:
+        head = push_head(text)
+        if head is None:
+            return read(text)[0] is Said.PUSH
+        if len(self._heads) < MAX_HEADS:
+            self._heads += (head,)
+        return True
 
     def _text(self, text: bytes, now: float) -> Event | None:
         said, words = read(text)
@@ -513,11 +541,6 @@ class Session:
         return Closed(reason, close_code, error)
 
     # --- bytes out ----------------------------------------------------------------------------
-
-    @property
-    def has_data_to_send(self) -> bool:
-        """Whether `data_to_send` would give something."""
-        return self._endpoint.has_data_to_send
 
     def data_to_send(self) -> bytes:
         """Give the bytes that are to be sent, once."""

@@ -24,7 +24,7 @@ from fastpos import (
     PositionStream,
     ReconnectPolicy,
 )
-from fastpos.fork import Home
+from fastpos.fork import OwnerProcess
 from fastpos.runtime.callbacks import Handlers
 from fastpos.runtime.dispatch import Dispatcher
 from fastpos.simulator import Exchange
@@ -49,7 +49,7 @@ class Desk:
         self.entered, self.open = threading.Event(), threading.Event()
         self.on_error: Handlers[FastposError] = Handlers("on_error")
         self.on_error(self.seen.append)
-        self.dispatcher = Dispatcher(4, self.on_error, Home())
+        self.dispatcher = Dispatcher(4, self.on_error, OwnerProcess())
         self.ended = threading.Event()
         self._handlers: Handlers[Any] = Handlers("on_any")
         self._handlers(self.work)
