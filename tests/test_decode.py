@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import decimal
 import gzip
 import json
 import pickle
+import re
 import struct
 import threading
 import zlib
@@ -20,14 +20,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastpos import (
-    AccountUpdate,
     AdlPrice,
     DecodeError,
     Event,
     FastposError,
     Order,
-    SystemClose,
-    Trigger,
     Unknown,
     decode,
 )
@@ -419,32 +416,16 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("pair", ["[]", "{}"])
-def test_deep_nests_decode_or_are_refused(place: str, number: Any, pair: str) -> None:
-    for depth in (300, 600, 900, *range(940, 1030, 10), 2000, 100_000):
-        with contextlib.suppress(DecodeError):
-            decode(packed(place % nest(depth, pair)), number)
-
-
 def nest(depth: int, pair: str) -> str:
     return ("[" if pair == "[]" else '{"a":') * depth + "1" + pair[1] * depth
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
-@pytest.mark.parametrize("depth", [20, 100, 300, 1000, 1015, 2000])
+@pytest.mark.parametrize("depth", [20, 100, 300, 990, 1000, 1015, 2000, 100_000])
 @pytest.mark.parametrize("pair", ["[]", "{}"])
 def test_nests_are_refused_with_both_types_or_none(place: str, depth: int, pair: str) -> None:
-    kinds: set[type] = set()
-    for number in NUMBERS:
-        try:
-            kinds.add(type(decode(packed(place % nest(depth, pair)), number)))
-        except DecodeError as error:
-            kinds.add(type(error))
-    assert len(kinds) == 1
-    if depth <= 20:
-        assert kinds != {DecodeError}
+    event = agree(packed(place % nest(depth, pair)))
+    assert isinstance(event, Event) or depth > 20
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -454,12 +435,6 @@ def test_the_limit_of_nests_is_the_same_in_short_texts(number: Any, white: str) 
     assert isinstance(decode(packed(text % nest(MAX_DEPTH - 1, "[]")), number), Unknown)
     with pytest.raises(DecodeError, match="nested over 256 levels"):
         decode(packed(text % nest(MAX_DEPTH, "[]")), number)
-
-
-@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
-def test_deep_nests_that_decode_can_be_shown_and_pickled(place: str) -> None:
-    for depth in (20, 100, 300, 990):
-        agree(packed(place % ("[" * depth + "]" * depth)))
 
 
 # --- anything at all ------------------------------------------------------------------------------
@@ -472,25 +447,7 @@ def test_arbitrary_bytes(data: bytes) -> None:
     agree(packed(data))
 
 
-class Token(str):
-    """A piece of JSON text that is written as it stands."""
-
-    __slots__ = ()
-
-
-def written(value: Any) -> str:
-    if isinstance(value, Token):
-        return value
-    if isinstance(value, dict):
-        pairs = (f"{json.dumps(key)}:{written(item)}" for key, item in value.items())
-        return "{" + ",".join(pairs) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(written, value)) + "]"
-    return json.dumps(value)
-
-
 numerals = st.one_of(
-    st.integers(-5, 5).map(str),
     st.integers().map(str),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.builds(
@@ -499,86 +456,21 @@ numerals = st.one_of(
         st.sampled_from(["", ".0", ".00000000000000000000000001", ".98765432109876543210"]),
         st.sampled_from(["", "e0", "E5", "e-30", "e+400", "e-400", "e99999999999999999999"]),
     ),
-    st.sampled_from(["1e-99999999999999999999", "0e99999999999999999999"]),
 )
-words = st.sampled_from(
-    ["", "close", "CREATE", "UPDATE", "DELETE", "BUY", "1", "2", "NaN", "sNaN", "-inf", "true"]
-)
-texts = st.one_of(words, numerals, st.text(max_size=4))
-tokens = st.sampled_from([Token("NaN"), Token("-Infinity"), Token('"\\ud800"')])
-scalars = st.one_of(st.none(), st.booleans(), numerals.map(Token), words, texts, tokens)
-jsons = st.recursive(
-    scalars,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=5,
+values = st.one_of(
+    numerals,
+    numerals.map('"{}"'.format),
+    st.sampled_from(["null", "true", "NaN", "-Infinity", '"\\ud800"', '"sNaN"', '""', "[]", "{}"]),
+    st.text(max_size=4).map(json.dumps),
 )
 
 
-@given(jsons)
-@settings(max_examples=100, deadline=None)
-def test_arbitrary_json(value: Any) -> None:
-    agree(packed(written(value)))
-
-
-def mostly(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.one_of(strategy, strategy, strategy, jsons)
-
-
-def objects(keys: str, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Objects with some of these keys, any values in them, and a key nobody has heard of."""
-    fields: dict[str, st.SearchStrategy[Any]] = dict.fromkeys([*keys.split(), "new"], jsons)
-    return st.fixed_dictionaries({}, optional={**fields, **known})
-
-
-POSITION_KEYS = "id cid pt cn con l pv op rp hm ra s mr oa ccv"
-TICK_KEYS = "id al rp ha mr bo so lt tp"
-ORDER_KEYS = """orderId contractId contractName symbol contractSide type price pricePrecision
-    volume dealVolume avgPrice orderAction"""
-ATTACHED_KEYS = """takerProfitStatus takerProfitTrigger takerProfitPrice takerProfitTriggerId
-    stopLossStatus stopLossTrigger stopLossPrice stopLossTriggerId takerProfit stopLoss"""
-TRIGGER_KEYS = """triggerOrderId type side triggerPrice price volume triggerType ctime expireTime
-    orderAction"""
-CHANNELS: dict[str, tuple[type, st.SearchStrategy[Any]]] = {
-    "ACCOUNT_UPDATE": (
-        AccountUpdate,
-        objects(
-            "uid t",
-            d=mostly(
-                objects(
-                    "et",
-                    a=mostly(st.lists(mostly(objects("c an la pn")), max_size=3)),
-                    p=mostly(objects(POSITION_KEYS)),
-                )
-            ),
-        ),
-    ),
-    "ADL_PRICE": (
-        AdlPrice,
-        objects("uid", l=mostly(st.lists(mostly(objects(TICK_KEYS)), max_size=3))),
-    ),
-    "SYSTEM": (SystemClose, objects("uid", et=st.just("close"))),
-    "order": (
-        Order,
-        objects("", order=mostly(objects(ORDER_KEYS, otoOrder=mostly(objects(ATTACHED_KEYS))))),
-    ),
-    "trigOrder": (Trigger, objects("", trigOrder=mostly(objects(TRIGGER_KEYS)))),
-    "unheard": (Unknown, objects("uid order d l")),
-}
-
-
-@pytest.mark.parametrize("channel", CHANNELS)
-def test_arbitrary_json_in_the_shape_of(channel: str) -> None:
-    kind, body = CHANNELS[channel]
-
-    @given(body)
-    @settings(max_examples=60, deadline=None, database=None)
-    def check(body: Any) -> None:
-        event = agree(packed(written({**body, "channel": channel})))
-        assert type(event) in (kind, DecodeError, Unknown if channel == "SYSTEM" else kind)
-
-    check()
+@given(st.sampled_from([*NAMES, "adl_price_two"]), st.integers(0, 100), values)
+@settings(max_examples=200, deadline=None)
+def test_any_value_in_any_place(name: str, which: int, value: str) -> None:
+    parts = re.split(r'(?<=:)("[^"]*"|[^][{}",]+)', json.dumps(load(name), separators=(",", ":")))
+    place = which % (len(parts) // 2) * 2 + 1
+    agree(packed("".join([*parts[:place], value, *parts[place + 1 :]])))
 
 
 REAL_TEXTS = [text_of(name) for name in NAMES] + [gzip.decompress(REAL)]
@@ -612,33 +504,6 @@ def test_mutated_json(text: bytes, changes: list[tuple[int, int, bytes]]) -> Non
 @example(REAL, [(0, 0, b"")])
 def test_mutated_frames(data: bytes, changes: list[tuple[int, int, bytes]]) -> None:
     agree(mutated(data, changes))
-
-
-def test_every_single_value_replaced() -> None:
-    """Each place in each message, with each kind of value there."""
-    odd: list[Any] = [None, True, 0, -1, 1.5, 2**70, "", "x", "12", [], [1], [{}], {}, {"id": 1}]
-
-    def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        inside = value.items() if isinstance(value, dict) else enumerate(value)
-        found = []
-        for key, item in inside:
-            found.append((*path, key))
-            if isinstance(item, (dict, list)):
-                found += places(item, (*path, key))
-        return found
-
-    for name in ("account_update_update", "adl_price_two", "order", "trig_order", "system_close"):
-        for path in places(load(name)):
-            for value in odd:
-                push = load(name)
-                place = push
-                for key in path[:-1]:
-                    place = place[key]
-                place[path[-1]] = value
-                try:
-                    assert repr(decode(pushed(push)))
-                except DecodeError:
-                    continue
 
 
 # --- many threads ---------------------------------------------------------------------------------
