@@ -20,9 +20,7 @@ import fastpos.account.book
 from fastpos import Position, ReconnectPolicy, Snapshot, SnapshotError
 from tests.truth import POSITION, TICKS, Bench, shown, told, truth_of
 
-pytestmark = pytest.mark.long
-
-RUNS = int(os.environ.get("FASTPOS_MODEL_RUNS", "60"))
+RUNS = int(os.environ.get("FASTPOS_MODEL_RUNS", "40"))
 
 CONTRACTS = ("E-BTC-USDT", "E-ETH-USDT")
 SUBSCRIBED = b"sub success"

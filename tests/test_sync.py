@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 import sys
 import threading
@@ -36,7 +35,7 @@ from fastpos.account.state import LATE_TICKS
 from fastpos.runtime.snapshots import MAX_CALLS
 from fastpos.simulator import Exchange
 from tests.recording import SOON, Recorder, until
-from tests.truth import Bench, Bot, merge, shown, snapshot_of, told, truth_of
+from tests.truth import Bench, Bot, shown, snapshot_of, told, truth_of
 
 NewStream = Callable[..., PositionStream]
 
@@ -49,12 +48,6 @@ EMPTY = Snapshot([], [])
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(monkeypatch.setattr)
-
-
-@pytest.fixture
-def orders_bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """One whose source tells of orders."""
-    return Bench(monkeypatch.setattr, orders=True)
 
 
 @pytest.fixture
@@ -194,21 +187,17 @@ def test_a_failure_is_reported_and_the_call_repeated(name: str, bench: Bench) ->
     bench.assert_true()
 
 
-def test_a_snapshot_error_is_reported_as_it_is(bench: Bench) -> None:
-    error, cause = SnapshotError("not now", code=-1121, status=400), ZeroDivisionError("a mistake")
-    bench.begin()
-    bench.answer(error)
-    bench.poll(1.0)
-    bench.answer(cause)
-    assert bench.errors[0] is error
-    assert bench.errors[1].__cause__ is cause
-
-
-def test_failures_are_logged_where_nobody_listens(
+def test_a_snapshot_error_is_reported_as_it_is_and_logged_where_nobody_listens(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.callbacks.on_error.replace(None)
+    error, cause = SnapshotError("not now", code=-1121, status=400), ZeroDivisionError("a mistake")
     bench.begin()
+    for seconds, outcome in ((1.0, error), (2.0, cause)):
+        bench.answer(outcome)
+        bench.poll(seconds)
+    assert bench.errors[0] is error
+    assert bench.errors[1].__cause__ is cause
+    bench.callbacks.on_error.replace(None)
     bench.answer(ValueError("oh no"))
     (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert record.getMessage() == "the snapshot source raised ValueError: oh no"
@@ -282,27 +271,6 @@ def test_calls_do_not_pile_up_without_end(bench: Bench) -> None:
     assert len(bench.synceds) == 1
 
 
-def test_a_reconnect_waits_for_the_call_before_unless_that_takes_too_long(bench: Bench) -> None:
-    held, closed = open_(bench, False, volume=1), open_(bench, False)
-    bench.begin()
-    bench.calls[0].take()
-    for _ in range(3):
-        bench.sync.end()
-        bench.begin(1.0)
-        bench.poll(1.0)
-    close(bench, closed, False)
-    update(bench, held, False, volume=2)
-    assert bench.asked == 1  # one at a time
-    bench.poll(8.0)
-    assert bench.asked == 2
-    bench.answer(which=0)
-    assert not bench.sync.synced  # it knows nothing of the gap
-    bench.answer()
-    assert closed not in {event.id for event in bench.bot.events}
-    assert bench.errors == []
-    bench.assert_true()
-
-
 def test_no_thread_to_be_had_is_a_failure_like_any_other(bench: Bench) -> None:
     bench.refuse_threads = True
     bench.begin()
@@ -334,16 +302,6 @@ def test_an_interruption_lasts_until_the_next_beginning(bench: Bench, asked: boo
     bench.answer()
     assert bench.synceds[-1].gap_s == (5.0 if asked else 3.0)
     bench.assert_true()
-
-
-def test_what_was_on_its_way_at_an_interruption_is_stale_after_it(bench: Bench) -> None:
-    bench.begin()
-    bench.sync.interrupt()
-    bench.poll()
-    id = open_(bench)
-    assert not bench.book.positions[id].stale
-    bench.sync.begin(1.0)
-    assert bench.book.positions[id].stale
 
 
 def test_a_function_that_interrupts_leaves_it_unsynced(bench: Bench) -> None:
@@ -410,27 +368,6 @@ def test_raw_is_what_the_source_said(bench: Bench) -> None:
     (event,) = bench.bot.events
     assert event.raw == bench.book.positions[7].raw == raw
     assert (event.uid, event.open_price) == (10023, 1.5)
-
-
-def test_what_only_a_tick_told_is_told_by_the_snapshot(bench: Bench) -> None:
-    """A tick brings no on_position, so what it said is still news to a bot."""
-    bench.sync_now()
-    held = open_(bench, margin_rate=0.1)
-    bench.sync.end()
-    update(bench, held, False, margin_rate=0.2)
-    opened = open_(bench, False)
-    bench.begin(1.0)
-    bench.calls[0].take()
-    bench.push(bench.account.tick())
-    assert bench.book.positions[held].margin_rate == 0.2
-    assert set(bench.book.positions) == {held, opened}
-    assert not bench.book.positions[opened].complete
-    assert len(bench.bot.events) == 1
-    bench.answer()
-    assert bench.bot.changes[1:] == [(UPDATE, "SNAPSHOT", held), (CREATE, "SNAPSHOT", opened)]
-    assert bench.bot.events[1].changed >= {"margin_rate"}
-    assert bench.book.positions[held].mark_price is not None
-    bench.assert_true()
 
 
 def test_a_position_that_a_later_update_touched_is_not_deleted(bench: Bench) -> None:
@@ -540,28 +477,6 @@ def test_a_balance_is_stale_until_all_of_it_came(lone: Bench) -> None:
     assert not push(pn="0").stale
 
 
-def test_a_pause_is_a_gap(bench: Bench) -> None:
-    bench.sync_now()
-    held = open_(bench, volume=9)
-    bench.sync.interrupt()
-    update(bench, held, False, volume=4)
-    bench.begin(1.0)
-    bench.calls[0].take()
-    assert not bench.sync.synced
-    assert bench.book.positions[held].stale
-    # Once more, with a call under way that knows nothing of what happens now.
-    bench.sync.interrupt()
-    update(bench, held, False, volume=2)
-    open_(bench, False)
-    bench.begin(1.0)
-    bench.answer()
-    assert not bench.sync.synced
-    bench.answer()
-    synced = bench.synceds[-1]
-    assert (synced.created, synced.updated, synced.gap_s) == (1, 1, 2.0)
-    bench.assert_true()
-
-
 def test_without_a_source_ticks_confirm_what_they_carry(lone: Bench) -> None:
     held, created = open_(lone), open_(lone)
     lone.push(lone.account.tick())
@@ -604,7 +519,7 @@ def test_an_id_that_three_ticks_do_not_list_is_marked_and_kept(lone: Bench) -> N
 # --- orders and triggers --------------------------------------------------------------------------
 
 
-def test_orders_by_id(lone: Bench) -> None:
+def test_orders_and_triggers_by_id(lone: Bench) -> None:
     account = lone.account
     told_: list[Any] = []
     lone.callbacks.on_order(lambda order: told_.append(order.remaining))
@@ -623,8 +538,9 @@ def test_orders_by_id(lone: Bench) -> None:
     assert order.take_profit is not None
     assert (order.take_profit.trigger_price, order.stale) == (70000.0, False)
     assert shown(lone.book.orders) == truth_of(lone.state)["orders"]
-    lone.book.orders.clear()
-    assert list(lone.book.orders) == [first]
+    (gone, one), (stays, other) = (account.place_trigger({}) for _ in range(2))
+    lone.push(one, other, account.cancel_trigger(gone))
+    assert list(lone.book.triggers) == [stays]
 
 
 @pytest.mark.parametrize(
@@ -658,15 +574,6 @@ def test_when_an_order_leaves(body: dict[str, Any], leaves: bool, lone: Bench) -
     assert (list(lone.book.orders) == []) == leaves
 
 
-def test_triggers_by_id(lone: Bench) -> None:
-    (first, one), (second, other) = (lone.account.place_trigger({}) for _ in range(2))
-    lone.push(one, other)
-    assert list(lone.book.triggers) == [first, second]
-    lone.push(lone.account.cancel_trigger(first))
-    assert shown(lone.book.triggers) == truth_of(lone.state)["triggers"]
-    assert list(lone.book.triggers) == [second]
-
-
 @pytest.mark.parametrize("id", [None, [1], {}, True])
 def test_orders_without_a_usable_id_are_passed_on(id: Any, lone: Bench) -> None:
     told_: list[Any] = []
@@ -676,47 +583,6 @@ def test_orders_without_a_usable_id_are_passed_on(id: Any, lone: Bench) -> None:
     lone.push({"channel": "trigOrder", "trigOrder": {"triggerOrderId": id}})
     assert [type(event) for event in told_] == [Order, Trigger]
     assert lone.book.orders == lone.book.triggers == {}
-
-
-def test_orders_are_stale_after_a_gap_until_they_are_heard_of(lone: Bench) -> None:
-    filled, stays = place(lone, volume=5), place(lone, volume=5)
-    trigger, push = lone.account.place_trigger({})
-    lone.push(push)
-    lone.gap()
-    assert [order.stale for order in lone.book.orders.values()] == [True, True]
-    assert lone.book.triggers[trigger].stale
-    lone.push(lone.account.fill_order(stays, 2, 1))
-    new = place(lone)
-    stale = {id: order.stale for id, order in lone.book.orders.items()}
-    assert stale == {filled: True, stays: False, new: False}
-
-
-def test_a_snapshot_may_bring_orders_and_triggers(orders_bench: Bench) -> None:
-    bench, account = orders_bench, orders_bench.account
-    bench.sync_now()
-    kept = place(bench, volume=8, tp=70000, sl=50000)
-    filled, cancelled, later = (place(bench, volume=5) for _ in range(3))
-    (gone, one), (stays, other) = (account.place_trigger({}) for _ in range(2))
-    bench.push(one, other)
-    bench.sync.end()
-    account.fill_order(filled, None, 1)
-    account.cancel_order(cancelled)
-    account.fill_order(kept, 3, 1)
-    account.cancel_trigger(gone)
-    opened = place(bench, False, sl=51000, volume=9)
-    bench.begin(1.0)
-    bench.calls[0].take()
-    newest, push = account.place_trigger({})
-    bench.push(account.fill_order(opened, 1, 1), account.cancel_order(later), push)
-    bench.answer()
-    bench.assert_true()
-    assert set(bench.book.orders) == {kept, opened}
-    assert set(bench.book.triggers) == {stays, newest}
-    assert not any(order.stale for order in bench.book.orders.values())
-    assert not any(trigger.stale for trigger in bench.book.triggers.values())
-    stop_loss = bench.book.orders[kept].stop_loss
-    assert stop_loss is not None
-    assert stop_loss.trigger_price == 50000.0
 
 
 def test_orders_of_a_snapshot_as_users_make_them(bench: Bench) -> None:
@@ -844,17 +710,6 @@ def test_ticks_confirm_what_was_loaded(lone: Bench) -> None:
     assert not position.complete
 
 
-def test_what_is_known_already_is_not_touched_by_loading() -> None:
-    book, other = Book(float), Book(float)
-    for into, volume, id in ((book, 1, 1), (other, 2, 1), (other, 3, 2)):
-        event = AccountUpdate._view({"et": "CREATE", "p": {"id": id, "pv": volume}}, float)
-        event._received_ns = 0
-        merge(into, event)
-    book.load(other.dump())
-    known = {id: (p.volume, p.stale) for id, p in book.positions.items()}
-    assert known == {1: (1.0, False), 2: (3.0, True)}
-
-
 def test_the_format_of_a_dump() -> None:
     book = Book(float)
     book.load(json.dumps(GOOD))
@@ -886,20 +741,6 @@ def test_what_is_no_dump_is_refused_whole(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"not what Book\.dump"):
         book.load(text)
     assert [*book.positions, *book.balances, *book.orders, *book.triggers] == []
-
-
-@pytest.mark.parametrize("number", [float, Decimal])
-@pytest.mark.parametrize("loaded_as", [float, Decimal])
-def test_numbers_survive_whatever_type_they_are_loaded_as(number: Any, loaded_as: Any) -> None:
-    book, other = Book(number), Book(loaded_as)
-    wire = {"et": "CREATE", "p": {"id": 1, "op": number("98533.6"), "pv": 3}}
-    event = AccountUpdate._view(wire, number)
-    event._received_ns = 0
-    merge(book, event)
-    other.load(book.dump())
-    price = other.positions[1].open_price
-    assert (type(price), str(price)) == (loaded_as, "98533.6")
-    assert type(other.positions[1].volume) is loaded_as
 
 
 # --- threads and sockets --------------------------------------------------------------------------
@@ -1185,34 +1026,6 @@ def test_readers_see_whole_states_during_merges(bench: Bench) -> None:
         done.set()
         reader.join()
     assert torn == []
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("frantic")
-def test_stop_races_with_the_snapshot(
-    exchange: Exchange, stream: PositionStream, source: Source, bot: Bot
-) -> None:
-    stopped = threading.Event()
-    late: list[object] = []
-    for callback in (stream.on_position, stream.on_synced, stream.on_error):
-        callback(lambda event: late.append(event) if stopped.is_set() else None)
-    exchange.open_position()
-    for round_ in range(25):
-        stopped.clear()
-        start(stream)
-        source.wait_until_taken(round_ + 1)
-        for _ in range(round_ * 40):  # a little later each time
-            math.sqrt(2.0)
-        stream.stop()
-        stopped.set()
-        assert late == []
-        assert not stream.synced
-        assert shown(stream.positions) == bot.positions
-    source.wait_until_idle()
-    stopped.clear()
-    start(stream)
-    until(lambda: stream.synced)
-    assert_true(stream, exchange, bot)
 
 
 @pytest.mark.usefixtures("frantic")
