@@ -574,6 +574,29 @@ def test_when_an_order_leaves(body: dict[str, Any], leaves: bool, lone: Bench) -
     assert (list(lone.book.orders) == []) == leaves
 
 
+@pytest.mark.parametrize("last", [{"orderAction": "2"}, {"orderAction": "3", "dealVolume": 5}])
+def test_what_has_ended_does_not_come_back(last: dict[str, Any], lone: Bench) -> None:
+    """Nothing orders the pushes, so one can come late; it is told, and opens nothing."""
+    told_: list[Any] = []
+    lone.callbacks.on_order(told_.append)
+    order = {"orderId": "1", "orderAction": "1", "volume": 5, "dealVolume": 0}
+    trigger = {"triggerOrderId": "2", "orderAction": "1"}
+    for body in (order, {**order, **last}, order, {**order, "orderAction": "3"}):
+        lone.push({"channel": "order", "order": body})
+    for action in ("1", "2", "1"):
+        lone.push({"channel": "trigOrder", "trigOrder": {**trigger, "orderAction": action}})
+    id = open_(lone)
+    late = {"et": "UPDATE", "p": {"id": id, "mr": 0.5}}
+    close(lone, id)
+    lone.push({"channel": "ACCOUNT_UPDATE", "uid": 1001, "t": "5", "d": late})
+    assert len(told_) == 4
+    assert lone.bot.events[-1].margin_rate == 0.5
+    assert not lone.bot.events[-1].complete
+    assert lone.book.orders == lone.book.triggers == lone.book.positions == {}
+    lone.push(lone.account.open_position(id, {"cn": "E-BTC-USDT", "s": "BUY", "pv": 1, "op": 2})[1])
+    assert lone.book.positions[id].side == "BUY"
+
+
 @pytest.mark.parametrize("id", [None, [1], {}, True])
 def test_orders_without_a_usable_id_are_passed_on(id: Any, lone: Bench) -> None:
     told_: list[Any] = []
