@@ -1,22 +1,39 @@
-"""The simulated exchange's truth, as snapshots and in the words of events."""
+"""The simulated exchange's truth, as snapshots and in the words of events; a bench for both."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
-from fastpos import AttachedOrder, Balance, Order, Position, Snapshot, Trigger
+import fastpos.runtime.snapshots
+from fastpos import (
+    AttachedOrder,
+    Balance,
+    Order,
+    Position,
+    ReconnectPolicy,
+    Snapshot,
+    Synced,
+    Trigger,
+)
 from fastpos.account.book import Book
 from fastpos.model.exchange import CHANNELS
-from fastpos.simulator import Exchange
-from tests.recording import SOON
+from fastpos.runtime.callbacks import Callbacks
+from fastpos.runtime.delivery import Delivery
+from fastpos.runtime.snapshots import Snapshots
+from fastpos.runtime.stats import Counters
+from fastpos.simulator._account import Account
+from fastpos.simulator._wire import to_json
 
 __all__ = [
     "POSITION",
     "TICKS",
+    "Bench",
     "Bot",
-    "Source",
+    "Call",
     "merge",
     "shown",
     "snapshot_of",
@@ -141,72 +158,147 @@ class Bot:
             return [(event.change, event.source, event.id) for event in self.events]
 
 
-class Source:
-    """A snapshot source: tells an exchange's truth, and waits or fails as it is told.
+class Call:
+    """A call of the source that is under way: its thread, which runs when the test says so."""
 
-    Each call takes the next of `plan`, or does the usual when that is used up: an exception is
-    raised; a function is called, and gives what the call gives; anything else is given.
+    def __init__(self, bench: Bench, target: Callable[[], None]) -> None:
+        self._bench = bench
+        self._target = target
+        self.taken: Snapshot | None = None
+        """What it has read of the account; it gives that, however long it takes."""
+
+    def take(self) -> None:
+        """Read the account, if it was not."""
+        self.taken = self.taken or self._bench.truth()
+
+    def end(self, outcome: object = None) -> None:
+        """Give what was taken, or `outcome`: an exception is raised. Nobody looks at it yet."""
+        self.take()
+        self._bench.outcome = self.taken if outcome is None else outcome
+        self._target()
+
+
+class Bench:
+    """An account, and from the push's JSON on all that knows of it: no sockets, no threads.
+
+    Args:
+        patch: sets an attribute of a module until the test ends.
+        number: type of numbers.
+        orders: whether the source tells of orders and triggers.
+        has_source: whether there is one.
+        policy: when to ask again.
     """
 
-    def __init__(self, exchange: Exchange, orders: bool = False) -> None:
-        self._exchange = exchange
-        self._orders = orders
-        self._changed = threading.Condition()
-        self._held = False
-        self.plan: list[object] = []
-        self.calls: list[threading.Thread] = []
-        """The thread of each call."""
-        self.taken = 0
-        """How many calls have taken the truth, to give it when nothing holds them."""
-        self.running = 0
-        """How many calls are under way."""
+    def __init__(
+        self,
+        patch: Callable[[Any, str, Any], object],
+        number: Any = float,
+        orders: bool = False,
+        has_source: bool = True,
+        policy: ReconnectPolicy = ReconnectPolicy(1.0, 8.0, jitter=0.0),  # noqa: B008 (immutable)
+    ) -> None:
+        self.now = 1000.0
+        self.account = Account(1001, 1003, lambda: int(self.now * 1000))
+        self.account.set_balance("USDT", {"an": "100000", "la": "0", "pn": "0"})
+        self.calls: list[Call] = []
+        """Those that have not ended."""
+        self.asked = 0
+        """How many there have been."""
+        self.refuse_threads = False
+        self.outcome: Any = None
+        self._number, self._orders, self._policy = number, orders, policy
+        self._has_source = has_source
+        patch(fastpos.runtime.snapshots, "monotonic", lambda: self.now)
+        patch(fastpos.runtime.snapshots, "threading", SimpleNamespace(Thread=self._thread))
+        self.restart()
 
-    def __call__(self) -> Any:
-        with self._changed:
-            self.calls.append(threading.current_thread())
-            planned = self.plan.pop(0) if self.plan else self.truth
-            self.running += 1
-            self._changed.notify_all()
-        try:
-            if isinstance(planned, BaseException):
-                raise planned
-            return planned() if callable(planned) else planned
-        finally:
-            with self._changed:
-                self.running -= 1
-                self._changed.notify_all()
+    def restart(self) -> None:
+        """Begin with a new client that knows nothing."""
+        self.calls.clear()
+        self.book = Book(self._number)
+        self.bot = Bot()
+        self.callbacks = Callbacks()
+        self.errors: list[Any] = []
+        self.synceds: list[Synced] = []
+        self.callbacks.on_position(self.bot.on_position)
+        self.callbacks.on_error(self.errors.append)
+        self.callbacks.on_synced(self.synceds.append)
+        self.delivery = Delivery(self.callbacks, self.book, Counters(), self._number)
+        source: Any = self._source if self._has_source else None
+        self.sync = Snapshots(source, 10.0, self._policy, self.book)
+
+    def _source(self) -> Any:
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    def _thread(self, target: Callable[[], None], **_: Any) -> Any:
+        def start() -> None:
+            if self.refuse_threads:
+                raise RuntimeError("can't start new thread")
+            self.asked += 1
+            self.calls.append(Call(self, target))
+
+        return SimpleNamespace(start=start)
 
     def truth(self) -> Snapshot:
-        """Give the truth of this moment, once nothing holds it back."""
-        snapshot = snapshot_of(self._exchange.snapshot_state(), self._orders)
-        with self._changed:
-            self.taken += 1
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._held, 60.0)
-        return snapshot
+        """What the source would give now."""
+        return snapshot_of(self.account.copy(), self._orders)
 
-    def hold(self) -> None:
-        """Make every call take the truth and then wait for `release`."""
-        self._held = True
+    def push(self, *messages: Any) -> None:
+        """Have messages delivered, objects or their JSON; a None is none."""
+        texts = [m if isinstance(m, bytes) else to_json(m) for m in messages if m is not None]
+        self.delivery.pushes(texts, int(self.now * 1e9))
 
-    def release(self) -> None:
-        """Let them go."""
-        with self._changed:
-            self._held = False
-            self._changed.notify_all()
+    def poll(self, seconds: float = 0.0) -> None:
+        """Let time pass, and then have the reader look."""
+        self.now += seconds
+        for _ in range(3):
+            for name, event in self.sync.poll() if self.sync.pending else ():
+                if name == "on_error":
+                    self.delivery.report(event)  # type: ignore[arg-type]
+                else:
+                    self.delivery.tell(name, event)
 
-    def wait_for_calls(self, count: int) -> None:
-        """Wait until so many calls have begun."""
-        self._wait_for(lambda: len(self.calls) >= count)
+    def begin(self, gap_s: float | None = None) -> None:
+        """Subscribe, and have the source asked if that is due."""
+        self.sync.begin(gap_s)
+        self.poll()
 
-    def wait_until_taken(self, count: int) -> None:
-        """Wait until so many calls have taken the truth."""
-        self._wait_for(lambda: self.taken >= count)
+    def answer(self, outcome: object = None, which: int = -1) -> None:
+        """A call ends, and the reader sees it."""
+        self.calls.pop(which).end(outcome)
+        self.poll()
 
-    def wait_until_idle(self) -> None:
-        """Wait until no call is under way."""
-        self._wait_for(lambda: not self.running)
+    def gap(self, seconds: float = 1.0) -> None:
+        """Lose the connection and have another."""
+        self.sync.end()
+        self.begin(seconds)
 
-    def _wait_for(self, condition: Callable[[], bool]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(condition, SOON), (len(self.calls), self.taken)
+    def sync_now(self, gap_s: float | None = None) -> Synced:
+        """Subscribe and take a snapshot."""
+        self.begin(gap_s)
+        self.answer()
+        assert self.sync.synced
+        return self.synceds[-1]
+
+    @property
+    def state(self) -> dict[str, dict[Any, dict[str, Any]]]:
+        """The account, in the numbers that the wire carries."""
+        return {
+            what: {i: json.loads(to_json(w), parse_float=self._number) for i, w in records.items()}
+            for what, records in self.account.copy().items()
+        }
+
+    def assert_true(self) -> None:
+        """The book and the bot show the truth, and nothing in it is stale."""
+        truth = truth_of(self.state, self._number)
+        positions, balances = self.book.positions, self.book.balances
+        assert self.sync.synced
+        assert shown(positions) == truth["positions"] == self.bot.positions
+        assert shown(balances) == truth["balances"]
+        assert all(p.complete and not p.stale and not p.stale_fields for p in positions.values())
+        assert not any(balance.stale for balance in balances.values())
+        if self._orders:
+            assert shown(self.book.orders) == truth["orders"]
+            assert shown(self.book.triggers) == truth["triggers"]

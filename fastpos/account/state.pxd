@@ -27,7 +27,7 @@ cdef class State:
     cdef readonly dict stores
     cdef public State base
     cdef object _number
-    cdef readonly dict _closed
+    cdef readonly dict _closed, _ended
 
     @cython.locals(body=dict, part=Part)
     cpdef apply(self, EventSlots event, Channel channel)
@@ -39,6 +39,8 @@ cdef class State:
     @cython.locals(store=dict, known=Entry, stale=frozenset, wire=dict, tick=dict, listed=Py_ssize_t)
     cdef _tick(self, Part part, list ticks, EventSlots event)
     cpdef note_closed(self, id)
+    @cython.locals(ended=dict)
+    cdef _end(self, name, id)
     cdef bint _is_late(self, id) except -1
     @cython.locals(part=Part, entry=Entry, wire=dict)
     cpdef show(self, name, stale)

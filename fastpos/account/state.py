@@ -27,7 +27,8 @@ __all__ = ["STORED", "Entry", "State", "no_push"]
 
 # A position that so many ticks in a row do not list is marked.
 MISSED_TICKS = 3
-# So many closed positions are remembered, for the ticks that still list them.
+# So many closed positions are remembered, for the ticks that still list them; and so many of what a
+# push has ended of each kind, for the pushes that come late.
 REMEMBERED = 1000
 # A position that so many ticks list after it was closed is open: again, or the snapshot erred.
 LATE_TICKS = 3
@@ -112,7 +113,7 @@ class State:
         base: looked in for what is not known here, while a journal is applied.
     """
 
-    __slots__ = ("_closed", "_number", "base", "stores")
+    __slots__ = ("_closed", "_ended", "_number", "base", "stores")
 
     def __init__(self, number: NumberType, base: State | None = None) -> None:
         self._number = number
@@ -121,6 +122,11 @@ class State:
         """Of each kind, id -> entry."""
         # Id of a closed position -> how many ticks have listed it since.
         self._closed: dict[int, int] = {} if base is None else dict(base._closed)
+        # Of each kind, ids that a push has ended: ids are not used again, so what another push says
+        # of one came late.
+        self._ended: dict[str, dict[Any, None]] = {
+            name: {} if base is None else dict(base._ended[name]) for name in STORED
+        }
 
     # --- pushes -----------------------------------------------------------------------------
 
@@ -155,6 +161,8 @@ class State:
         id = part.id_of(wire)
         if id is None:
             return
+        if part.resting is not None and id in self._ended[part.store]:
+            return
         store = self.stores[part.store]
         known = self._known(part.store, store, id)
         stale = _NOTHING
@@ -164,6 +172,7 @@ class State:
             wire = merged(known.wire, wire)
         if part.resting is not None and not part.resting.is_open(wire, self._number):
             store.pop(id, None)
+            self._end(part.store, id)
         else:
             store[id] = entry_of(wire, event, stale)
 
@@ -175,6 +184,10 @@ class State:
         id = part.id_of(news)
         if id is None:  # there is nothing to merge it with
             return position_of(part.record, event, news, {}, is_new, change)
+        if is_new:
+            self._ended[part.store].pop(id, None)  # it was opened again
+        elif id in self._ended[part.store]:
+            return position_of(part.record, event, news, {}, False, change)
         store = self.stores[part.store]
         known = self._known(part.store, store, id)
         complete = is_new
@@ -194,6 +207,7 @@ class State:
         if change == _DELETE:
             store.pop(id, None)
             self.note_closed(id)
+            self._end(part.store, id)
         else:
             if self._closed and (known is None or self.base is not None):
                 self._closed.pop(id, None)  # it was opened again
@@ -212,6 +226,7 @@ class State:
                 if self.base is not None:
                     continue  # the snapshot lacks it, and no push has said that it is open
                 store[id] = entry_of(wire, event)
+                self._ended[part.store].pop(id, None)
                 listed += 1
                 continue
             tick = known.tick
@@ -243,6 +258,13 @@ class State:
         self._closed[id] = 0
         if len(self._closed) > REMEMBERED:
             del self._closed[next(iter(self._closed))]
+
+    def _end(self, name: str, id: Any) -> None:
+        """Take note that a push has ended something."""
+        ended = self._ended[name]
+        ended[id] = None
+        if len(ended) > REMEMBERED:
+            del ended[next(iter(ended))]
 
     def _is_late(self, id: int) -> bool:
         """Whether a tick that lists `id` was made before its position was closed."""
@@ -299,6 +321,7 @@ class State:
                     wire = {**lasting, **wire}
                 if part.resting is None or not part.resting.is_filled(wire, self._number):
                     store[id] = entry_of(wire, latest, complete=True)
+                    self._ended[name].pop(id, None)
                 if part.change is not None:
                     self._closed.pop(id, None)
 
