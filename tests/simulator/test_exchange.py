@@ -296,6 +296,15 @@ def test_a_push_is_what_the_real_exchange_sends(
         assert client.recv(SOON) == data
 
 
+def test_numbers_keep_their_digits(exchange: Exchange, client: ClientConnection) -> None:
+    number = Decimal("85717.01833333999523920")
+    exchange.push([number, 1, 2.5, None, True, ("é",)])
+    assert pushed(client, parse_float=Decimal) == [number, 1, 2.5, None, True, ["é"]]
+    for bad in (float("nan"), Decimal("inf"), object()):
+        with pytest.raises((ValueError, TypeError)):
+            exchange.push({"x": bad})
+
+
 def shape(value: Any) -> Any:
     """Keys and JSON types, which is what two messages of a kind have in common."""
     if isinstance(value, dict):
