@@ -6,6 +6,6 @@
 - `elsewhere.py`, `programs.py`: the simulator, and programs of a user's, in other processes.
 - `recording.py`, `connections.py`: the library's side: a stream's callbacks, a connection.
 - `ledger.py`: numbered events, those that were sent against those that came.
-- `gil.py`: who lets go of it.
+- `records.py`: TLS records by hand; `gil.py`: who lets go of the GIL.
 - `credentials.py`: a pytest plugin that watches for leaked secrets in every test.
 """
