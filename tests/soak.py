@@ -142,8 +142,8 @@ class Driver:
         due = time.monotonic()
         for id in IDS:
             exchange.open_position(position_id=id)
-            self._order(id, "1")
-            self._trigger(id, "1")
+            self._push(id, "order", "orderId", "1")
+            self._push(id, "trigOrder", "triggerOrderId", "1")
         while not self._stopping.wait(max(due - time.monotonic(), 0)):
             due += 0.5
             exchange.tick()
@@ -158,22 +158,17 @@ class Driver:
         elif kind < 0.5:
             exchange.set_balance("USDT", available=dice.randrange(10**6))
         elif kind < 0.8:
-            for action in "231":
-                self._order(id, action)
+            self._push(id, "order", "orderId", "231")
         elif kind < 0.9:
-            for action in "21":
-                self._trigger(id, action)
+            self._push(id, "trigOrder", "triggerOrderId", "21")
         else:
             exchange.close_position(id)
             exchange.open_position(position_id=id)
 
-    def _order(self, id: int, action: str) -> None:
-        order = {"orderId": str(id), "volume": 10, "orderAction": action}
-        self.exchange.push({"channel": "order", "order": order})
-
-    def _trigger(self, id: int, action: str) -> None:
-        trigger = {"triggerOrderId": str(id), "volume": 10, "orderAction": action}
-        self.exchange.push({"channel": "trigOrder", "trigOrder": trigger})
+    def _push(self, id: int, channel: str, key: str, actions: str) -> None:
+        for action in actions:
+            body = {key: str(id), "volume": 10, "orderAction": action}
+            self.exchange.push({"channel": channel, channel: body})
 
     def _fail(self, dice: random.Random) -> None:
         exchange = self.exchange
@@ -190,13 +185,9 @@ class Driver:
                 return
 
     def _drop_one(self) -> None:
-        for connection in exchange_clients(self.exchange)[:1]:
+        """The one that has been subscribed for longest."""
+        for connection in [c for c in self.exchange.connections[-50:] if c.subscribed][:1]:
             self.exchange.drop(connection=connection)
-
-
-def exchange_clients(exchange: Exchange) -> list[Any]:
-    """The subscribed connections, the longest idle first."""
-    return [connection for connection in exchange.connections[-50:] if connection.subscribed]
 
 
 def serve(pipe: Pipe, streams: int, seed: int, certificates: Certificates) -> None:

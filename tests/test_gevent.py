@@ -5,21 +5,18 @@ The program runs in a process of its own; the exchange is in this one, and is no
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+from subprocess import Popen
+from textwrap import dedent
 
 import pytest
 
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
 from tests.support.frames import PING, frame
+from tests.support.programs import interrupted, read_until, started
 from tests.support.pushes import order, push_frame
 from tests.support.recording import KEY
 from tests.support.servers import ScriptedServer, serve_subscription
@@ -65,34 +62,14 @@ def stop_in_time():
 """
 
 
-@contextmanager
 def program(
-    server: Exchange | ScriptedServer, project: Path, body: str, authority: Path | None = None
-) -> Iterator[subprocess.Popen[str]]:
+    server: Exchange | ScriptedServer, body: str, authority: Path | None = None
+) -> AbstractContextManager[Popen[str]]:
     key = server.api_key if isinstance(server, Exchange) else KEY
-    source = PREAMBLE + textwrap.dedent(body)
-    process = subprocess.Popen(
-        [sys.executable, "-c", source, server.url, key, str(authority or "")],
-        cwd=project,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    return started("-c", PREAMBLE + dedent(body), server.url, key, str(authority or ""))
 
 
-def heard(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Popen[str]) -> str:
     """What it still prints; nothing went wrong."""
     out, err = process.communicate(timeout=30)
     assert err == ""
@@ -101,7 +78,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
-def test_a_stream_and_its_faults(project: Path, certificates: Certificates, tls: bool) -> None:
+def test_a_stream_and_its_faults(certificates: Certificates, tls: bool) -> None:
     body = """
         stream.start()
         assert stream.wait_ready(10)
@@ -117,7 +94,7 @@ def test_a_stream_and_its_faults(project: Path, certificates: Certificates, tls:
     authority = certificates.authority if tls else None
     with (
         Exchange(ssl_context=context) as exchange,
-        program(exchange, project, body, authority) as process,
+        program(exchange, body, authority) as process,
     ):
         assert exchange.wait_for_subscribers(1, 10)
         faults = (
@@ -127,19 +104,19 @@ def test_a_stream_and_its_faults(project: Path, certificates: Certificates, tls:
         )
         for number, fault in enumerate(faults):
             exchange.push(order(number))
-            assert heard(process) == f"ready {number}"
+            assert read_until(process, "ready") == f"ready {number}\n"
             fault()
             assert exchange.wait_for("sub", count=number + 2)
         exchange.resume()
         exchange.push(order(7))
-        assert heard(process) == "ready 7"
+        assert read_until(process, "ready") == "ready 7\n"
         assert finish(process) == "stopped True\nothers had their turns True"
         assert exchange.connections[-1].close_code == 1000
         assert exchange.violations == []
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
-def test_peer_that_does_not_read(project: Path, certificates: Certificates, tls: bool) -> None:
+def test_peer_that_does_not_read(certificates: Certificates, tls: bool) -> None:
     """A send that would wait must not hold up a stop()."""
     pings = frame(PING, b"x" * 125) * 1000
 
@@ -166,49 +143,47 @@ def test_peer_that_does_not_read(project: Path, certificates: Certificates, tls:
     authority = certificates.authority if tls else None
     with (
         ScriptedServer(serve, context) as server,
-        program(server, project, body, authority) as process,
+        program(server, body, authority) as process,
     ):
-        assert "does not read" in heard(process)
+        assert "does not read" in read_until(process, "[")
         assert finish(process) == "stopped True"
 
 
-def test_stop_in_a_callback(exchange: Exchange, project: Path) -> None:
+def test_stop_in_a_callback(exchange: Exchange) -> None:
     body = """
         stream.on_order(lambda order: stop_in_time())
         stream.run_forever()
         say("returned", stream.join(0))
     """
-    with program(exchange, project, body) as process:
+    with program(exchange, body) as process:
         assert exchange.wait_for_subscribers(1, 10)
         exchange.push(order(1))
         assert finish(process) == "stopped True\nreturned True"
     assert exchange.connections[0].close_code == 1000
 
 
-def test_ctrl_c_in_run_forever(exchange: Exchange, project: Path) -> None:
+def test_ctrl_c_in_run_forever(exchange: Exchange) -> None:
     body = """
         try:
             stream.run_forever()
         except KeyboardInterrupt:
-            say("raised again")
+            sys.exit(3)
     """
-    with program(exchange, project, body) as process:
+    with program(exchange, body) as process:
         assert exchange.wait_for_subscribers(1, 10)
         assert exchange.wait_for("ping")
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert out == "raised again\n"
+        status, err = interrupted(process)
+    assert status == 3
     assert "Traceback" not in err  # the exception's name is there: gevent's main loop shows it
-    assert process.returncode == 0
     assert exchange.wait_for("close")
 
 
-def test_exit_without_stop(exchange: Exchange, project: Path) -> None:
+def test_exit_without_stop(exchange: Exchange) -> None:
     body = """
         stream.start()
         assert stream.wait_ready(10)
         say("ready")
     """
-    with program(exchange, project, body) as process:
+    with program(exchange, body) as process:
         assert finish(process) == "ready"
     assert exchange.wait_for_clients(0)

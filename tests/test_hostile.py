@@ -101,7 +101,7 @@ def at_most(size: int) -> Iterator[None]:
 def check_that_it_goes_on(exchange: Exchange, recorder: Recorder, count: int) -> list[Any]:
     """The next push is delivered; all that came before it, `on_ready` left out."""
     exchange.push(order(4711))
-    recorder.wait("on_order", count)
+    recorder.wait("on_order", count, timeout=30)  # tracemalloc makes it slow
     assert recorder.on_order[-1].order_id == "4711"
     return [event for name, event in recorder.calls if name != "on_ready"][:-1]
 

@@ -6,15 +6,12 @@ import json
 import logging
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,6 +22,7 @@ from fastpos import Balance, Order, Position, Snapshot, SnapshotError
 from fastpos.rest import AccountSnapshot
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
+from tests.support.programs import run
 from tests.support.pushes import bomb, pushed
 from tests.support.recording import KEY, SOON, until
 from tests.support.rig import LOOPBACK
@@ -952,13 +950,11 @@ def test_unusable_arguments(kind: type[Exception], name: str, value: object) -> 
         assert secret not in str(caught.value)
 
 
-def test_without_httpx(project: Path) -> None:
+def test_without_httpx() -> None:
     program = """
 import sys, fastpos
 assert "httpx" not in sys.modules and "httpcore" not in sys.modules
 sys.modules["httpx"] = None
 import fastpos.rest
 """
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    assert 'pip install "fastpos[rest]"' in done.stderr.splitlines()[-1]
+    assert 'pip install "fastpos[rest]"' in run("-c", program).stderr.splitlines()[-1]

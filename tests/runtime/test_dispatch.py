@@ -411,18 +411,6 @@ def test_events_nobody_listens_to_take_no_room(bench: Bench) -> None:
 # --- their end ------------------------------------------------------------------------------------
 
 
-def test_stop_throws_away_what_waits(bench: Bench) -> None:
-    with bench.running(queue_size=2) as stream:
-        bench.fill(stream)
-        with concurrently(stream.stop):
-            until(lambda: stream.stats.queue_depth < 2, what="none but the Disconnect")
-            bench.open.set()
-        calls = list(bench.recorder.calls)
-    bench.assert_stopped()
-    assert bench.recorder.on_error == []
-    assert bench.recorder.calls == calls
-
-
 def test_stop_in_time_though_a_callback_takes_longer(bench: Bench) -> None:
     later: list[object] = []
     stream = bench.start(queue_size=2)

@@ -13,8 +13,6 @@ import hmac
 import http.client
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -30,6 +28,7 @@ from websockets.sync.client import ClientConnection, connect
 
 import fastpos.simulator
 from fastpos.simulator import Exchange
+from tests.support.programs import run
 from tests.support.pushes import REAL, load
 from tests.support.recording import SOON
 
@@ -318,6 +317,15 @@ def test_a_push_is_what_the_real_exchange_sends(
     for data in (b"\x00\x01", "text", b"x" * 70_000):
         exchange.push_bytes(data, text=isinstance(data, str))
         assert client.recv(SOON) == data
+
+
+def test_numbers_keep_their_digits(exchange: Exchange, client: ClientConnection) -> None:
+    number = Decimal("85717.01833333999523920")
+    exchange.push([number, 1, 2.5, None, True, ("é",)])
+    assert pushed(client, parse_float=Decimal) == [number, 1, 2.5, None, True, ["é"]]
+    for bad in (float("nan"), Decimal("inf"), object()):
+        with pytest.raises((ValueError, TypeError)):
+            exchange.push({"x": bad})
 
 
 def shape(value: Any) -> Any:
@@ -623,9 +631,7 @@ def test_it_knows_nothing_of_the_rest_of_the_library() -> None:
                 assert not any(name.name.startswith("fastpos") for name in node.names)
 
 
-def test_the_extra_is_named_where_it_is_missing(project: Path) -> None:
+def test_the_extra_is_named_where_it_is_missing() -> None:
     code = "import sys; sys.modules['websockets'] = None; import fastpos.simulator"
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     told = 'ImportError: fastpos.simulator needs the websockets library: pip install "fastpos['
-    assert told in run.stderr
+    assert told in run("-c", code).stderr

@@ -244,10 +244,13 @@ def pytest_configure(config: pytest.Config) -> None:
     root.addHandler(_watch)
     level = root.level
     root.setLevel(logging.DEBUG)
+    # A record for each frame of a server or client that a test runs at the far end is none of ours.
+    logging.getLogger("websockets").setLevel(logging.INFO)
 
     def take_back() -> None:
         root.removeHandler(_watch)
         root.setLevel(level)
+        logging.getLogger("websockets").setLevel(logging.NOTSET)
 
     config.add_cleanup(take_back)
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 def _started(words: tuple[str, ...], more: dict[str, str]) -> subprocess.Popen[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTPOS_T")}
     kept.pop("FASTPOS_API_KEY", None)
-    script = words and words[0].endswith(".py")
+    script = words and (words[0] == "-c" or words[0].endswith(".py"))
     return subprocess.Popen(
         [sys.executable, "-u", *(() if script else ("-m", "fastpos")), *words],
         stdout=subprocess.PIPE,
@@ -28,7 +28,7 @@ def _started(words: tuple[str, ...], more: dict[str, str]) -> subprocess.Popen[s
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `fastpos` with these words, or the script that the first of them is."""
+    """Run `fastpos` with these words, or the script that the first is, or the one after -c."""
     with _started(words, environment) as process:
         output, errors = process.communicate(timeout=60)
     return subprocess.CompletedProcess(words, process.returncode, output, errors)
