@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import gzip
 import json
+import pickle
 import re
 import struct
 import zlib
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastpos import (
+    AccountUpdate,
     DecodeError,
     FastposError,
     Order,
