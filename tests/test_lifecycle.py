@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import math
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ import pytest
 
 import fastpos
 from fastpos import FastposError, PositionStream
+from fastpos.runtime.changes import Changes
 from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
 from tests.certificates import Certificates
@@ -48,6 +50,7 @@ from tests.servers import (
     read_frame,
     read_request,
 )
+from tests.support.connections import at_once, concurrently
 
 NewStream = Callable[..., PositionStream]
 
@@ -550,6 +553,75 @@ def test_many_starts_and_stops_leave_nothing(exchange: Exchange, new_stream: New
     assert exchange.violations == []
 
 
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_of_a_run_that_has_ended_does_not_touch_the_next(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    stream = new_stream(exchange).start()
+    driver = stream._driver
+    assert stream.wait_ready(SOON)
+    first = driver.last_run
+    assert first is not None
+    stream.stop()
+    stream.start()
+    assert stream.wait_ready(SOON)
+    driver.stop(first)
+    driver.abort(first)
+    driver.mute(first)
+    assert driver.wait_ended(first, 0)
+    exchange.push(order(1))
+    recorder.wait("on_order")
+    assert len(recorder.on_disconnect) == 1
+
+
+def test_who_waits_for_an_end_does_not_wait_for_the_next_run(
+    exchange: Exchange, new_stream: NewStream
+) -> None:
+    stream = new_stream(exchange)
+    waiting = threading.Barrier(2)
+
+    def wait() -> None:
+        waiting.wait()
+        assert stream.join(SOON)
+
+    for _ in range(20):
+        stream.start()
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        waiting.wait()
+        stream.stop()
+        stream.start()
+        stream.stop()
+        waiter.join(SOON)
+        assert not waiter.is_alive()
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf])
+def test_who_has_time_may_say_so(
+    exchange: Exchange, new_stream: NewStream, timeout: float | None
+) -> None:
+    stream = new_stream(exchange).start()
+    assert stream.wait_ready(timeout)
+    stream.stop(timeout)
+    assert stream.join(timeout)
+
+
+def test_a_condition_is_waited_for() -> None:
+    changes, seen = Changes(), threading.Event()
+    assert changes.wait_for(lambda: True, 0)
+    assert not changes.wait_for(lambda: False, 0.01)
+    with at_once(), concurrently(lambda: changes.wait_for(seen.is_set)) as waiting:
+        until(lambda: changes._waiting)
+        changes.notify()  # for nothing
+        assert not waiting.done()
+        seen.set()
+        changes.notify()
+        assert waiting.result(SOON)
+    assert changes._waiting == []
+
+
 # --- whole processes ------------------------------------------------------------------------------
 
 PREAMBLE = """
@@ -697,6 +769,37 @@ def test_stop_in_a_signal_handler(exchange: Exchange, project: Path, moment: str
     assert err == ""
     assert out.endswith("returned []\n")
     assert process.returncode == 0
+    assert exchange.connections[0].close_code == 1000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals come to no thread there")
+@pytest.mark.parametrize("number", [int(signal.SIGINT), int(signal.SIGTERM)])
+def test_a_signal_that_comes_just_before_a_read_waits(
+    exchange: Exchange, project: Path, number: int
+) -> None:
+    """It ends no system call of the main thread, as it came before; or to another thread, as here.
+    Python handles it in the main thread alone, and nothing comes that would end the read."""
+    body = f"""
+        stream = PositionStream(url, api_key=key, broker=1003, proxy="", ping_interval=60)
+        signal.signal(signal.SIGTERM, lambda *_: stream.stop())
+
+        def send_to_this_thread():
+            while not (stream._driver._link and stream._driver._link._is_silent()):
+                time.sleep(0.01)
+            time.sleep(0.1)  # in which the system call begins
+            print("sent", flush=True)
+            signal.raise_signal({number})
+
+        threading.Thread(target=send_to_this_thread, daemon=True).start()
+    """
+    with script(exchange, project, textwrap.dedent(body) + textwrap.dedent(FOREVER)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sent\n"
+        began = time.monotonic()
+        assert exchange.wait_for("unsub", timeout=1.5)
+        assert time.monotonic() - began < 1.5
+        _, err = finish(process)
+    assert err == ""
     assert exchange.connections[0].close_code == 1000
 
 
