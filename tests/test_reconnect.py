@@ -1,4 +1,4 @@
-"""The reconnect policy's arithmetic, and that a stream gives up where it says."""
+"""The reconnect policy's arithmetic, and what follows when a connection has ended."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpos import ConnectionFailed, Disconnect, PositionStream, ReconnectExhausted
+from fastpos import (
+    AuthenticationError,
+    ConnectionFailed,
+    FastposError,
+    ReconnectExhausted,
+    SubscriptionError,
+)
 from fastpos import ReconnectPolicy as Policy
+from fastpos.recovery import Recovery
 
 LONG = 1000.0  # seconds: an outage that is no short one
 
@@ -173,37 +180,122 @@ def closed_port() -> Any:
         yield taken.getsockname()[1]
 
 
+# --- what follows when a connection has ended -----------------------------------------------------
+
+EXACT = Policy(initial=1.0, maximum=8.0, jitter=0.0, reset_after=60.0)
+LOST = ConnectionFailed("lost")
+REFUSED = SubscriptionError("refused", "'no'")
+
+
+class Life:
+    """One stream's connections, one after the other; nothing of it takes time."""
+
+    def __init__(self, policy: Policy | None = EXACT) -> None:
+        self.now = 100.0
+        self.recovery = Recovery(policy, self.now)
+
+    def ends(
+        self, error: FastposError | None = LOST, served: float | None = None, took: float = 0.0
+    ) -> FastposError | float | None:
+        """A connection ends after so many seconds, or was in service for so many."""
+        self.recovery.attempt()
+        self.now += took
+        if served is not None:
+            self.recovery.subscribed(self.now)
+            self.now += served
+            assert self.recovery.lasted(self.now) == served
+        final, retry_in_s = self.recovery.judge("it ended", error, self.now)
+        assert (final is None) != (retry_in_s is None)
+        self.now += retry_in_s or 0.0
+        return final if retry_in_s is None else retry_in_s
+
+
+def test_waits_grow_while_failures_go_on() -> None:
+    life = Life()
+    assert [life.ends() for _ in range(4)] == [1.0, 1.0, 1.0, 1.0]  # the outage is short
+    assert [life.ends() for _ in range(8)] == [1.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]
+
+
+@pytest.mark.parametrize("served", [0.0, 0.875])
+def test_a_connection_that_does_not_last_is_part_of_the_outage(served: float) -> None:
+    life = Life()
+    waits = [life.ends(served=served) for _ in range(12)]
+    assert waits[-1] == 8.0
+
+
+def test_a_connection_that_lasted_begins_another_outage() -> None:
+    life = Life()
+    for _ in range(12):
+        life.ends()
+    assert life.ends(served=1.0) == 1.0, "a new outage is short"
+    for _ in range(12):
+        life.ends()
+    assert life.ends(served=60.0) == 1.0
+    assert life.ends(took=10.0) == 2.0, "and the waits begin anew"
+
+
+@pytest.mark.parametrize(("retry_after", "wait"), [(None, 1.0), (0.1, 1.0), (30.0, 30.0)])
+def test_the_server_may_ask_for_more_time(retry_after: float | None, wait: float) -> None:
+    assert Life().ends(ConnectionFailed("busy", 503, retry_after)) == wait
+
+
+def test_a_refused_credential_is_final() -> None:
+    error = AuthenticationError("401")
+    assert Life().ends(error) is error
+    assert Life().ends(error, served=1000.0) is error
+
+
+def test_three_refusals_in_a_row_are_final() -> None:
+    life = Life()
+    assert [type(life.ends(REFUSED)) for _ in range(2)] == [float, float]
+    final = life.ends(REFUSED)
+    assert isinstance(final, AuthenticationError)
+    assert str(final) == "the subscription was refused 3 times in a row: 'no'"
+    assert final.__cause__ is REFUSED
+
+
+def test_refusals_with_a_service_between_them_are_not_in_a_row() -> None:
+    life = Life()
+    for _ in range(3):
+        life.ends(REFUSED)
+        life.ends(served=0.125)
+    # Silence is no refusal, and does not end a row of them.
+    assert [type(life.ends(REFUSED)) for _ in range(2)] == [float, float]
+    assert type(life.ends(SubscriptionError("no answer"))) is float
+    assert isinstance(life.ends(REFUSED), AuthenticationError)
+
+
+@pytest.mark.parametrize("error", [LOST, None, SubscriptionError("no answer"), REFUSED])
+def test_without_a_policy_the_first_failure_is_the_last(error: FastposError | None) -> None:
+    final = Life(None).ends(error)
+    if error is None:  # a clean close
+        assert isinstance(final, ConnectionFailed)
+        assert str(final) == "it ended"
+    else:
+        assert final is error
+
+
 @pytest.mark.parametrize("allowed", [1, 3])
-def test_a_stream_gives_up_after_so_many_failed_attempts(allowed: int, closed_port: int) -> None:
-    ends: list[Disconnect] = []
-    stream = PositionStream(
-        f"ws://127.0.0.1:{closed_port}/",
-        api_key="k",
-        broker=1,
-        proxy="",
-        on_disconnect=ends.append,
-        on_error=lambda error: None,
-        reconnect=Policy(initial=0, max_attempts=allowed),
-    )
-    with pytest.raises(ReconnectExhausted) as caught:
-        stream.run_forever()
-    assert isinstance(caught.value.__cause__, ConnectionFailed)
-    assert len(ends) == allowed
-    assert [end.retry_in_s for end in ends] == [0.0] * (allowed - 1) + [None]
-    with pytest.raises(ReconnectExhausted):
-        stream.join(0)
+@pytest.mark.parametrize("error", [LOST, None])
+def test_so_many_attempts_and_no_more(allowed: int, error: FastposError | None) -> None:
+    life = Life(Policy(initial=0.0, max_attempts=allowed))
+    for _ in range(2):  # a service makes the count begin anew
+        assert [life.ends(error) for _ in range(allowed - 1)] == [0.0] * (allowed - 1)
+        life.ends(error, served=0.125)
+    for _ in range(allowed - 1):
+        life.ends(error)
+    final = life.ends(error)
+    assert isinstance(final, ReconnectExhausted)
+    assert str(final) == f"{allowed} attempts in a row have failed; the last: it ended"
+    assert final.__cause__ is error
 
 
-def test_without_a_policy_the_first_failure_is_the_last(closed_port: int) -> None:
-    ends: list[Disconnect] = []
-    stream = PositionStream(
-        f"ws://127.0.0.1:{closed_port}/",
-        api_key="k",
-        broker=1,
-        proxy="",
-        on_disconnect=ends.append,
-        reconnect=None,
-    )
-    with pytest.raises(ConnectionFailed):
-        stream.run_forever()
-    assert [end.retry_in_s for end in ends] == [None]
+def test_a_paused_connection_is_in_service() -> None:
+    life = Life(Policy(initial=0.0, max_attempts=2))
+    for _ in range(5):
+        life.recovery.attempt()
+        life.recovery.in_service(life.now)
+        life.recovery.in_service(life.now + 1)
+        assert life.recovery.lasted(life.now + 2) == 2.0
+        assert life.recovery.judge("dropped", LOST, life.now + 2) == (None, 0.0)
+    assert life.recovery.subscribed(life.now) == 5

@@ -15,8 +15,6 @@ from fastpos import (
     AuthenticationError,
     ConnectionFailed,
     PositionStream,
-    ProtocolError,
-    ReconnectExhausted,
     ReconnectPolicy,
     SubscriptionError,
     SystemClose,
@@ -30,13 +28,11 @@ from tests.recording import (
     order,
     push_frame,
     serve_subscription,
-    text_frame,
     until,
 )
 from tests.servers import (
     CLOSE,
     ScriptedServer,
-    accept_upgrade,
     close_frame,
     frames,
     read_frame,
@@ -90,34 +86,6 @@ def test_clean_close(
     assert exchange.connections[0].close_code == code  # RFC 6455, 5.5.1: answered in kind
 
 
-@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65535])
-def test_close_with_a_code_that_must_not_be_sent(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, code: int
-) -> None:
-    with new_stream(exchange) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.drop(clean=True, code=code)
-        recorder.wait("on_ready", 2)
-    event = recorder.on_disconnect[0]
-    assert event.close_code is None
-    assert type(event.error) is ProtocolError
-
-
-def test_close_frame_without_a_code(new_stream: NewStream, recorder: Recorder) -> None:
-    def serve(peer: socket.socket) -> None:
-        serve_subscription(peer)
-        if len(recorder.on_disconnect) == 0:
-            peer.sendall(close_frame())
-            assert read_frame(peer).opcode == CLOSE
-        else:
-            answer_until_close(peer)
-
-    with ScriptedServer(serve) as server, new_stream(server.url):
-        recorder.wait("on_ready", 2)
-    assert recorder.on_disconnect[0].close_code == 1005
-    assert recorder.on_disconnect[0].error is None
-
-
 def test_bare_end_of_the_stream(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder
 ) -> None:
@@ -127,40 +95,6 @@ def test_bare_end_of_the_stream(
         recorder.wait("on_ready", 2)
     assert recorder.on_disconnect[0].close_code is None
     assert type(recorder.on_disconnect[0].error) is ConnectionFailed
-
-
-def test_frame_that_is_cut_short(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    with new_stream(exchange) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.push(order(1))
-        exchange.truncate_frame(order(2), end=True)
-        recorder.wait("on_ready", 2)
-        exchange.push(order(3))
-        recorder.wait("on_order", 2)
-    assert [o.order_id for o in recorder.on_order] == ["1", "3"]
-
-
-def test_frame_that_is_never_finished(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    with new_stream(exchange, ping_interval=0.2, pong_timeout=0.2) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.truncate_frame(order(1))
-        recorder.wait("on_ready", 2)
-    assert "no pong" in recorder.on_disconnect[0].reason
-    assert recorder.on_order == []
-
-
-def test_frame_of_a_gigabyte(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
-    with new_stream(exchange) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.announce_frame(1 << 30)
-        recorder.wait("on_ready", 2)
-    event = recorder.on_disconnect[0]
-    assert type(event.error) is ProtocolError
-    assert exchange.connections[0].close_code == 1009
 
 
 def test_server_restart(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
@@ -180,16 +114,6 @@ def test_server_restart(exchange: Exchange, new_stream: NewStream, recorder: Rec
     assert first.close_code == 1001
     assert all("connect" in event.reason for event in refused)
     assert all(event.error.status is None for event in refused)
-
-
-def test_one_byte_at_a_time(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
-    exchange.trickle(size=1)
-    with new_stream(exchange) as stream:
-        assert stream.wait_ready(SOON)
-        for number in range(5):
-            exchange.push(order(number))
-        recorder.wait("on_order", 5)
-    assert recorder.on_error == []
 
 
 # --- the credential -------------------------------------------------------------------------------
@@ -275,44 +199,6 @@ def test_three_refusals_in_a_row_end_the_stream(
     assert recorder.on_ready == []
 
 
-def test_wrong_broker_is_a_refusal(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    with pytest.raises(AuthenticationError, match="broker"):
-        new_stream(exchange, broker=7).run_forever()
-    assert exchange.counts["refusal"] == 3
-
-
-def test_refused_twice_then_accepted(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    exchange.refuse_subscription(times=2)
-    with new_stream(exchange):
-        (ready,) = recorder.wait("on_ready")
-        assert ready.attempts == 3
-        # The count begins anew.
-        exchange.refuse_subscription(times=2)
-        exchange.drop()
-        second = recorder.wait("on_ready", 2)[1]
-        assert second.attempts == 3
-        exchange.push(order(1))
-        recorder.wait("on_order")
-    assert all(isinstance(error, SubscriptionError) for error in recorder.on_error[:2])
-
-
-def test_refusals_with_a_subscription_between_them_are_not_in_a_row(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    exchange.refuse_subscription(times=2)
-    with new_stream(exchange) as stream:
-        recorder.wait("on_ready", 1)
-        stream.unsubscribe()
-        exchange.refuse_subscription(times=1)
-        stream.subscribe()
-        recorder.wait("on_ready", 2)
-    assert exchange.counts["refusal"] == 3
-
-
 @pytest.mark.parametrize("fault", ["silent_connect", "ignore_subscription"])
 def test_silence_is_tried_again(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder, fault: str
@@ -326,45 +212,6 @@ def test_silence_is_tried_again(
         assert type(error) is SubscriptionError
         assert error.reply is None
         assert "within 0.1 s" in str(error)
-
-
-def test_no_answer_to_sub_while_pushes_come(new_stream: NewStream, recorder: Recorder) -> None:
-    """Pushes are no answer."""
-    ended = threading.Event()
-
-    def serve(peer: socket.socket) -> None:
-        if recorder.on_disconnect:
-            serve_subscription(peer)
-            answer_until_close(peer)
-            return
-        accept_upgrade(peer, text_frame("connect success"))
-        number = 0
-        while not ended.wait(0.02):
-            number += 1
-            peer.sendall(push_frame(order(number)))
-
-    with ScriptedServer(serve) as server, new_stream(server.url, subscribe_timeout=0.2):
-        try:
-            (event,) = recorder.wait("on_disconnect", timeout=2.0)
-        finally:
-            ended.set()
-        assert isinstance(event.error, SubscriptionError)
-        recorder.wait("on_ready")
-
-
-def test_other_greeting(new_stream: NewStream, recorder: Recorder) -> None:
-    def serve(peer: socket.socket) -> None:
-        if recorder.on_disconnect:
-            serve_subscription(peer)
-            answer_until_close(peer)
-            return
-        accept_upgrade(peer, text_frame("too many connections"))
-        assert list(frames(peer))[-1].opcode == CLOSE
-
-    with ScriptedServer(serve) as server, new_stream(server.url):
-        recorder.wait("on_ready")
-    assert "too many connections" in recorder.on_disconnect[0].reason
-    assert isinstance(recorder.on_error[0], SubscriptionError)
 
 
 def test_fresh_token_after_a_drop(
@@ -416,30 +263,6 @@ def test_retry_after_is_obeyed(
     assert 0.9 <= refused.error.retry_after <= 2.0
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "1e3", "", "Wed, 99 Foo 2020 00:00:00 GMT"])
-def test_retry_after_that_makes_no_sense_is_ignored(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, value: str
-) -> None:
-    exchange.refuse_upgrade(503, headers={"Retry-After": value}, times=1)
-    with new_stream(exchange):
-        recorder.wait("on_ready")
-    assert recorder.on_disconnect[0].retry_in_s <= 1.0
-
-
-@pytest.mark.parametrize("value", ["Fri, 31 Dec 9999 23:59:59 GMT", "999999999999"])
-def test_retry_after_ages_does_not_end_the_stream(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, value: str
-) -> None:
-    exchange.refuse_upgrade(503, headers={"Retry-After": value}, times=1)
-    stream = new_stream(exchange).start()
-    (event,) = recorder.wait("on_disconnect")
-    assert event.retry_in_s is not None
-    assert stream.join(0.1) is False  # it waits
-    began = time.monotonic()
-    stream.stop()
-    assert time.monotonic() - began < 1.0
-
-
 def test_server_that_never_upgrades(new_stream: NewStream, recorder: Recorder) -> None:
     def serve(peer: socket.socket) -> None:
         if len(recorder.on_disconnect) >= 2:
@@ -455,124 +278,7 @@ def test_server_that_never_upgrades(new_stream: NewStream, recorder: Recorder) -
     assert all(type(error) is ConnectionFailed for error in recorder.on_error)
 
 
-def test_answer_that_trickles_in_is_not_waited_for_without_end(
-    new_stream: NewStream, recorder: Recorder
-) -> None:
-    def serve(peer: socket.socket) -> None:
-        if recorder.on_disconnect:
-            serve_subscription(peer)
-            answer_until_close(peer)
-            return
-        read_request(peer)
-        while not recorder.on_disconnect:
-            peer.sendall(b"H")
-            time.sleep(0.01)
-
-    with ScriptedServer(serve) as server, new_stream(server.url, connect_timeout=0.3):
-        recorder.wait("on_ready")
-    assert len(recorder.on_error) == 1
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: bm90IHRoZSByaWdodCBvbmU=\r\n\r\n",
-        b"\x16\x03\x01\x02",
-        b"",
-    ],
-    ids=["ssh", "200", "wrong accept", "tls", "nothing"],
-)
-def test_something_else_answers(new_stream: NewStream, recorder: Recorder, answer: bytes) -> None:
-    def serve(peer: socket.socket) -> None:
-        if recorder.on_disconnect:
-            serve_subscription(peer)
-            answer_until_close(peer)
-            return
-        read_request(peer)
-        peer.sendall(answer)
-
-    with ScriptedServer(serve) as server, new_stream(server.url, connect_timeout=1.0):
-        recorder.wait("on_ready")
-    assert type(recorder.on_error[0]) is ConnectionFailed
-
-
 # --- the policy -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", ["port", "upgrade", "subscription", "drop", "close", "silence"])
-def test_without_a_policy_the_first_failure_ends_the_stream(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, fault: str
-) -> None:
-    expected: type[Exception] = ConnectionFailed
-    stream = new_stream(exchange, reconnect=None, subscribe_timeout=0.1)
-    if fault == "port":
-        exchange.stop()
-    elif fault == "upgrade":
-        exchange.refuse_upgrade(502)
-    elif fault == "subscription":
-        exchange.refuse_subscription()
-        expected = SubscriptionError
-    elif fault == "silence":
-        exchange.ignore_subscription()
-        expected = SubscriptionError
-    else:
-        stream.on_ready(lambda _: exchange.drop(clean=fault == "close"))
-    with pytest.raises(expected) as caught:
-        stream.run_forever()
-    assert type(caught.value) is expected
-    (event,) = recorder.on_disconnect
-    assert event.retry_in_s is None
-    assert event.close_code == (1001 if fault == "close" else None)
-    assert recorder.on_error == []
-
-
-@pytest.mark.parametrize("limit", [1, 3])
-def test_so_many_attempts_and_no_more(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, limit: int
-) -> None:
-    exchange.refuse_upgrade(502)
-    policy = ReconnectPolicy(initial=0.01, maximum=0.02, max_attempts=limit)
-    stream = new_stream(exchange, reconnect=policy)
-    with pytest.raises(ReconnectExhausted) as caught:
-        stream.run_forever()
-    assert exchange.rejections == [502] * limit
-    assert isinstance(caught.value.__cause__, ConnectionFailed)
-    assert "502" in str(caught.value)
-    assert len(recorder.on_disconnect) == limit
-    assert recorder.on_disconnect[-1].retry_in_s is None
-
-
-def test_so_many_attempts_after_a_drop(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    policy = ReconnectPolicy(initial=0.01, maximum=0.02, max_attempts=2)
-    stream = new_stream(exchange, reconnect=policy).start()
-    recorder.wait("on_ready")
-    exchange.refuse_upgrade(502, times=1)
-    exchange.drop()
-    recorder.wait("on_ready", 2)
-    exchange.refuse_upgrade(502)
-    exchange.drop()
-    with pytest.raises(ReconnectExhausted):
-        stream.join(SOON)
-    assert exchange.rejections == [502, 502, 502]
-
-
-def test_clean_closes_exhaust_the_attempts_too(new_stream: NewStream, recorder: Recorder) -> None:
-    """An end in good order has no exception to be the cause."""
-
-    def serve(peer: socket.socket) -> None:
-        accept_upgrade(peer, close_frame(1013, b"later"))
-        read_frame(peer)
-
-    with ScriptedServer(serve) as server:
-        policy = ReconnectPolicy(initial=0.01, max_attempts=2)
-        with pytest.raises(ReconnectExhausted, match="later"):
-            new_stream(server.url, reconnect=policy).run_forever()
-        assert server.accepted == 2
 
 
 def test_first_retry_comes_within_a_second(
@@ -586,22 +292,6 @@ def test_first_retry_comes_within_a_second(
         assert exchange.wait_for("connect", count=2)
         assert time.monotonic() - began < 1.3
     assert recorder.on_disconnect[0].retry_in_s <= 1.0
-
-
-def test_retries_become_rarer_while_failures_go_on(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    exchange.refuse_upgrade(503, times=4)
-    policy = ReconnectPolicy(initial=0.03, factor=2.0, jitter=0.0)
-    with new_stream(exchange, reconnect=policy):
-        recorder.wait("on_ready")
-    plans = [event.retry_in_s for event in recorder.on_disconnect[:4]]
-    assert plans == pytest.approx([0.03, 0.06, 0.12, 0.24])
-    times = recorder.times["on_disconnect"]
-    assert all(
-        after - before >= plan * 0.9
-        for before, after, plan in zip(times[:3], times[1:4], plans[:3], strict=True)
-    )
 
 
 # --- what is told ---------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 import logging
-import socket
 import ssl
 import threading
 import time
@@ -34,26 +33,11 @@ from fastpos import (
 from fastpos.simulator import Exchange
 from tests.certificates import Certificates
 from tests.recording import (
-    KEY,
     SOON,
     Recorder,
-    answer_until_close,
     load,
     order,
-    push_frame,
-    serve_subscription,
-    text_frame,
     until,
-)
-from tests.servers import (
-    BINARY,
-    CLOSE,
-    TEXT,
-    ClientFrame,
-    ScriptedServer,
-    accept_upgrade,
-    frame,
-    read_frame,
 )
 
 NewStream = Callable[..., PositionStream]
@@ -91,27 +75,6 @@ def test_credential_travels_in_the_header_and_in_the_messages(
     assert exchange.wait_for("unsub")
     assert connection.close_code == 1000
     assert exchange.violations == []
-
-
-@pytest.mark.parametrize(("kind", "key"), [("api_key", "apiKey"), ("token", "token")])
-def test_subscribe_and_unsubscribe_messages(new_stream: NewStream, kind: str, key: str) -> None:
-    heard: list[ClientFrame] = []
-
-    def serve(peer: socket.socket) -> None:
-        heard.append(serve_subscription(peer))
-        heard.extend(answer_until_close(peer))
-
-    with ScriptedServer(serve) as server:
-        stream = new_stream(server.url, **{kind: KEY}).start()
-        assert stream.wait_ready(SOON)
-        stream.stop()
-        server.wait_finished(1)
-    sub, unsub, close = heard
-    assert (sub.opcode, unsub.opcode) == (TEXT, TEXT)
-    assert json.loads(sub.payload) == {"event": "sub", key: KEY, "broker": 1003}
-    assert json.loads(unsub.payload) == {"event": "unsub", key: KEY, "broker": 1003}
-    assert type(json.loads(sub.payload)["broker"]) is int
-    assert (close.opcode, close.close_code) == (CLOSE, 1000)
 
 
 def test_callable_credential_is_asked_at_every_connect(
@@ -157,67 +120,6 @@ def test_credential_that_cannot_be_had_is_tried_again(
     assert ready.attempts == 5
     assert [event.error for event in recorder.on_disconnect[:4]] == errors
     assert len(exchange.connections) == 1
-
-
-@pytest.mark.parametrize("pongs", ["text", "gzip"])
-@pytest.mark.parametrize("replies", ["text", "quoted", "binary", "gzip", "gzip-quoted"])
-def test_replies_and_pongs_in_every_wrapping(
-    new_stream: NewStream, recorder: Recorder, replies: str, pongs: str
-) -> None:
-    with Exchange(reply_format=replies, pong_format=pongs) as exchange:
-        with new_stream(exchange, ping_interval=0.05, pong_timeout=SOON) as stream:
-            assert stream.wait_ready(SOON)
-            until(lambda: stream.stats.last_pong_ns, what="a pong")
-            exchange.push(order(1))
-            assert ids(recorder.wait("on_order")) == ["1"]
-            round_trip = stream.stats.round_trip_s
-        assert round_trip is not None
-        assert 0 <= round_trip < SOON
-        assert exchange.violations == []
-    assert recorder.on_error == []
-    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
-
-
-def test_pushes_before_the_replies_are_not_lost(new_stream: NewStream, recorder: Recorder) -> None:
-    def serve(peer: socket.socket) -> None:
-        greeting = text_frame("connect success")
-        accept_upgrade(peer, push_frame(order(1)) + greeting + push_frame(order(2)))
-        read_frame(peer)
-        peer.sendall(push_frame(order(3)) + text_frame("sub success") + push_frame(order(4)))
-        answer_until_close(peer)
-
-    with ScriptedServer(serve) as server, new_stream(server.url):
-        assert ids(recorder.wait("on_order", 4)) == ["1", "2", "3", "4"]
-    names = [name for name, _ in recorder.calls]
-    assert names[:5] == ["on_order", "on_order", "on_order", "on_ready", "on_order"]
-    assert recorder.on_error == []
-
-
-@pytest.mark.parametrize("white", ["", " ", "\r\n\t"])
-def test_bad_push_before_the_replies_refuses_nothing(
-    new_stream: NewStream, recorder: Recorder, white: str
-) -> None:
-    bad = frame(BINARY, gzip.compress(f'{white}{{"channel":"order"}}'.encode()))
-
-    def serve(peer: socket.socket) -> None:
-        accept_upgrade(peer, bad + text_frame("connect success"))
-        read_frame(peer)
-        peer.sendall(bad + text_frame("sub success"))
-        answer_until_close(peer)
-
-    with ScriptedServer(serve) as server, new_stream(server.url) as stream:
-        recorder.wait("on_ready")
-        assert stream.stats.connects == 1
-    assert [type(error) for error in recorder.on_error] == [DecodeError, DecodeError]
-
-
-def test_push_right_before_sub_success_of_the_exchange(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    exchange.push_before_sub_success(order(1))
-    exchange.push_before_sub_success(order(2))
-    with new_stream(exchange):
-        assert ids(recorder.wait("on_order", 2)) == ["1", "2"]
 
 
 def test_extra_headers(new_stream: NewStream) -> None:
@@ -773,26 +675,6 @@ def test_bad_push_is_reported_and_the_next_is_delivered(
     assert stream.stats.connects == 1
 
 
-def test_bad_text_message(exchange: Exchange, stream: PositionStream, recorder: Recorder) -> None:
-    exchange.push_bytes("what is this", text=True)
-    exchange.push(order(2))
-    recorder.wait("on_order")
-    (error,) = recorder.on_error
-    assert isinstance(error, DecodeError)
-    assert error.data == b"what is this"
-
-
-def test_bomb_is_refused(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
-    with new_stream(exchange, max_message_size=64 * 1024) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.push_bytes(gzip.compress(b'{"channel":"' + b" " * 65536 + b'"}'))
-        exchange.push(order(1))
-        recorder.wait("on_order")
-    (error,) = recorder.on_error
-    assert isinstance(error, DecodeError)
-    assert len(error.data) <= 500
-
-
 # --- pausing --------------------------------------------------------------------------------------
 
 
@@ -871,50 +753,6 @@ def test_a_paused_stream_that_comes_back_has_not_failed(
         assert (ready.first, ready.attempts) == (False, 5)
 
 
-def test_unsubscribe_before_the_answer_to_sub_came(
-    new_stream: NewStream, recorder: Recorder
-) -> None:
-    paused = threading.Event()
-    heard: list[ClientFrame] = []
-
-    def serve(peer: socket.socket) -> None:
-        accept_upgrade(peer, text_frame("connect success"))
-        heard.append(read_frame(peer))
-        assert paused.wait(SOON)
-        peer.sendall(text_frame("sub success"))
-        heard.extend(answer_until_close(peer))
-
-    with ScriptedServer(serve) as server:
-        stream = new_stream(server.url).start()
-        until(lambda: heard, what="sub was sent")
-        stream.unsubscribe()
-        paused.set()
-        until(lambda: stream.stats.messages == 2, what="both replies were read")
-        assert stream.wait_ready(0.05) is False
-        stream.stop()
-        server.wait_finished(1)
-    events = [json.loads(f.payload)["event"] for f in heard if f.opcode == TEXT]
-    assert events[:2] == ["sub", "unsub"]
-
-
-def test_exchange_may_answer_unsub(new_stream: NewStream, recorder: Recorder) -> None:
-    """What it answers is not documented; it must not pass for a refusal of the next sub."""
-
-    def serve(peer: socket.socket) -> None:
-        serve_subscription(peer)
-        assert json.loads(read_frame(peer).payload)["event"] == "unsub"
-        assert json.loads(read_frame(peer).payload)["event"] == "sub"
-        peer.sendall(text_frame("unsub success") + text_frame("sub success"))
-        answer_until_close(peer)
-
-    with ScriptedServer(serve) as server, new_stream(server.url) as stream:
-        assert stream.wait_ready(SOON)
-        stream.unsubscribe()
-        stream.subscribe()
-        recorder.wait("on_ready", 2)
-        assert recorder.on_disconnect == []
-
-
 def test_pause_and_resume_from_callbacks(
     exchange: Exchange, stream: PositionStream, recorder: Recorder
 ) -> None:
@@ -941,14 +779,6 @@ def test_with(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> 
     assert (event.reason, event.error, event.retry_in_s) == ("stopped", None, None)
     assert stream.join(0) is True
     assert stream.wait_ready(0) is False
-
-
-def test_start_twice(exchange: Exchange, stream: PositionStream) -> None:
-    with pytest.raises(RuntimeError, match="running"):
-        stream.start()
-    with pytest.raises(RuntimeError, match="running"):
-        stream.run_forever()
-    assert len(exchange.connections) == 1
 
 
 def test_run_forever_returns_after_stop(
@@ -991,37 +821,3 @@ def test_restart_after_stop(exchange: Exchange, new_stream: NewStream, recorder:
     assert [ready.first for ready in recorder.on_ready] == [True, True, True]
     assert [event.reason for event in recorder.on_disconnect] == ["stopped"] * 3
     assert exchange.violations == []
-
-
-def test_many_streams_at_once(exchange: Exchange, new_stream: NewStream) -> None:
-    recorders = [Recorder() for _ in range(8)]
-    streams = [new_stream(exchange, **recorder.callbacks).start() for recorder in recorders]
-    assert exchange.wait_for_subscribers(8)
-    for stream in streams:
-        assert stream.wait_ready(SOON)
-    for number in range(20):
-        exchange.push(order(number))
-    expected = [str(number) for number in range(20)]
-    for recorder in recorders:
-        assert ids(recorder.wait("on_order", 20)) == expected
-    for stream in streams:
-        stream.stop()
-    assert exchange.violations == []
-
-
-def test_frame_types_and_fragments_of_a_push_do_not_matter(
-    new_stream: NewStream, recorder: Recorder
-) -> None:
-    """A push as text, or in fragments with a ping between them: RFC 6455 allows it."""
-    member = gzip.compress(json.dumps(order(2)).encode())
-
-    def serve(peer: socket.socket) -> None:
-        serve_subscription(peer)
-        peer.sendall(text_frame(json.dumps(order(1))))
-        peer.sendall(frame(BINARY, member[:10], fin=False) + frame(0x9, b"between"))
-        peer.sendall(frame(0x0, member[10:]))
-        assert read_frame(peer).payload == b"between"
-        answer_until_close(peer)
-
-    with ScriptedServer(serve) as server, new_stream(server.url):
-        assert ids(recorder.wait("on_order", 2)) == ["1", "2"]
