@@ -1,8 +1,7 @@
-"""The frame parser: RFC 6455 by hand, by hypothesis, and beside the parser of `websockets`."""
+"""The frame parser: RFC 6455 by hand and by hypothesis."""
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import sys
 import tracemalloc
@@ -14,10 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from websockets.client import ClientProtocol
-from websockets.frames import Opcode
-from websockets.protocol import State
-from websockets.uri import parse_uri
 
 from fastpos.errors import ProtocolError
 from fastpos.wire.frames import INFLATED, FrameParser, Message, parse_close, split_pure
@@ -508,101 +503,3 @@ def test_any_bytes_give_messages_or_a_protocol_error(data: bytes, places: list[i
     assert parse(each_byte(data), max_size=KIB) == outcome
     for splitter in splitters():
         assert inflated(parse(cut(data, places), KIB, splitter)) == inflated(outcome)
-
-
-# --- beside websockets ----------------------------------------------------------------------------
-
-
-def websockets_parse(data: bytes, max_size: int, finish: bool = False) -> Outcome:
-    """What the parser of `websockets` makes of a server's bytes.
-
-    It leaves putting fragments together and UTF-8 to the layer above; here they are done as that
-    does them, with an incremental decoder. With `finish` the last frame is made complete.
-    """
-    protocol = ClientProtocol(parse_uri("ws://localhost/"), state=State.OPEN, max_size=max_size)
-    protocol.receive_data(data)
-    if finish:
-        there = len(protocol.events)
-        for _ in range(max_size):
-            if protocol.parser_exc is None and len(protocol.events) == there:
-                protocol.receive_data(b"\0")
-    messages: list[Message] = []
-    opcode, pieces, decoder = 0, [], codecs.getincrementaldecoder("utf-8")()
-    for event in protocol.events_received():
-        payload = bytes(event.data)
-        if event.opcode in (Opcode.PING, Opcode.PONG, Opcode.CLOSE):
-            messages.append((int(event.opcode), payload))
-            continue
-        if event.opcode is not Opcode.CONT:
-            opcode, pieces = int(event.opcode), []
-            decoder.reset()
-        if opcode == TEXT:
-            try:
-                pieces.append(decoder.decode(payload, event.fin))
-            except UnicodeDecodeError:
-                return messages, 1007
-        else:
-            pieces.append(payload)
-        if event.fin:
-            empty: Any = "" if opcode == TEXT else b""
-            messages.append((opcode, empty.join(pieces)))
-    if protocol.parser_exc is not None:
-        assert protocol.close_sent is not None
-        return messages, int(protocol.close_sent.code)
-    return messages, None
-
-
-def refusal_of(data: bytes, max_size: int) -> str:
-    try:
-        list(FrameParser(max_size).feed(data))
-    except ProtocolError as error:
-        return str(error)
-    return ""
-
-
-@pytest.mark.long
-@settings(max_examples=150, deadline=None)
-@given(st.one_of(bytes_of_any_kind, conversations().map(lambda conversation: conversation[0])))
-def test_websockets_agrees(data: bytes) -> None:
-    max_size = 2 * KIB
-    ours, refused = parse(data, max_size)
-    if refusal_of(data, max_size) == "control frame of more than 125 bytes":
-        # They let a control frame have a length in the long form, if it is of up to 125.
-        theirs, _ = websockets_parse(data, max_size)
-        assert theirs[: len(ours)] == ours
-        return
-    theirs, refused_there = websockets_parse(data, max_size)
-    if refused is not None and refused_there is None:
-        # They judge flags and order when the payload is there, we when the header is.
-        theirs, refused_there = websockets_parse(data, max_size, finish=True)
-    if refused == refused_there:
-        assert ours == theirs
-        return
-    # A frame with two faults is refused by both: the RFC does not say which of them counts.
-    two_faults = refused is not None and 1002 in (refused, refused_there)
-    # They subtract what a message has so far from what a ping in the midst of it may have, ...
-    long_ping = refused_there == 1009
-    # ... and refuse a close frame there, which section 5.4 allows as it does any control frame.
-    close_within = refused is None and refused_there == 1002 and ours[-1][0] == CLOSE
-    assert two_faults or long_ping or close_within
-    assert theirs == ours[: len(theirs)]
-
-
-def test_where_websockets_differs() -> None:
-    """The differences that the test above leaves aside."""
-    close_within = frame(TEXT, b"a", fin=False) + close_frame(1000)
-    assert parse(close_within) == ([(CLOSE, b"\x03\xe8")], None)
-    assert websockets_parse(close_within, MIB)[1] == 1002
-
-    ping_within = frame(BINARY, bytes(90), fin=False) + frame(PING, bytes(20))
-    assert parse(ping_within, max_size=100) == ([(PING, bytes(20))], None)
-    assert websockets_parse(ping_within, 100)[1] == 1009
-
-    long_form = frame(PING, b"x", length_form=16)
-    assert parse(long_form) == ([], 1002)
-    assert websockets_parse(long_form, MIB) == ([(PING, b"x")], None)
-
-    # Two faults in one frame: the RFC does not say which of them counts.
-    long_ping = frame(PING, announce=5000)
-    assert parse(long_ping, max_size=KIB)[1] == 1002
-    assert websockets_parse(long_ping, KIB)[1] == 1009

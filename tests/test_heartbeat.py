@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import socket
 import statistics
 import threading
 import time
@@ -16,12 +14,9 @@ from fastpos.simulator import Exchange
 from tests.recording import (
     SOON,
     Recorder,
-    answer_until_close,
     order,
-    push_frame,
-    serve_subscription,
 )
-from tests.servers import PING, ScriptedServer, TcpProxy, frame
+from tests.servers import TcpProxy
 
 NewStream = Callable[..., PositionStream]
 
@@ -69,39 +64,6 @@ def test_server_that_misses_pings_disconnects_and_the_stream_comes_back(
     event = recorder.on_disconnect[0]
     assert event.close_code == 1001
     assert "no ping" in event.reason
-
-
-def test_websocket_ping_that_can_no_longer_be_answered(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    """The server is gone when its ping is read: a lost connection like any other."""
-    gone = threading.Event()
-    served = itertools.count()
-
-    def serve(peer: socket.socket) -> None:
-        serve_subscription(peer)
-        if next(served) == 0:
-            peer.sendall(push_frame(order(1)) + frame(PING, b"still there?"))
-            recorder.wait("on_order")
-            return  # the client's callback is not back yet
-        answer_until_close(peer)
-
-    with ScriptedServer(serve) as server:
-        stream = new_stream(server.url)
-
-        @stream.on_order
-        def wait_for_the_end(_: object) -> None:
-            server.wait_finished(1)
-            # What is sent now meets a socket that is closed, and the answer to that is a reset.
-            stream.unsubscribe()
-            stream.subscribe()
-            gone.set()
-
-        with stream:
-            assert gone.wait(SOON)
-            recorder.wait("on_ready", 2)
-        assert recorder.on_disconnect[0].reason
-    assert server.accepted == 2
 
 
 # --- no pong --------------------------------------------------------------------------------------

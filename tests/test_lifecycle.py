@@ -27,13 +27,11 @@ from fastpos import FastposError, PositionStream
 from fastpos.runtime.changes import Changes
 from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
-from tests.certificates import Certificates
 from tests.conftest import QUICK
 from tests.recording import (
     KEY,
     SOON,
     Recorder,
-    answer_until_close,
     load,
     order,
     push_frame,
@@ -1137,66 +1135,3 @@ def test_proxy_password_is_not_shown(
 
 
 # --- the credential in clear ----------------------------------------------------------------------
-
-
-def test_warned_once_that_the_credential_travels_in_clear(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    real = socket.getaddrinfo
-
-    def lookup(host: str, *args: Any, **options: Any) -> Any:
-        assert host == "exchange.test"
-        return real("127.0.0.1", *args, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    url = exchange.url.replace("127.0.0.1", "exchange.test")
-    with new_stream(url, api_key=exchange.api_key) as stream:
-        for run in range(1, 4):
-            recorder.wait("on_ready", run)
-            exchange.drop()
-        recorder.wait("on_ready", 4)
-        assert stream.wait_ready(SOON)
-    warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
-    (warning,) = warnings
-    assert warning.name == "fastpos"
-    assert "wss://" in warning.getMessage()
-    assert "exchange.test" in warning.getMessage()
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_no_warning_about_this_machine(
-    exchange: Exchange, new_stream: NewStream, caplog: pytest.LogCaptureFixture, host: str
-) -> None:
-    url = exchange.url.replace("127.0.0.1", host)
-    with new_stream(url, api_key=exchange.api_key) as stream:
-        assert stream.wait_ready(SOON)
-    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
-
-
-def test_no_warning_over_tls(
-    new_stream: NewStream,
-    recorder: Recorder,
-    certificates: Certificates,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    real = socket.getaddrinfo
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda _, *args, **options: real("127.0.0.1", *args, **options)
-    )
-
-    def serve(peer: socket.socket) -> None:
-        serve_subscription(peer)
-        answer_until_close(peer)
-
-    context = certificates.client_context()
-    context.check_hostname = False
-    with ScriptedServer(serve, certificates.good.context()) as server:
-        url = f"wss://exchange.test:{server.port}/"
-        with new_stream(url, ssl_context=context):
-            recorder.wait("on_ready")
-    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -10,7 +10,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -240,179 +239,7 @@ def test_unknown_channel(exchange: Exchange, stream: PositionStream, recorder: R
     assert recorder.on_system_close == []
 
 
-def test_account_update_goes_where_something_is_in_it(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    coin, position = {"c": "USDT", "an": "1"}, {"id": 5, "s": "BUY"}
-
-    def update(event_type: str, **body: Any) -> dict[str, Any]:
-        return {"channel": "ACCOUNT_UPDATE", "uid": 1, "t": "2", "d": {"et": event_type, **body}}
-
-    cases: list[tuple[dict[str, Any], list[str]]] = [
-        (update("DEFAULT", a=[coin]), ["on_account"]),
-        (update("DEFAULT", a=[coin], p={}), ["on_account"]),
-        (update("DEFAULT", a=[coin], p=None), ["on_account"]),
-        (update("CREATE", a=[coin], p=position), ["on_position", "on_account"]),
-        (update("UPDATE", p=position), ["on_position"]),
-        (update("UPDATE", a=[], p=position), ["on_position"]),
-        (update("UPDATE", a=None, p=position), ["on_position"]),
-        (update("DEFAULT", a=[]), []),
-        (update("DELETE", a=[coin], p={"id": 5}), ["on_position", "on_account"]),
-    ]
-    expected = []
-    for number, (message, names) in enumerate(cases, start=1):
-        exchange.push(message)
-        exchange.push(order(number))
-        recorder.wait("on_order", number)
-        expected += [*names, "on_order"]
-    assert recorder.names == expected
-    assert recorder.on_account[0].position is None
-
-
-def test_numbers_and_strings_swapped(new_stream: NewStream, recorder: Recorder) -> None:
-    with Exchange(style="swapped") as exchange, new_stream(exchange) as stream:
-        assert stream.wait_ready(SOON)
-        position_id = exchange.open_position(side="SELL", volume=3, open_price=61000.5, leverage=5)
-        exchange.update_position(position_id, volume=2)
-        exchange.tick()
-        order_id = exchange.place_order(price=60000, take_profit=62000)
-        trigger_id = exchange.place_trigger(trigger_price=59000)
-        (trigger,) = recorder.wait("on_trigger")
-        created, updated = recorder.on_position
-        assert (created.id, created.side, created.volume) == (position_id, "SELL", 3)
-        assert (created.open_price, created.leverage) == (61000.5, 5)
-        assert type(created.open_price) is float
-        assert (updated.change, updated.volume, updated.open_price) == ("UPDATE", 2, 61000.5)
-        assert [tick.id for tick in recorder.on_adl_price[0].ticks] == [position_id]
-        assert stream.positions.keys() == {position_id}
-        assert type(recorder.on_account[0].balances["USDT"].available) is float
-        assert recorder.on_order[0].order_id == order_id
-        assert recorder.on_order[0].action == "NEW"
-        assert trigger.trigger_order_id == trigger_id
-        assert trigger.trigger_price == 59000
-        assert created.raw["undocumented"] == [1, "x"]
-        assert recorder.on_error == []
-
-
-def test_large_ids_stay_exact(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    exchange.push(b'{"channel":"order","order":{"orderId":20940439127053770451}}')
-    exchange.push(
-        b'{"channel":"ACCOUNT_UPDATE","d":{"et":"CREATE","p":{"id":123456789012345678901234}}}'
-    )
-    assert ids(recorder.wait("on_order")) == ["20940439127053770451"]
-    assert recorder.wait("on_position")[0].id == 123456789012345678901234
-    assert stream.positions.keys() == {123456789012345678901234}
-
-
-def test_exact_numbers(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
-    with new_stream(exchange, number=Decimal) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.push(b'{"channel":"ADL_PRICE","l":[{"id":1,"tp":85717.01833333999523920}]}')
-        exchange.set_balance("USDT", available="0.1234567890123456789012")
-        (price,) = recorder.wait("on_adl_price")
-        (update,) = recorder.wait("on_account")
-        assert price.ticks[0].mark_price == Decimal("85717.01833333999523920")
-        assert update.balances["USDT"].available == Decimal("0.1234567890123456789012")
-        assert stream.positions[1].mark_price == Decimal("85717.01833333999523920")
-        assert stream.balances["USDT"].available == Decimal("0.1234567890123456789012")
-
-
 # --- positions, balances, stats -------------------------------------------------------------------
-
-
-def test_positions_are_merged_and_stay_as_they_were_given(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    number = exchange.open_position(side="BUY", volume=12, open_price=98533.6)
-    (created,) = recorder.wait("on_position")
-    exchange.update_position(number, volume=7, margin_rate=0.09)
-    updated = recorder.wait("on_position", 2)[1]
-    exchange.set_price("E-BTC-USDT", 99000)
-    exchange.tick()
-    recorder.wait("on_adl_price")
-    held = stream.positions[number]
-    exchange.update_position(number, volume=5)
-    recorder.wait("on_position", 3)
-    exchange.close_position(number)
-    *_, again, deleted = recorder.wait("on_position", 4)
-
-    assert (created.change, created.volume) == ("CREATE", 12)
-    assert created.mark_price is None
-    assert (updated.change, updated.volume, updated.open_price) == ("UPDATE", 7, 98533.6)
-    assert updated.changed == {"volume", "margin_rate"}
-    assert (held.volume, held.last_price) == (7, 99000)
-    assert (again.volume, again.last_price) == (5, 99000)
-    assert again.changed == {"volume"}
-    assert (deleted.change, deleted.volume, deleted.side) == ("DELETE", 5, "BUY")
-    assert all(position.complete for position in (created, updated, held, again, deleted))
-    assert stream.positions == {}
-
-
-def test_a_position_from_before_is_not_complete(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    def push(event_type: str, position: dict[str, Any]) -> Position:
-        count = len(recorder.on_position) + 1
-        exchange.push({"channel": "ACCOUNT_UPDATE", "d": {"et": event_type, "p": position}})
-        position = recorder.wait("on_position", count)[-1]
-        assert isinstance(position, Position)
-        return position
-
-    updated = push("UPDATE", {"id": 1, "pv": 7})
-    assert (updated.complete, updated.volume, updated.side) == (False, 7, None)
-    assert stream.positions[1].complete is False
-
-    deleted = push("DELETE", {"id": 2})
-    assert (deleted.complete, deleted.id, deleted.volume) == (False, 2, None)
-    assert 2 not in stream.positions
-
-    exchange.push({"channel": "ADL_PRICE", "l": [{"id": 3, "tp": 5.5}, {"id": 4, "tp": 6.5}]})
-    recorder.wait("on_adl_price")
-    ticked = stream.positions[3]
-    assert (ticked.complete, ticked.mark_price, ticked.volume) == (False, 5.5, None)
-    merged = push("UPDATE", {"id": 3, "pv": 2})
-    assert (merged.complete, merged.mark_price, merged.volume) == (False, 5.5, 2)
-    deleted = push("DELETE", {"id": 4})
-    assert (deleted.complete, deleted.mark_price) == (False, 6.5)
-
-    created = push("CREATE", {"id": 1, "pv": 8, "s": "SELL"})
-    assert (created.complete, created.volume, created.side) == (True, 8, "SELL")
-    assert stream.positions.keys() == {1, 3}
-
-
-def test_balances_are_kept_by_coin(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    exchange.set_balance("USDT", available="10.5", frozen="1", isolated_margin="2")
-    exchange.set_balance("BTC", available="0.25")
-    recorder.wait("on_account", 2)
-    # One that names only what changed, as a deployment might.
-    body = {"et": "DEFAULT", "a": [{"c": "USDT", "an": "11"}]}
-    exchange.push({"channel": "ACCOUNT_UPDATE", "d": body})
-    first, *_, last = recorder.wait("on_account", 3)
-    usdt = stream.balances["USDT"]
-    assert (usdt.coin, usdt.available, usdt.frozen, usdt.isolated_margin) == ("USDT", 11, 1, 2)
-    assert stream.balances["BTC"].available == 0.25
-    assert first.balances["USDT"].available == 10.5
-    assert last.balances.keys() == {"USDT"}
-
-
-def test_positions_and_balances_are_the_callers_own(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    for _ in range(3):
-        exchange.open_position()
-    recorder.wait("on_position", 3)
-    mine = stream.positions
-    for position_id in mine:  # while the book changes
-        exchange.close_position(position_id)
-    recorder.wait("on_position", 6)
-    assert len(mine) == 3
-    assert stream.positions == {}
-    stream.balances.clear()
-    assert stream.balances.keys() == {"USDT"}
 
 
 def test_stats(exchange: Exchange, stream: PositionStream, recorder: Recorder) -> None:
@@ -507,30 +334,6 @@ def test_callback_that_raises_is_reported_and_the_rest_go_on(
     assert ids(recorder.on_order) == ids(after) == ["1", "2"]
     assert stream.stats.callback_errors == 2
     assert stream.stats.connects == 1
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["on_position", "on_account", "on_adl_price", "on_trigger", "on_unknown", "on_system_close"],
-)
-def test_any_callback_may_raise(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder, name: str
-) -> None:
-    def fail(_: object) -> None:
-        raise ValueError("mine")
-
-    getattr(stream, name)(fail)
-    exchange.open_position()
-    exchange.tick()
-    exchange.place_trigger()
-    exchange.push({"channel": "news"})
-    exchange.push({"channel": "SYSTEM", "et": "close"})
-    exchange.push(order(1))
-    recorder.wait("on_order")
-    (error,) = recorder.on_error
-    assert type(error) is CallbackError
-    assert name in str(error)
-    assert len(recorder.on_account) == len(recorder.on_position) == 1
 
 
 def test_on_ready_and_on_disconnect_may_raise(
