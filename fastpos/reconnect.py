@@ -18,7 +18,7 @@ class ReconnectPolicy:
 
     The wait grows by `factor` with each failure, from `initial` to at most `maximum`, and a
     random part of it is taken off so that many clients do not come back at the same instant.
-    In the first 5 seconds of an outage no wait is longer than 1 second.
+    In the first 5 seconds of an outage no wait is longer than 1 second, or than `initial`.
 
     Args:
         initial: the longest first wait, seconds.
@@ -89,7 +89,7 @@ class ReconnectPolicy:
         except OverflowError:
             ceiling = self._maximum
         if outage_s < SHORT_OUTAGE:
-            ceiling = min(ceiling, SHORT_DELAY)
+            ceiling = min(ceiling, max(SHORT_DELAY, self._initial))
         return ceiling * (1.0 - self._jitter * rand())
 
     def __repr__(self) -> str:

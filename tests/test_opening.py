@@ -194,6 +194,28 @@ def test_a_redirect_is_refused_and_the_credential_stays_here() -> None:
     assert other.accepted == 0
 
 
+@pytest.mark.parametrize(
+    ("headers", "ours"),
+    [
+        ({}, False),
+        ({"Content-Type": "application/json"}, False),
+        ({"Server": "cloudflare"}, True),
+        ({"CF-Mitigated": "challenge", "Content-Type": "application/json"}, True),
+        ({"Content-Type": "text/html; charset=UTF-8", "Retry-After": "7"}, True),
+    ],
+)
+def test_a_403_of_what_stands_before_the_exchange_says_nothing_of_the_credential(
+    headers: dict[str, str], ours: bool
+) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    error = refused_by(answering(f"HTTP/1.1 403 Forbidden\r\n{lines}\r\n".encode()))
+    assert isinstance(error, ConnectionFailed if ours else AuthenticationError)
+    if ours:
+        assert error.retry_after == (7.0 if "Retry-After" in headers else None)  # type: ignore[union-attr]
+    error = refused_by(answering(f"HTTP/1.1 401 Unauthorized\r\n{lines}\r\n".encode()))
+    assert isinstance(error, AuthenticationError)
+
+
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize(
     "rest", ["\r\n", "Content-Length: 999999999999\r\n\r\nwhy", "Content-Length: nonsense\r\n\r\n"]

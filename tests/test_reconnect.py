@@ -43,7 +43,7 @@ def test_without_a_length_the_outage_is_a_long_one() -> None:
 @pytest.mark.parametrize("outage_s", [0.0, 0.1, 4.999])
 def test_waits_are_short_at_the_beginning_of_an_outage(outage_s: float) -> None:
     assert waits(Policy(jitter=0), 6, outage_s) == [0.5, 1, 1, 1, 1, 1]
-    assert waits(Policy(initial=20, jitter=0), 2, outage_s) == [1, 1]
+    assert waits(Policy(initial=20, jitter=0), 3, outage_s) == [20, 20, 20], "as was asked for"
 
 
 def test_the_first_retry_comes_within_a_second() -> None:
@@ -102,7 +102,7 @@ def test_every_wait_can_be_waited(
     assert wait >= longest * (1 - jitter) * (1 - 1e-9)
     assert longest <= Policy(initial, maximum, factor, 0).delay(failures + 1, outage_s)
     if outage_s < 5:
-        assert wait <= 1
+        assert wait <= max(1, initial)
 
 
 # --- the arguments --------------------------------------------------------------------------------
@@ -190,9 +190,9 @@ REFUSED = SubscriptionError("refused", "'no'")
 class Life:
     """One stream's connections, one after the other; nothing of it takes time."""
 
-    def __init__(self, policy: Policy | None = EXACT) -> None:
+    def __init__(self, policy: Policy | None = EXACT, renews: bool = False) -> None:
         self.now = 100.0
-        self.recovery = Recovery(policy, self.now)
+        self.recovery = Recovery(policy, renews, self.now)
 
     def ends(
         self, error: FastposError | None = LOST, served: float | None = None, took: float = 0.0
@@ -216,7 +216,7 @@ def test_waits_grow_while_failures_go_on() -> None:
     assert [life.ends() for _ in range(8)] == [1.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]
 
 
-@pytest.mark.parametrize("served", [0.0, 0.875])
+@pytest.mark.parametrize("served", [0.0, 0.875, 1.25, 4.5])
 def test_a_connection_that_does_not_last_is_part_of_the_outage(served: float) -> None:
     life = Life()
     waits = [life.ends(served=served) for _ in range(12)]
@@ -227,7 +227,7 @@ def test_a_connection_that_lasted_begins_another_outage() -> None:
     life = Life()
     for _ in range(12):
         life.ends()
-    assert life.ends(served=1.0) == 1.0, "a new outage is short"
+    assert life.ends(served=5.0) == 1.0, "a new outage is short"
     for _ in range(12):
         life.ends()
     assert life.ends(served=60.0) == 1.0
@@ -237,6 +237,32 @@ def test_a_connection_that_lasted_begins_another_outage() -> None:
 @pytest.mark.parametrize(("retry_after", "wait"), [(None, 1.0), (0.1, 1.0), (30.0, 30.0)])
 def test_the_server_may_ask_for_more_time(retry_after: float | None, wait: float) -> None:
     assert Life().ends(ConnectionFailed("busy", 503, retry_after)) == wait
+
+
+@pytest.mark.parametrize("status", [418, 429])
+def test_who_is_told_to_slow_down_does(status: int) -> None:
+    life = Life(Policy(initial=0.25, maximum=8.0, jitter=0.0))
+    told = ConnectionFailed("slow down", status)
+    assert [life.ends(told) for _ in range(7)] == [1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 8.0]
+    assert Life().ends(ConnectionFailed("slow down", status, 30.0)) == 30.0
+
+
+def test_a_long_first_wait_is_honoured() -> None:
+    life = Life(Policy(initial=20.0, jitter=0.0))
+    assert [life.ends() for _ in range(3)] == [20.0, 30.0, 30.0]
+
+
+def test_a_callable_is_asked_again_before_a_refusal_is_final() -> None:
+    life, refused = Life(renews=True), AuthenticationError("401")
+    assert life.ends(refused) == 1.0
+    assert life.ends(served=10.0) == 1.0  # it had been renewed
+    assert life.ends(refused) == 1.0
+    assert life.ends() is not refused
+    assert life.ends(refused) is refused
+    life = Life(renews=True)
+    assert [type(life.ends(REFUSED)) for _ in range(3)] == [float] * 3
+    assert isinstance(life.ends(REFUSED), AuthenticationError)
+    assert Life(None, renews=True).ends(refused) is refused
 
 
 def test_a_refused_credential_is_final() -> None:

@@ -284,8 +284,7 @@ def test_server_that_never_upgrades(new_stream: NewStream, recorder: Recorder) -
 def test_first_retry_comes_within_a_second(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder
 ) -> None:
-    policy = ReconnectPolicy(initial=20.0, jitter=0.0)
-    with new_stream(exchange, reconnect=policy) as stream:
+    with new_stream(exchange, reconnect=ReconnectPolicy()) as stream:
         assert stream.wait_ready(SOON)
         began = time.monotonic()
         exchange.drop()

@@ -64,7 +64,8 @@ class Connection:
         """Connect.
 
         Raises:
-            AuthenticationError: the upgrade was answered with HTTP 401 or 403.
+            AuthenticationError: the upgrade was answered with HTTP 401, or with a 403 that does not
+                come from what stands before the exchange.
             ConnectionFailed: it did not work out; the message says where it ended.
         """
         deadline = monotonic() + self._connect_timeout

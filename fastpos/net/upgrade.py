@@ -126,7 +126,7 @@ def _refusal(
 ) -> Exception:
     if status is None:
         return ConnectionFailed(f"{peer}: not a WebSocket server's answer: no status")
-    if status in (401, 403):
+    if status == 401 or (status == 403 and not _is_of_an_edge(headers)):
         return AuthenticationError(f"{peer}: the credential is refused: HTTP {status}")
     if 300 <= status < 400:
         where = hide(headers.get("location", "nowhere"))[:SHOWN]
@@ -139,6 +139,18 @@ def _refusal(
         f"{peer}: the upgrade is refused: HTTP {status}",
         status,
         _seconds(headers.get("retry-after")),
+    )
+
+
+def _is_of_an_edge(headers: Mapping[str, str]) -> bool:
+    """Whether an answer comes from what stands before the exchange and has seen no credential.
+
+    A CDN or a firewall says so by its name, its own headers, or a page for a person.
+    """
+    return (
+        "cloudflare" in headers.get("server", "").lower()
+        or any(name.lower().startswith("cf-") for name in headers)
+        or "text/html" in headers.get("content-type", "").lower()
     )
 
 

@@ -68,7 +68,7 @@ class Feed:
         self.heartbeat = Heartbeat()
         """What is known of pings and pongs."""
 
-        self._recovery = Recovery(settings.reconnect, monotonic())
+        self._recovery = Recovery(settings.reconnect, settings.credential.renews, monotonic())
         self._subscribed_until: float | None = None  # when the last subscription ended
         # Of the present connection:
         self._was_ready = False
@@ -79,7 +79,8 @@ class Feed:
 
     def begin(self) -> None:
         """A run begins."""
-        self._recovery = Recovery(self._settings.reconnect, monotonic())
+        settings = self._settings
+        self._recovery = Recovery(settings.reconnect, settings.credential.renews, monotonic())
         self._subscribed_until = None
 
     def attempt(self) -> None:

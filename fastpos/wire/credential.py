@@ -38,6 +38,8 @@ class Credential:
         self._kind = kind
         self._source = source
         self.header, self._key = CREDENTIAL_PLACES[kind]
+        self.renews = callable(source)
+        """Whether it is asked for at every connect, and may be another one then."""
         self._seen: list[str] = []
         if not callable(source):
             self._check(source)

@@ -149,7 +149,13 @@ def check_answer(
         assert headers[b"sec-websocket-accept"].lower() == ACCEPT.lower()
         assert not refused
     elif status != 101:
-        assert isinstance(error, AuthenticationError) == (status in (401, 403)), repr(error)
+        edge = (
+            b"cloudflare" in headers.get(b"server", b"").lower()
+            or any(name.startswith(b"cf-") for name in headers)
+            or b"text/html" in headers.get(b"content-type", b"").lower()
+        )
+        refused = status == 401 or (status == 403 and not edge)
+        assert isinstance(error, AuthenticationError) == refused, repr(error)
         if isinstance(error, ConnectionFailed):
             assert error.status == status
 
@@ -181,6 +187,8 @@ def seeds() -> list[bytes]:
         RIGHT.replace(ACCEPT, ACCEPT[::-1]),
         b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 99999999999\r\n\r\n",
         b"HTTP/1.1 301 Moved\r\nLocation: wss://elsewhere/?token=" + secret + b"\r\n\r\n",
+        b"HTTP/1.1 403 Forbidden\r\nServer: cloudflare\r\ncf-mitigated: challenge\r\n\r\n",
+        b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\n\r\n",
         b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\n\r\n",
         b"HTTP/1.1 429 Slow\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n\r\n",
         b"HTTP/1.1 400 " + secret + b"\r\nX: " + secret + b"\r\n\r\n" + secret,
