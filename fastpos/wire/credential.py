@@ -1,7 +1,4 @@
-"""What the two sides say to each other before, between and after pushes.
-
-Credentials, the subscribe messages and the replies to them, as texts; no I/O.
-"""
+"""A credential: how it is asked for, where it goes, and how it is kept out of what is shown."""
 
 from __future__ import annotations
 
@@ -11,12 +8,10 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConnectionFailed
-from ..model.exchange import CONNECTED, CREDENTIAL_PLACES, SUBSCRIBED
+from ..model.exchange import CREDENTIAL_PLACES, request
 
-__all__ = ["Credential", "CredentialSource", "read_reply"]
+__all__ = ["Credential", "CredentialSource"]
 
-# A reply that is longer than this is shown shortened, characters.
-SHOWN = 200
 # A piece of a credential that is shorter than this tells nothing, characters.
 SHORTEST = 4
 
@@ -37,7 +32,7 @@ class Credential:
     def __init__(self, kind: str, source: CredentialSource) -> None:
         self._kind = kind
         self._source = source
-        self.header, self._key = CREDENTIAL_PLACES[kind]
+        self.header = CREDENTIAL_PLACES[kind][0]
         self.renews = callable(source)
         """Whether it is asked for at every connect, and may be another one then."""
         self._seen: list[str] = []
@@ -67,7 +62,7 @@ class Credential:
 
     def message(self, event: str, value: str, broker: int) -> str:
         """Give the message "sub" or "unsub" for the credential `value`."""
-        return json.dumps({"event": event, self._key: value, "broker": broker})
+        return request(event, self._kind, value, broker)
 
     def hide(self, text: str) -> str:
         """Take the credential out of a text that came from elsewhere."""
@@ -96,10 +91,3 @@ class Credential:
 
     def __repr__(self) -> str:
         return f"<{self._kind}>"
-
-
-def read_reply(text: bytes) -> str:
-    """Give a reply as plain text, whatever it was wrapped in."""
-    reply = text.decode("utf-8", "replace").strip().strip('"').strip()
-    known = reply.lower()
-    return known if known in (CONNECTED, SUBSCRIBED) else reply[:SHOWN]
