@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import ConnectionFailed
+from ..errors import ConnectionFailed, is_exit
 from ..model.exchange import CONNECTED, CREDENTIAL_PLACES, SUBSCRIBED
 
 __all__ = ["Credential", "CredentialSource", "read_reply"]
@@ -54,7 +54,9 @@ class Credential:
             try:
                 value = self._source()
                 self._check(value)
-            except Exception as error:
+            except BaseException as error:
+                if is_exit(error):
+                    raise
                 raise ConnectionFailed(
                     f"the {self._kind} callable failed: {self.hide(str(error))}"
                 ) from error
