@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "ReconnectExhausted",
     "SnapshotError",
     "SubscriptionError",
+    "is_exit",
 ]
 
 # How much of a message that could not be decoded is kept: enough to see what it was.
@@ -143,3 +145,14 @@ class SnapshotError(FastposError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def is_exit(error: BaseException) -> bool:
+    """Whether a user's function that raised `error` did not fail: it is to end what runs it.
+
+    These are Ctrl-C, `sys.exit()`, and that the function's greenlet is killed. Whatever else is no
+    `Exception` (asyncio's `CancelledError`, gevent's `Timeout`) is meant for code of the user's.
+    """
+    greenlet = sys.modules.get("greenlet")  # where it is not imported, nobody raises it
+    killed = getattr(greenlet, "GreenletExit", KeyboardInterrupt)
+    return isinstance(error, (KeyboardInterrupt, SystemExit, killed))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random, SystemRandom
@@ -274,6 +276,31 @@ def test_what_ends_the_stream_is_raised(rig: Rig, kind: type[BaseException]) -> 
     with pytest.raises(kind, match="over"):
         rig.deliver(order(), account("UPDATE"))
     assert not rig.told
+
+
+def test_the_end_of_its_greenlet_ends_the_stream(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = type("GreenletExit", (BaseException,), {})
+    rig.callbacks.on_order.replace(_fail(killed("over")))
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "greenlet", types.SimpleNamespace(GreenletExit=killed))
+        with pytest.raises(killed, match="over"):
+            rig.deliver(order(), account("UPDATE"))
+    assert not rig.told
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, BaseException])
+def test_other_exceptions_that_are_no_exception_are_errors_like_others(
+    rig: Rig, kind: type[BaseException], background: bool
+) -> None:
+    rig.delivery.begin(background)
+    rig.callbacks.on_order.replace(_fail(kind("mine")))
+    rig.deliver(order(), order())
+    assert [name for name, _ in rig.told] == ["on_error"] * 2
+    assert type(rig.told[0][1].__cause__) is kind
+    rig.callbacks.on_error.replace(_fail(kind("mine again")))
+    rig.deliver(order())  # on_error's own is logged
+    assert rig.counters.callback_errors == 4
 
 
 def test_exit_on_a_thread_of_ours_is_an_error_like_others(rig: Rig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
@@ -109,6 +110,15 @@ def test_what_a_callable_raises_to_end_the_program_is_not_caught() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Credential("token", leave).get()
+
+
+def test_what_else_a_callable_raises_is_its_failure() -> None:
+    def log_in() -> str:
+        raise CancelledError
+
+    with pytest.raises(ConnectionFailed, match="token") as caught:
+        Credential("token", log_in).get()
+    assert isinstance(caught.value.__cause__, CancelledError)
 
 
 def test_a_credential_is_not_shown() -> None:

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 from ..account.book import Book
-from ..errors import CallbackError, DecodeError, FastposError
+from ..errors import CallbackError, DecodeError, FastposError, is_exit
 from ..logs import fields, log
 from ..model import primitives
 from ..model.events import SystemClose
@@ -209,7 +209,7 @@ class Delivery:
                 result = function(event)
                 if result is not None:
                     refuse_result(result)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 times.now = primitives.monotonic()
                 times.took(handlers.name, function, times.now - begun)
                 self._raised(handlers, function, event, error, queued)
@@ -227,7 +227,7 @@ class Delivery:
         queued: bool,
     ) -> None:
         """Report what `function` raised, or raise it if it is to end the stream."""
-        if isinstance(error, SystemExit) and not self._background:
+        if is_exit(error) and not (self._background and isinstance(error, SystemExit)):
             raise error
         self._counters.callback_errors += 1
         if handlers is self._callbacks.on_error:  # reporting this to itself would not end

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import ConnectionFailed
+from ..errors import ConnectionFailed, is_exit
 from ..model.exchange import CREDENTIAL_PLACES, request
 
 __all__ = ["Credential", "CredentialSource"]
@@ -51,7 +51,9 @@ class Credential:
             try:
                 value = self._source()
                 self._check(value)
-            except Exception as error:
+            except BaseException as error:
+                if is_exit(error):
+                    raise
                 raise ConnectionFailed(
                     f"the {self._kind} callable failed: {self.hide(str(error))}"
                 ) from error
