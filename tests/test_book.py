@@ -182,7 +182,13 @@ def test_null_does_not_wipe_out_what_is_known() -> None:
     position = exchange.position("UPDATE", id=7, pv=2, s=None, op=None)
     assert known(position) == {"id": 7, "volume": 2.0, "side": "BUY"}
     assert position.changed == {"volume"}
-    exchange.tick({"id": 7, "rp": None, "s": None, "lt": 4.0})
+    exchange.tick({"id": 7, "rp": 3.0, "lt": 4.0})
+    assert known(exchange.positions[7]) == {
+        **known(position),
+        "last_price": 4.0,
+        "liquidation_price": 3.0,
+    }
+    exchange.tick({"id": 7, "rp": None, "lt": 4.0})  # a tick is whole, so that is a fact
     assert known(exchange.positions[7]) == {**known(position), "last_price": 4.0}
     exchange.account("UPDATE", None, [{"c": "USDT", "an": "5", "la": None}])
     assert exchange.book.balances["USDT"].frozen == 2.0

@@ -406,8 +406,7 @@ def test_a_snapshot_without_orders_leaves_them_as_they_are(kind: str, bench: Ben
     push("1", volume=10, dealVolume=0)
     assert [*bench.book.orders, *bench.book.triggers] == ["1"]
     bench.gap()
-    # Of an order this says all that there was to fill, but not how much that was.
-    push("3" if kind == "order" else "2", dealVolume=10)
+    push("3" if kind == "order" else "2", volume=10, dealVolume=10)
     bench.answer()
     assert [*bench.book.orders, *bench.book.triggers] == []
 
@@ -557,7 +556,7 @@ def test_remaining(volume: Any, filled: Any, remaining: float | None) -> None:
     ("body", "leaves"),
     [
         ({"volume": 5, "dealVolume": "5"}, True),
-        ({"dealVolume": 5.0}, True),  # the volume is known from before
+        ({"dealVolume": 5.0}, False),  # it no longer says of how much
         ({"volume": 5, "dealVolume": 6}, True),
         ({"volume": 5, "dealVolume": 4.9999}, False),
         ({"volume": 0, "dealVolume": 0}, False),
@@ -625,6 +624,9 @@ def test_orders_of_a_snapshot_as_users_make_them(bench: Bench) -> None:
     news = {"orderId": "2", "otoOrder": {"stopLossTrigger": 7}, "orderAction": "3"}
     bench.push({"channel": "order", "order": news})
     assert bench.book.orders["2"].stop_loss == AttachedOrder(trigger_price=7.0)
+    for removed in ({**news, "otoOrder": None, "price": None}, {**news, "otoOrder": {}}):
+        bench.push({"channel": "order", "order": news}, {"channel": "order", "order": removed})
+        assert bench.book.orders["2"].stop_loss is None
 
 
 # --- exact numbers --------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def entry_of(
 
 def whole(entry: Entry) -> dict[str, Any]:
     """Give all that is known, the last tick included."""
-    return entry.wire if entry.tick is None else merged(entry.wire, entry.tick)
+    return entry.wire if entry.tick is None else {**entry.wire, **entry.tick}
 
 
 def merged(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
@@ -164,12 +164,13 @@ class State:
         if part.resting is not None and id in self._ended[part.store]:
             return
         store = self.stores[part.store]
-        known = self._known(part.store, store, id)
         stale = _NOTHING
-        if known is not None and not primitives.tells_all(wire, known.wire):
-            if known.stale and part.merge == _PATCH:
-                stale = known.stale - _told(wire)
-            wire = merged(known.wire, wire)
+        if part.merge == _PATCH:
+            known = self._known(part.store, store, id)
+            if known is not None and not primitives.tells_all(wire, known.wire):
+                if known.stale:
+                    stale = known.stale - _told(wire)
+                wire = merged(known.wire, wire)
         if part.resting is not None and not part.resting.is_open(wire, self._number):
             store.pop(id, None)
             self._end(part.store, id)
@@ -198,7 +199,7 @@ class State:
         else:
             complete = is_new or known.complete
             before = whole(known)
-            wire = merged(before, news)
+            wire = {**before, **news} if is_new else merged(before, news)
             if known.stale and not is_new:
                 stale = known.stale - _told(news)
         told = position_of(part.record, event, wire, before, complete, change)
@@ -233,12 +234,12 @@ class State:
             if known.latest is not event:  # else it is listed twice
                 listed += 1
             if tick is not None and not primitives.tells_all(wire, tick):
-                tick = merged(tick, wire)
+                tick = {**tick, **wire}
             else:
                 tick = wire  # it tells all that the one before it did
             stale = known.stale
             if stale:
-                stale = stale - _told(wire)
+                stale = stale.difference(wire)
             store[id] = entry_of(known.wire, event, stale, known.complete, known.published, tick)
         if listed < len(store):
             for id, known in [*store.items()]:

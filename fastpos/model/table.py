@@ -24,10 +24,9 @@ class Merge(IntEnum):
     PATCH = 1
     """It is laid over what is known; a key that is missing or null is no news."""
     REPLACE = 2
-    """It is a whole thing, kept in place of the one known before."""
+    """It is a whole thing, kept in place of the one known before: a null in it is a fact."""
     TICK = 3
-    """It is laid over a thing that is known, until that is patched; what it does not list is
-    missing."""
+    """It is laid over a thing that is known, nulls too; what it does not list is missing."""
 
 
 class Resting:
