@@ -564,6 +564,9 @@ def test_remaining(volume: Any, filled: Any, remaining: float | None) -> None:
         ({"price": 7}, False),
         ({"orderAction": "2"}, True),
         ({"orderAction": 2}, True),
+        ({"type": 2}, True),  # a market order does not rest, whatever its volume says
+        ({"type": "4", "volume": 5}, True),
+        ({"type": 1, "volume": 5, "dealVolume": 1}, False),
     ],
 )
 def test_when_an_order_leaves(body: dict[str, Any], leaves: bool, lone: Bench) -> None:
@@ -571,6 +574,21 @@ def test_when_an_order_leaves(body: dict[str, Any], leaves: bool, lone: Bench) -
     lone.push({"channel": "order", "order": {**base, "volume": 5, "dealVolume": 0}})
     lone.push({"channel": "order", "order": {**base, "orderAction": "3", **body}})
     assert (list(lone.book.orders) == []) == leaves
+
+
+def test_a_trigger_that_has_expired_is_not_listed(lone: Bench) -> None:
+    """Nothing tells that it has, but it told when it would."""
+    for expires in (lone.now + 5, lone.now + 50, None, 0):
+        at = expires and int(expires * 1000)
+        lone.push(lone.account.place_trigger({"expireTime": at})[1])
+    assert len(lone.book.triggers) == 4
+    lone.now += 10
+    assert len(lone.book.triggers) == 3
+
+
+def test_nothing_remains_of_what_never_rests() -> None:
+    assert Order(type=2, volume=100, filled_volume=3).remaining is None
+    assert Order(type=5, volume=100, filled_volume=3).remaining == 97
 
 
 @pytest.mark.parametrize("last", [{"orderAction": "2"}, {"orderAction": "3", "dealVolume": 5}])

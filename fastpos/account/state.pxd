@@ -43,6 +43,6 @@ cdef class State:
     cdef _end(self, name, id)
     cdef bint _is_late(self, id) except -1
     @cython.locals(part=Part, entry=Entry, wire=dict)
-    cpdef show(self, name, stale)
+    cpdef show(self, name, stale, now_ms)
 
 cdef frozenset _told(dict wire)

@@ -18,7 +18,7 @@ from typing import Any
 from ..model import primitives
 from ..model.events import AdlTick, AttachedOrder, Event, Order, Position
 from ..model.exchange import CHANNELS
-from ..model.fields import NumberType, Record, identity_of
+from ..model.fields import NumberType, Record, as_integer, identity_of
 from ..model.slots import EventSlots, position_of, view
 from ..model.snapshot import Snapshot
 from ..model.table import Channel, Merge, Part
@@ -320,7 +320,7 @@ class State:
                 if part.merge == _PATCH and known is not None:
                     lasting = {k: v for k, v in whole(known).items() if k not in _TICK_KEYS}
                     wire = {**lasting, **wire}
-                if part.resting is None or not part.resting.is_filled(wire, self._number):
+                if part.resting is None or part.resting.may_rest(wire, self._number):
                     store[id] = entry_of(wire, latest, complete=True)
                     self._ended[name].pop(id, None)
                 if part.change is not None:
@@ -400,12 +400,22 @@ class State:
 
     # --- what is handed out -----------------------------------------------------------------
 
-    def show(self, name: str, stale: bool) -> dict[Any, Any]:
-        """Give the records of a store by id; `stale`: all that they say may be out of date."""
+    def show(self, name: str, stale: bool, now_ms: int) -> dict[Any, Any]:
+        """Give the records of a store by id, but for what has expired.
+
+        Args:
+            name: of the store.
+            stale: all that they say may be out of date.
+            now_ms: milliseconds since the epoch.
+        """
         part, number = STORED[name], self._number
         shown = {}
         for id, entry in self.stores[name].copy().items():
             wire = whole(entry)
+            if part.expires is not None:
+                ends = as_integer(wire.get(part.expires))
+                if type(ends) is int and 0 < ends < now_ms:
+                    continue
             old = frozenset(wire.keys() & part.names) if stale else entry.stale
             if part.change is None:
                 record = view(part.record, wire, number)

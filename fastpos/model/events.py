@@ -35,6 +35,8 @@ from .slots import EventSlots, PositionSlots
 Number: TypeAlias = float | Any
 
 _ACTIONS = {"1": "NEW", "2": "CANCEL", "3": "CHANGE"}
+# Types of an order that never rests: market, immediate or cancel, fill or kill.
+IMMEDIATE = (2, 3, 4)
 _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
 
 
@@ -268,7 +270,10 @@ class Order(Event):
 
     @property
     def remaining(self) -> Number | None:
-        """Volume not filled yet, None where that is not known."""
+        """Volume not filled yet, None where that is not known, and of an order that never rests: the
+        volume of a market order may be money."""
+        if self.type in IMMEDIATE:
+            return None
         try:
             return self.volume - self.filled_volume  # type: ignore[operator]
         except TypeError:
