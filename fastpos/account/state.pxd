@@ -28,6 +28,7 @@ cdef class State:
     cdef public State base
     cdef object _number
     cdef readonly dict _closed, _ended
+    cdef readonly set _crowded
 
     @cython.locals(body=dict, part=Part)
     cpdef apply(self, EventSlots event, Channel channel)

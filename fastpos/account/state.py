@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
+from ..logs import fields, log
 from ..model import primitives
 from ..model.events import AdlTick, AttachedOrder, Event, Order, Position
 from ..model.exchange import CHANNELS
@@ -32,8 +33,7 @@ MISSED_TICKS = 3
 REMEMBERED = 1000
 # A position that so many ticks list after it was closed is open: again, or the snapshot erred.
 LATE_TICKS = 3
-# Of so many positions, orders or triggers, those of which no push has told since the gap before are
-# forgotten at the next, the oldest first: they ended in a gap, and months have many.
+# So many of each kind are kept. Of what is more the oldest untouched goes, a tenth at once.
 KEPT = 10_000
 
 STORED: dict[str, Part] = {
@@ -113,7 +113,7 @@ class State:
         base: looked in for what is not known here, while a journal is applied.
     """
 
-    __slots__ = ("_closed", "_ended", "_number", "base", "stores")
+    __slots__ = ("_closed", "_crowded", "_ended", "_number", "base", "stores")
 
     def __init__(self, number: NumberType, base: State | None = None) -> None:
         self._number = number
@@ -122,6 +122,7 @@ class State:
         """Of each kind, id -> entry."""
         # Id of a closed position -> how many ticks have listed it since.
         self._closed: dict[int, int] = {} if base is None else dict(base._closed)
+        self._crowded: set[str] = set() if base is None else base._crowded  # said in the log
         # Of each kind, ids that a push has ended: ids are not used again, so what another push says
         # of one came late.
         self._ended: dict[str, dict[Any, None]] = {
@@ -176,6 +177,8 @@ class State:
             self._end(part.store, id)
         else:
             store[id] = entry_of(wire, event, stale)
+            if len(store) > KEPT:
+                self._make_room(part.store)
 
     def _patch_and_tell(
         self, part: Part, news: dict[str, Any], event: EventSlots, change: Any
@@ -213,6 +216,8 @@ class State:
             if self._closed and (known is None or self.base is not None):
                 self._closed.pop(id, None)  # it was opened again
             store[id] = entry_of(wire, event, stale, complete, wire)
+            if len(store) > KEPT:
+                self._make_room(part.store)
         return told
 
     def _tick(self, part: Part, ticks: list[Any], event: EventSlots) -> None:
@@ -241,6 +246,8 @@ class State:
             if stale:
                 stale = stale.difference(wire)
             store[id] = entry_of(known.wire, event, stale, known.complete, known.published, tick)
+        if len(store) > KEPT:
+            self._make_room(part.store)
         if listed < len(store):
             for id, known in [*store.items()]:
                 if known.latest is not event:
@@ -259,6 +266,21 @@ class State:
         self._closed[id] = 0
         if len(self._closed) > REMEMBERED:
             del self._closed[next(iter(self._closed))]
+
+    def _make_room(self, name: str) -> None:
+        """Forget of a store what no push has told of for the longest."""
+        store = self.stores[name]
+        oldest = sorted(store, key=lambda id: store[id].latest._received_ns)
+        for id in oldest[: len(store) - KEPT + KEPT // 10]:
+            del store[id]
+        if name not in self._crowded:
+            self._crowded.add(name)
+            log.warning(
+                "over %d %s: the oldest that no push tells of are forgotten",
+                KEPT,
+                name,
+                extra=fields("forgotten", kind=name),
+            )
 
     def _end(self, name: str, id: Any) -> None:
         """Take note that a push has ended something."""
@@ -284,10 +306,6 @@ class State:
         """Take note that pushes may have been missed."""
         for name, part in STORED.items():
             store = self.stores[name]
-            if len(store) > KEPT:
-                unheard = [id for id, entry in store.items() if entry.stale]
-                for id in unheard[: len(store) - KEPT]:
-                    del store[id]
             for id, entry in [*store.items()]:
                 store[id] = entry_of(
                     wire := whole(entry),

@@ -270,8 +270,8 @@ class Order(Event):
 
     @property
     def remaining(self) -> Number | None:
-        """Volume not filled yet, None where that is not known, and of an order that never rests: the
-        volume of a market order may be money."""
+        """Volume not filled yet. None where that is not known, and of an order that never rests:
+        the volume of a market order may be money."""
         if self.type in IMMEDIATE:
             return None
         try:
