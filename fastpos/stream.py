@@ -312,7 +312,7 @@ class PositionStream(Callbacks):
         """The open orders that were heard of, by id: a dict of the caller's own.
 
         What ended while no push came stays here as stale, until a snapshot with orders; but of
-        over 10,000 the oldest stale ones go at the next gap.
+        over 10,000 the oldest go. What never rests, like a market order, is not listed.
         """
         return self._book.orders
 

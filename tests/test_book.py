@@ -160,7 +160,7 @@ def test_one_position_whatever_its_id_looks_like() -> None:
     assert exchange.positions == {}
 
 
-@pytest.mark.parametrize("id_", [None, "x", "", True, 1.5, [1], {"a": 1}])
+@pytest.mark.parametrize("id_", [None, "x", True, 1.5, [1], {"a": 1}])
 @pytest.mark.parametrize("change", ["CREATE", "UPDATE", "DELETE", None, "MERGE", 5, ["CREATE"]])
 def test_a_position_without_a_usable_id_is_passed_on(id_: Any, change: Any) -> None:
     exchange = Exchange()
@@ -182,7 +182,13 @@ def test_null_does_not_wipe_out_what_is_known() -> None:
     position = exchange.position("UPDATE", id=7, pv=2, s=None, op=None)
     assert known(position) == {"id": 7, "volume": 2.0, "side": "BUY"}
     assert position.changed == {"volume"}
-    exchange.tick({"id": 7, "rp": None, "s": None, "lt": 4.0})
+    exchange.tick({"id": 7, "rp": 3.0, "lt": 4.0})
+    assert known(exchange.positions[7]) == {
+        **known(position),
+        "last_price": 4.0,
+        "liquidation_price": 3.0,
+    }
+    exchange.tick({"id": 7, "rp": None, "lt": 4.0})  # a tick is whole, so that is a fact
     assert known(exchange.positions[7]) == {**known(position), "last_price": 4.0}
     exchange.account("UPDATE", None, [{"c": "USDT", "an": "5", "la": None}])
     assert exchange.book.balances["USDT"].frozen == 2.0
@@ -272,33 +278,34 @@ def test_a_null_confirms_nothing() -> None:
     assert not exchange.book.balances["X"].stale
 
 
-def test_what_ended_in_gaps_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "KEPT", 5)
+def test_no_more_is_kept_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(state, "KEPT", 20)
     exchange = Exchange()
     book = exchange.book
 
-    def hear(*numbers: int) -> None:
-        for number in numbers:
-            exchange.position("CREATE", id=number)
-            for push in (
-                {"channel": "order", "order": {"orderId": f"{number}"}},
-                {"channel": "trigOrder", "trigOrder": {"triggerOrderId": f"{number}"}},
-            ):
-                exchange.push(push)
+    def hear(number: int) -> None:
+        balances = [{"c": f"{number}", "an": 1}]
+        exchange.account("CREATE", {"id": number, "pv": 1}, balances)
+        exchange.push({"channel": "order", "order": {"orderId": f"{number}"}})
+        exchange.push({"channel": "trigOrder", "trigOrder": {"triggerOrderId": f"{number}"}})
 
-    def kept() -> list[int]:
-        assert [*map(int, book.orders)] == [*map(int, book.triggers)] == [*book.positions]
-        return [*book.positions]
-
-    hear(*range(8))
-    book.mark_stale()  # all have just been heard of
-    assert kept() == [*range(8)]
-    hear(0, 9)
-    book.mark_stale()
-    assert kept() == [0, 5, 6, 7, 9]
-    hear(5, 0)
-    book.mark_stale()  # no more than five
-    assert kept() == [0, 5, 6, 7, 9]
+    for number in range(20):
+        hear(number)
+    assert len(book.positions) == 20
+    assert "forgotten" not in caplog.text
+    hear(0)  # so that it is not the oldest
+    for number in range(20, 100):
+        hear(number)
+        for known in (book.positions, book.balances, book.orders, book.triggers):
+            assert 18 <= len(known) <= 20
+        if number == 20:
+            assert [*map(int, book.orders)] == [0, *range(4, 21)]
+    for what in ("positions", "balances", "orders", "triggers"):
+        assert caplog.text.count(f"over 20 {what}") == 1
+    exchange.tick(*({"id": number} for number in range(1000, 1030)))
+    assert len(book.positions) == 18
 
 
 # --- against a model ------------------------------------------------------------------------------

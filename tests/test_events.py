@@ -46,7 +46,8 @@ ATTRIBUTES: dict[type, str] = {
     Balance: "coin available frozen isolated_margin stale",
     AdlPrice: "uid ticks",
     AdlTick: TICK,
-    Order: """order_id contract_id contract_name symbol side type price price_precision volume
+    Order: """order_id contract_id contract_name symbol side contract_side open_close trade_fee
+        realized_pnl type price price_precision volume
         filled_volume avg_price take_profit stop_loss action stale""",
     AttachedOrder: "active trigger_price price trigger_order_id",
     Trigger: """trigger_order_id type side trigger_price price volume trigger_type created_ms
@@ -249,6 +250,10 @@ def test_order() -> None:
         "contract_name": "E-BTC-USDT",
         "symbol": "BTC-USDT",
         "side": "xxx",
+        "contract_side": "xxx",
+        "open_close": None,
+        "trade_fee": None,
+        "realized_pnl": None,
         "type": 1,
         "price": 61001.0,
         "price_precision": 3,
@@ -267,7 +272,7 @@ def test_trigger() -> None:
     assert values(trigger) == {
         "trigger_order_id": "1322738336974712854",
         "type": 1,
-        "side": "buy",
+        "side": "BUY",
         "trigger_price": 61001.0,
         "price": 61003.0,
         "volume": 10.0,
@@ -392,7 +397,7 @@ def test_the_other_json_type_says_the_same(name: str, number: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [True, [], {}, "many", "", " ", "1e5x", "1_000", "nan", "Infinity", "-inf"]
+    "value", [True, [], {}, "many", " ", "1e5x", "1_000", "nan", "Infinity", "-inf"]
 )
 @pytest.mark.parametrize("number", [float, Decimal])
 def test_what_is_no_number_is_passed_on(value: Any, number: Any) -> None:
@@ -412,7 +417,7 @@ def test_strings_that_only_a_decimal_understands() -> None:
     assert order.price == Decimal("1E+400")
 
 
-@pytest.mark.parametrize("value", ["0", "9", "", "buy", 7, 1.5, True, [1], {"a": 1}])
+@pytest.mark.parametrize("value", ["0", "9", "long", 7, 1.5, True, [1], {"a": 1}])
 def test_undocumented_codes_are_passed_on(value: Any) -> None:
     assert order_with(orderAction=value).action == value
     assert position_with(id=1, pt=value).margin_mode == value
@@ -434,6 +439,24 @@ def test_codes_and_flags_in_any_form() -> None:
     for id_ in (90762, "90762", 90762.0):
         assert type(position_with(id=id_).id) is int
         assert position_with(id=id_).id == 90762
+
+
+def test_a_side_is_in_capitals_and_the_orders_own() -> None:
+    for said_, side in (("buy", "BUY"), ("SELL", "SELL"), ("Sell", "SELL"), ("both", "both")):
+        assert order_with(contractSide="1", side=said_).side == side
+        assert order_with(contractSide=said_).side == side
+        assert position_with(id=1, s=said_).side == side
+        assert Trigger(side=said_).side == side
+    order = order_with(contractSide="1", side="SELL", open="CLOSE", tradeFee="-0.5")
+    assert (order.contract_side, order.open_close, order.trade_fee) == ("1", "CLOSE", -0.5)
+
+
+@pytest.mark.parametrize("nothing", ["", "--"])
+@pytest.mark.parametrize("number", [float, Decimal])
+def test_where_a_number_belongs_nothing_is_none(nothing: str, number: Any) -> None:
+    push = {"channel": "order", "order": {"realizedAmount": nothing, "contractId": nothing}}
+    order: Any = decode(pushed(push), number)
+    assert order.realized_pnl is order.contract_id is None
 
 
 def test_only_one_of_two_attached_orders() -> None:
@@ -617,6 +640,7 @@ MADE: dict[str, Any] = {
     "contract_name": "E-BTC-USDT",
     "contract_alias": "BTC",
     "contract_side": "BUY",
+    "open_close": "OPEN",
     "margin_mode": "ISOLATED",
     "side": "SELL",
     "event_type": "CREATE",
@@ -672,7 +696,7 @@ def test_made_is_equal_to_received() -> None:
     assert decoded("trig_order") == Trigger(
         trigger_order_id="1322738336974712854",
         type=1,
-        side="buy",
+        side="BUY",
         trigger_price=61001,
         price=61003.0,
         volume=10,

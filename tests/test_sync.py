@@ -406,8 +406,7 @@ def test_a_snapshot_without_orders_leaves_them_as_they_are(kind: str, bench: Ben
     push("1", volume=10, dealVolume=0)
     assert [*bench.book.orders, *bench.book.triggers] == ["1"]
     bench.gap()
-    # Of an order this says all that there was to fill, but not how much that was.
-    push("3" if kind == "order" else "2", dealVolume=10)
+    push("3" if kind == "order" else "2", volume=10, dealVolume=10)
     bench.answer()
     assert [*bench.book.orders, *bench.book.triggers] == []
 
@@ -557,7 +556,7 @@ def test_remaining(volume: Any, filled: Any, remaining: float | None) -> None:
     ("body", "leaves"),
     [
         ({"volume": 5, "dealVolume": "5"}, True),
-        ({"dealVolume": 5.0}, True),  # the volume is known from before
+        ({"dealVolume": 5.0}, False),  # it no longer says of how much
         ({"volume": 5, "dealVolume": 6}, True),
         ({"volume": 5, "dealVolume": 4.9999}, False),
         ({"volume": 0, "dealVolume": 0}, False),
@@ -565,6 +564,9 @@ def test_remaining(volume: Any, filled: Any, remaining: float | None) -> None:
         ({"price": 7}, False),
         ({"orderAction": "2"}, True),
         ({"orderAction": 2}, True),
+        ({"type": 2}, True),  # a market order does not rest, whatever its volume says
+        ({"type": "4", "volume": 5}, True),
+        ({"type": 1, "volume": 5, "dealVolume": 1}, False),
     ],
 )
 def test_when_an_order_leaves(body: dict[str, Any], leaves: bool, lone: Bench) -> None:
@@ -572,6 +574,21 @@ def test_when_an_order_leaves(body: dict[str, Any], leaves: bool, lone: Bench) -
     lone.push({"channel": "order", "order": {**base, "volume": 5, "dealVolume": 0}})
     lone.push({"channel": "order", "order": {**base, "orderAction": "3", **body}})
     assert (list(lone.book.orders) == []) == leaves
+
+
+def test_a_trigger_that_has_expired_is_not_listed(lone: Bench) -> None:
+    """Nothing tells that it has, but it told when it would."""
+    for expires in (lone.now + 5, lone.now + 50, None, 0):
+        at = expires and int(expires * 1000)
+        lone.push(lone.account.place_trigger({"expireTime": at})[1])
+    assert len(lone.book.triggers) == 4
+    lone.now += 10
+    assert len(lone.book.triggers) == 3
+
+
+def test_nothing_remains_of_what_never_rests() -> None:
+    assert Order(type=2, volume=100, filled_volume=3).remaining is None
+    assert Order(type=5, volume=100, filled_volume=3).remaining == 97
 
 
 @pytest.mark.parametrize("last", [{"orderAction": "2"}, {"orderAction": "3", "dealVolume": 5}])
@@ -625,6 +642,9 @@ def test_orders_of_a_snapshot_as_users_make_them(bench: Bench) -> None:
     news = {"orderId": "2", "otoOrder": {"stopLossTrigger": 7}, "orderAction": "3"}
     bench.push({"channel": "order", "order": news})
     assert bench.book.orders["2"].stop_loss == AttachedOrder(trigger_price=7.0)
+    for removed in ({**news, "otoOrder": None, "price": None}, {**news, "otoOrder": {}}):
+        bench.push({"channel": "order", "order": news}, {"channel": "order", "order": removed})
+        assert bench.book.orders["2"].stop_loss is None
 
 
 # --- exact numbers --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
+import fastpos.account.book
 import fastpos.runtime.snapshots
 from fastpos import (
     AttachedOrder,
@@ -209,6 +210,7 @@ class Bench:
         self._number, self._orders, self._policy = number, orders, policy
         self._has_source = has_source
         patch(fastpos.runtime.snapshots, "monotonic", lambda: self.now)
+        patch(fastpos.account.book, "time_ns", lambda: int(self.now * 1e9))
         patch(fastpos.runtime.snapshots, "threading", SimpleNamespace(Thread=self._thread))
         self.restart()
 

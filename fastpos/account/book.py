@@ -8,6 +8,7 @@ flag that only `interrupt` sets and only the writer takes back. The journal is t
 from __future__ import annotations
 
 import json
+from time import time_ns
 from typing import Any
 
 from ..fork import OwnerProcess
@@ -61,12 +62,13 @@ class Book:
 
     @property
     def triggers(self) -> dict[str, Trigger]:
-        """The waiting triggers that were heard of; a new dict."""
+        """The waiting triggers that were heard of and have not expired; a new dict. Nothing tells
+        that one has fired: an order of another id follows."""
         return self._shown("triggers")
 
     def _shown(self, name: str) -> dict[Any, Any]:
         self._owner.check()
-        shown: dict[Any, Any] = self._state.show(name, self._interrupted)
+        shown: dict[Any, Any] = self._state.show(name, self._interrupted, time_ns() // 1_000_000)
         return shown
 
     def interrupt(self) -> None:

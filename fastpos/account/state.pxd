@@ -28,6 +28,7 @@ cdef class State:
     cdef public State base
     cdef object _number
     cdef readonly dict _closed, _ended
+    cdef readonly set _crowded
 
     @cython.locals(body=dict, part=Part)
     cpdef apply(self, EventSlots event, Channel channel)
@@ -43,6 +44,6 @@ cdef class State:
     cdef _end(self, name, id)
     cdef bint _is_late(self, id) except -1
     @cython.locals(part=Part, entry=Entry, wire=dict)
-    cpdef show(self, name, stale)
+    cpdef show(self, name, stale, now_ms)
 
 cdef frozenset _told(dict wire)

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
+from ..logs import fields, log
 from ..model import primitives
 from ..model.events import AdlTick, AttachedOrder, Event, Order, Position
 from ..model.exchange import CHANNELS
-from ..model.fields import NumberType, Record, identity_of
+from ..model.fields import NumberType, Record, as_integer, identity_of
 from ..model.slots import EventSlots, position_of, view
 from ..model.snapshot import Snapshot
 from ..model.table import Channel, Merge, Part
@@ -32,8 +33,7 @@ MISSED_TICKS = 3
 REMEMBERED = 1000
 # A position that so many ticks list after it was closed is open: again, or the snapshot erred.
 LATE_TICKS = 3
-# Of so many positions, orders or triggers, those of which no push has told since the gap before are
-# forgotten at the next, the oldest first: they ended in a gap, and months have many.
+# So many of each kind are kept. Of what is more the oldest untouched goes, a tenth at once.
 KEPT = 10_000
 
 STORED: dict[str, Part] = {
@@ -93,7 +93,7 @@ def entry_of(
 
 def whole(entry: Entry) -> dict[str, Any]:
     """Give all that is known, the last tick included."""
-    return entry.wire if entry.tick is None else merged(entry.wire, entry.tick)
+    return entry.wire if entry.tick is None else {**entry.wire, **entry.tick}
 
 
 def merged(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class State:
         base: looked in for what is not known here, while a journal is applied.
     """
 
-    __slots__ = ("_closed", "_ended", "_number", "base", "stores")
+    __slots__ = ("_closed", "_crowded", "_ended", "_number", "base", "stores")
 
     def __init__(self, number: NumberType, base: State | None = None) -> None:
         self._number = number
@@ -122,6 +122,7 @@ class State:
         """Of each kind, id -> entry."""
         # Id of a closed position -> how many ticks have listed it since.
         self._closed: dict[int, int] = {} if base is None else dict(base._closed)
+        self._crowded: set[str] = set() if base is None else base._crowded  # said in the log
         # Of each kind, ids that a push has ended: ids are not used again, so what another push says
         # of one came late.
         self._ended: dict[str, dict[Any, None]] = {
@@ -164,17 +165,20 @@ class State:
         if part.resting is not None and id in self._ended[part.store]:
             return
         store = self.stores[part.store]
-        known = self._known(part.store, store, id)
         stale = _NOTHING
-        if known is not None and not primitives.tells_all(wire, known.wire):
-            if known.stale and part.merge == _PATCH:
-                stale = known.stale - _told(wire)
-            wire = merged(known.wire, wire)
+        if part.merge == _PATCH:
+            known = self._known(part.store, store, id)
+            if known is not None and not primitives.tells_all(wire, known.wire):
+                if known.stale:
+                    stale = known.stale - _told(wire)
+                wire = merged(known.wire, wire)
         if part.resting is not None and not part.resting.is_open(wire, self._number):
             store.pop(id, None)
             self._end(part.store, id)
         else:
             store[id] = entry_of(wire, event, stale)
+            if len(store) > KEPT:
+                self._make_room(part.store)
 
     def _patch_and_tell(
         self, part: Part, news: dict[str, Any], event: EventSlots, change: Any
@@ -198,7 +202,7 @@ class State:
         else:
             complete = is_new or known.complete
             before = whole(known)
-            wire = merged(before, news)
+            wire = {**before, **news} if is_new else merged(before, news)
             if known.stale and not is_new:
                 stale = known.stale - _told(news)
         told = position_of(part.record, event, wire, before, complete, change)
@@ -212,6 +216,8 @@ class State:
             if self._closed and (known is None or self.base is not None):
                 self._closed.pop(id, None)  # it was opened again
             store[id] = entry_of(wire, event, stale, complete, wire)
+            if len(store) > KEPT:
+                self._make_room(part.store)
         return told
 
     def _tick(self, part: Part, ticks: list[Any], event: EventSlots) -> None:
@@ -233,13 +239,15 @@ class State:
             if known.latest is not event:  # else it is listed twice
                 listed += 1
             if tick is not None and not primitives.tells_all(wire, tick):
-                tick = merged(tick, wire)
+                tick = {**tick, **wire}
             else:
                 tick = wire  # it tells all that the one before it did
             stale = known.stale
             if stale:
-                stale = stale - _told(wire)
+                stale = stale.difference(wire)
             store[id] = entry_of(known.wire, event, stale, known.complete, known.published, tick)
+        if len(store) > KEPT:
+            self._make_room(part.store)
         if listed < len(store):
             for id, known in [*store.items()]:
                 if known.latest is not event:
@@ -258,6 +266,21 @@ class State:
         self._closed[id] = 0
         if len(self._closed) > REMEMBERED:
             del self._closed[next(iter(self._closed))]
+
+    def _make_room(self, name: str) -> None:
+        """Forget of a store what no push has told of for the longest."""
+        store = self.stores[name]
+        oldest = sorted(store, key=lambda id: store[id].latest._received_ns)
+        for id in oldest[: len(store) - KEPT + KEPT // 10]:
+            del store[id]
+        if name not in self._crowded:
+            self._crowded.add(name)
+            log.warning(
+                "over %d %s: the oldest that no push tells of are forgotten",
+                KEPT,
+                name,
+                extra=fields("forgotten", kind=name),
+            )
 
     def _end(self, name: str, id: Any) -> None:
         """Take note that a push has ended something."""
@@ -283,10 +306,6 @@ class State:
         """Take note that pushes may have been missed."""
         for name, part in STORED.items():
             store = self.stores[name]
-            if len(store) > KEPT:
-                unheard = [id for id, entry in store.items() if entry.stale]
-                for id in unheard[: len(store) - KEPT]:
-                    del store[id]
             for id, entry in [*store.items()]:
                 store[id] = entry_of(
                     wire := whole(entry),
@@ -319,7 +338,7 @@ class State:
                 if part.merge == _PATCH and known is not None:
                     lasting = {k: v for k, v in whole(known).items() if k not in _TICK_KEYS}
                     wire = {**lasting, **wire}
-                if part.resting is None or not part.resting.is_filled(wire, self._number):
+                if part.resting is None or part.resting.may_rest(wire, self._number):
                     store[id] = entry_of(wire, latest, complete=True)
                     self._ended[name].pop(id, None)
                 if part.change is not None:
@@ -399,12 +418,22 @@ class State:
 
     # --- what is handed out -----------------------------------------------------------------
 
-    def show(self, name: str, stale: bool) -> dict[Any, Any]:
-        """Give the records of a store by id; `stale`: all that they say may be out of date."""
+    def show(self, name: str, stale: bool, now_ms: int) -> dict[Any, Any]:
+        """Give the records of a store by id, but for what has expired.
+
+        Args:
+            name: of the store.
+            stale: all that they say may be out of date.
+            now_ms: milliseconds since the epoch.
+        """
         part, number = STORED[name], self._number
         shown = {}
         for id, entry in self.stores[name].copy().items():
             wire = whole(entry)
+            if part.expires is not None:
+                ends = as_integer(wire.get(part.expires))
+                if type(ends) is int and 0 < ends < now_ms:
+                    continue
             old = frozenset(wire.keys() & part.names) if stale else entry.stale
             if part.change is None:
                 record = view(part.record, wire, number)

@@ -24,6 +24,7 @@ from .fields import (
     number,
     own,
     shown,
+    side,
     text,
     told,
 )
@@ -34,6 +35,8 @@ from .slots import EventSlots, PositionSlots
 Number: TypeAlias = float | Any
 
 _ACTIONS = {"1": "NEW", "2": "CANCEL", "3": "CHANGE"}
+# Types of an order that never rests: market, immediate or cancel, fill or kill.
+IMMEDIATE = (2, 3, 4)
 _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
 
 
@@ -108,7 +111,7 @@ class Position(PositionSlots, Event):
     """Isolated margin held."""
     realized_pnl: Number | None = number("ra")
     """Realized profit and loss."""
-    side: str | None = text("s")
+    side: str | None = side("s")
     """"BUY" long, "SELL" short."""
     margin_rate: Number | None = number("mr")
     """Margin rate, a fraction."""
@@ -233,8 +236,13 @@ class Order(Event):
     """Contract name, like "E-BTC-USDT"."""
     symbol: str | None = text("symbol")
     """Symbol, like "BTC-USDT"."""
-    side: str | None = text("contractSide")
-    """The order's side as the exchange says it; its values are not documented."""
+    side: str | None = side("side", "contractSide")
+    """"BUY" or "SELL". Where the exchange does not say, what it says of the contract's side, whose
+    values are not documented."""
+    contract_side: str | None = text("contractSide")
+    """The contract's side as the exchange says it; its values are not documented."""
+    open_close: str | None = text("open")
+    """"OPEN" or "CLOSE": what the order does to a position. Not all deployments say."""
     type: int | None = integer("type")
     """Order type, the exchange's code."""
     price: Number | None = number("price")
@@ -247,6 +255,10 @@ class Order(Event):
     """Volume filled so far."""
     avg_price: Number | None = number("avgPrice")
     """Average fill price."""
+    trade_fee: Number | None = number("tradeFee")
+    """The order's fee. Not all deployments say."""
+    realized_pnl: Number | None = number("realizedAmount")
+    """The order's realized profit and loss. Not all deployments say."""
     take_profit: AttachedOrder | None = attached(AttachedOrder, "otoOrder", "takerProfit")
     """The attached take profit, None where the order has none."""
     stop_loss: AttachedOrder | None = attached(AttachedOrder, "otoOrder", "stopLoss")
@@ -258,7 +270,10 @@ class Order(Event):
 
     @property
     def remaining(self) -> Number | None:
-        """Volume not filled yet, None where that is not known."""
+        """Volume not filled yet. None where that is not known, and of an order that never rests:
+        the volume of a market order may be money."""
+        if self.type in IMMEDIATE:
+            return None
         try:
             return self.volume - self.filled_volume  # type: ignore[operator]
         except TypeError:
@@ -275,8 +290,8 @@ class Trigger(Event):
     """Trigger order id, a string of digits."""
     type: int | None = integer("type")
     """Order type, the exchange's code."""
-    side: str | None = text("side")
-    """"buy" or "sell", in lower case as the exchange says it here."""
+    side: str | None = side("side")
+    """"BUY" or "SELL"."""
     trigger_price: Number | None = number("triggerPrice")
     """The price that triggers it."""
     price: Number | None = number("price")

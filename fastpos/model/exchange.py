@@ -231,7 +231,14 @@ CHANNELS = (
                 exact=("orderId", "contractId"),
                 merge=Merge.REPLACE,
                 store="orders",
-                resting=Resting("orderAction", "2", filled="dealVolume", volume="volume"),
+                resting=Resting(
+                    "orderAction",
+                    "2",
+                    filled="dealVolume",
+                    volume="volume",
+                    kind="type",
+                    immediate=events.IMMEDIATE,
+                ),
             ),
             Part(
                 events.AttachedOrder,
@@ -254,6 +261,7 @@ CHANNELS = (
                 merge=Merge.REPLACE,
                 store="triggers",
                 resting=Resting("orderAction", "2"),
+                expires="expireTime",
             ),
         ),
         callback="on_trigger",

@@ -2,6 +2,8 @@ import cython
 from .slots cimport EventSlots, Slots, position_of, view
 
 cdef object _MISSING
+cdef tuple _NO_NUMBER
+cdef dict _SIDES
 
 cpdef as_number(value, number)
 @cython.locals(result=double)
@@ -27,6 +29,9 @@ cdef class _Beside(Field):
 
 cdef class _Text(Field):
     pass
+
+cdef class _Side(Field):
+    cdef public object instead
 
 cdef class _Flag(Field):
     pass

@@ -47,6 +47,7 @@ __all__ = [
     "number",
     "own",
     "shown",
+    "side",
     "text",
     "told",
 ]
@@ -56,8 +57,14 @@ __all__ = [
 # A list or an object where something else belongs is passed on as a copy: the wire's own is shared.
 
 
+# What deployments write where there is no number.
+_NO_NUMBER = ("", "--")
+
+
 def as_number(value: Any, number: NumberType) -> Any:
     """Give `value` as `number` where it is one: a JSON number, or a string that holds one."""
+    if type(value) is str and value in _NO_NUMBER:
+        return None
     if number is float:
         return _as_float(value)
     if type(value) is str and "_" not in value:
@@ -83,6 +90,8 @@ def as_integer(value: Any) -> Any:
     if kind is int:
         return value
     if kind is str:
+        if value in _NO_NUMBER:
+            return None
         text = value
         digits = text if text.isdigit() else text[text[:1] == "-" :]
         if digits.isascii() and digits.isdigit() and len(digits) < 100:
@@ -207,6 +216,24 @@ class _Text(Field):
             return self
         value = record._wire.get(self.key)
         return value if type(value) is str else as_text(value)
+
+
+class _Side(Field):
+    __slots__ = ("instead",)
+    instead: Any
+
+    def __get__(self, record: Slots | None, owner: Any) -> Any:
+        if record is None:
+            return self
+        value = record._wire.get(self.key)
+        if value is None and self.instead is not None:
+            value = record._wire.get(self.instead)
+        if type(value) is str:
+            return _SIDES.get(value) or _SIDES.get(value.lower(), value)
+        return as_text(value)
+
+
+_SIDES = {"BUY": "BUY", "SELL": "SELL", "buy": "BUY", "sell": "SELL"}
 
 
 class _Flag(Field):
@@ -383,6 +410,16 @@ def text(key: str) -> Any:
     """A name, or an id that is a string of digits."""
     field = _Text(key)
     field.is_text = True
+    return field
+
+
+def side(key: str, instead: str | None = None) -> Any:
+    """BUY or SELL, in capitals wherever the wire says so in any case; another word is passed on.
+
+    `instead` is read where there is nothing under `key`.
+    """
+    field = _Side(key)
+    field.instead = as_parsed(instead)
     return field
 
 

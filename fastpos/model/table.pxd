@@ -1,12 +1,13 @@
 cdef class Resting:
-    cdef object _action, _filled, _volume
-    cdef tuple _codes
+    cdef object _action, _filled, _kind, _volume
+    cdef tuple _codes, _immediate
 
     cpdef bint is_open(self, dict wire, number) except -1
-    cpdef bint is_filled(self, dict wire, number) except -1
+    cpdef bint may_rest(self, dict wire, number) except -1
+    cdef bint _is_filled(self, dict wire, number) except -1
 
 cdef class Part:
-    cdef readonly object record, key, store, change, callback, attribute, line, id_key
+    cdef readonly object record, key, expires, store, change, callback, attribute, line, id_key
     cdef readonly tuple exact
     cdef readonly bint many, id_is_text
     cdef readonly int merge

@@ -24,10 +24,9 @@ class Merge(IntEnum):
     PATCH = 1
     """It is laid over what is known; a key that is missing or null is no news."""
     REPLACE = 2
-    """It is a whole thing, kept in place of the one known before."""
+    """It is a whole thing, kept in place of the one known before: a null in it is a fact."""
     TICK = 3
-    """It is laid over a thing that is known, until that is patched; what it does not list is
-    missing."""
+    """It is laid over a thing that is known, nulls too; what it does not list is missing."""
 
 
 class Resting:
@@ -37,11 +36,24 @@ class Resting:
         action: key of what happened to it.
         cancelled: the code for a cancellation.
         filled, volume: keys of what was filled and of what was asked for.
+        kind: key of what kind of thing it is.
+        immediate: codes of the kinds that never rest.
     """
 
-    __slots__ = ("_action", "_codes", "_filled", "_volume")
+    __slots__ = ("_action", "_codes", "_filled", "_immediate", "_kind", "_volume")
 
-    def __init__(self, action: str, cancelled: str, filled: str = "", volume: str = "") -> None:
+    def __init__(
+        self,
+        action: str,
+        cancelled: str,
+        *,
+        filled: str = "",
+        volume: str = "",
+        kind: str = "",
+        immediate: tuple[int, ...] = (),
+    ) -> None:
+        self._kind = as_parsed(kind)
+        self._immediate = immediate
         self._action = as_parsed(action)
         self._codes = (cancelled, int(cancelled))
         self._filled = as_parsed(filled)
@@ -49,10 +61,15 @@ class Resting:
 
     def is_open(self, wire: dict[str, Any], number: NumberType) -> bool:
         """Whether what `wire` says is still open."""
-        return wire.get(self._action) not in self._codes and not self.is_filled(wire, number)
+        return wire.get(self._action) not in self._codes and self.may_rest(wire, number)
 
-    def is_filled(self, wire: dict[str, Any], number: NumberType) -> bool:
-        """Whether all of it was filled."""
+    def may_rest(self, wire: dict[str, Any], number: NumberType) -> bool:
+        """Whether it is of a kind that rests, and not all of it was filled."""
+        if self._immediate and as_integer(wire.get(self._kind)) in self._immediate:
+            return False
+        return not self._is_filled(wire, number)
+
+    def _is_filled(self, wire: dict[str, Any], number: NumberType) -> bool:
         if not self._filled:
             return False
         filled, volume = wire.get(self._filled), wire.get(self._volume)
@@ -76,14 +93,15 @@ class Part:
         change: key in the body of what is done to it, CREATE, UPDATE or DELETE. It is then told as
             an event of its own, which shows it merged.
         resting: what is kept while it is open; None: all of it.
+        expires: key of when it ends by itself, milliseconds since the epoch.
         callback: gets that event, or the channel's event where this part has something in it.
         attribute: where the channel's event has its records.
         line: what the command line shows of a record; names of attributes in braces.
     """
 
     __slots__ = (
-        "attribute", "callback", "change", "exact", "id_is_text", "id_key", "key", "line", "many",
-        "merge", "names", "record", "resting", "store",
+        "attribute", "callback", "change", "exact", "expires", "id_is_text", "id_key", "key",
+        "line", "many", "merge", "names", "record", "resting", "store",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +115,7 @@ class Part:
         store: str = "",
         change: str | None = None,
         resting: Resting | None = None,
+        expires: str | None = None,
         callback: str | None = None,
         attribute: str | None = None,
         line: str | None = None,
@@ -109,6 +128,7 @@ class Part:
         self.store = store
         self.change = as_parsed(change)
         self.resting = resting
+        self.expires = as_parsed(expires)
         self.callback = callback
         self.attribute = attribute
         self.line = line
