@@ -204,7 +204,7 @@ def test_all_five_channels_typed(
     (trigger,) = recorder.on_trigger
     assert type(trigger) is Trigger
     assert trigger.raw == sent["trig_order"]
-    assert (trigger.trigger_order_id, trigger.side) == ("1322738336974712854", "buy")
+    assert (trigger.trigger_order_id, trigger.side) == ("1322738336974712854", "BUY")
 
     (price,) = recorder.on_adl_price
     assert type(price) is AdlPrice
