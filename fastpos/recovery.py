@@ -17,7 +17,7 @@ waits for as long as he is told, or else in that growing way from `SLOW_DOWN` on
 A connection is *in service* from when it does what is wanted: it is subscribed, or paused.
 """
 
-from __future__ import annotations
+# Annotations are evaluated here: NamedTuple would compile each of them from its text.
 
 from typing import NamedTuple
 

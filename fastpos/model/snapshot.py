@@ -1,6 +1,6 @@
 """What a snapshot source gives."""
 
-from __future__ import annotations
+# Annotations are evaluated here: NamedTuple would compile each of them from its text.
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple

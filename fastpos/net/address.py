@@ -1,6 +1,6 @@
 """Where to connect to: URLs of WebSocket servers and of proxies, taken apart and checked."""
 
-from __future__ import annotations
+# Annotations are evaluated here: NamedTuple would compile each of them from its text.
 
 import ipaddress
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """What a stream has done so far, in numbers."""
 
-from __future__ import annotations
+# Annotations are evaluated here: NamedTuple would compile each of them from its text.
 
 from typing import Any, NamedTuple
 

@@ -57,7 +57,6 @@ kernel have arrived.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from time import time_ns
@@ -171,45 +170,74 @@ class Heartbeat:
 # --- events ---------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Pushes:
+class _Event:
+    """What happened; compared by value. Not a dataclass, as making six costs every import 2 ms."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and repr(other) == repr(self)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({inside})"
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Pushes(_Event):
     """Pushes, in order, as JSON. That they can be decoded is not promised."""
 
-    texts: list[bytes]
+    __slots__ = ("texts",)
+
+    def __init__(self, texts: list[bytes]) -> None:
+        self.texts = texts
 
 
-@dataclass(slots=True)
-class Subscribed:
+class Subscribed(_Event):
     """Pushes come from now on."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class Paused:
+
+class Paused(_Event):
     """The connection is as it should be, and no pushes are wanted."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class Pong:
+
+class Pong(_Event):
     """The exchange has answered a ping."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class Undecodable:
+
+class Undecodable(_Event):
     """A message that is of no use: damaged, or no answer to anything."""
 
-    error: DecodeError
+    __slots__ = ("error",)
+
+    def __init__(self, error: DecodeError) -> None:
+        self.error = error
 
 
-@dataclass(slots=True)
-class Closed:
-    """The connection is over; the last event."""
+class Closed(_Event):
+    """The connection is over; the last event.
 
-    reason: str
-    """How it ended, for a person; without credentials."""
-    close_code: int | None = None
-    """Of the peer's close frame, None where it sent none."""
-    error: FastposError | None = None
-    """The failure, None where it was none."""
+    Attributes:
+        reason: how it ended, for a person; without credentials.
+        close_code: of the peer's close frame, None where it sent none.
+        error: the failure, None where it was none.
+    """
+
+    __slots__ = ("close_code", "error", "reason")
+
+    def __init__(
+        self, reason: str, close_code: int | None = None, error: FastposError | None = None
+    ) -> None:
+        self.reason = reason
+        self.close_code = close_code
+        self.error = error
 
 
 Event = Pushes | Subscribed | Paused | Pong | Undecodable | Closed
