@@ -237,8 +237,8 @@ class Driver:
             FastposError: what ended the stream.
         """
         failure: FastposError | None = None
-        self._feed.begin()
         try:
+            self._feed.begin()
             self._with_threads(run)
             if run.interruption is not None:
                 raise run.interruption
