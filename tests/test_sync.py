@@ -564,6 +564,8 @@ def test_remaining(volume: Any, filled: Any, remaining: float | None) -> None:
         ({"price": 7}, False),
         ({"orderAction": "2"}, True),
         ({"orderAction": 2}, True),
+        ({"orderAction": 2.0}, True),
+        ({"orderAction": "cancel"}, True),
         ({"type": 2}, True),  # a market order does not rest, whatever its volume says
         ({"type": "4", "volume": 5}, True),
         ({"type": 1, "volume": 5, "dealVolume": 1}, False),
@@ -589,6 +591,14 @@ def test_a_trigger_that_has_expired_is_not_listed(lone: Bench) -> None:
 def test_nothing_remains_of_what_never_rests() -> None:
     assert Order(type=2, volume=100, filled_volume=3).remaining is None
     assert Order(type=5, volume=100, filled_volume=3).remaining == 97
+
+
+def test_what_is_done_to_a_position_in_either_case(lone: Bench) -> None:
+    id = open_(lone)
+    body = {"et": "delete", "p": {"id": id}}
+    lone.push({"channel": "ACCOUNT_UPDATE", "uid": 1001, "t": "5", "d": body})
+    assert lone.bot.events[-1].change == "DELETE"
+    assert lone.book.positions == {}
 
 
 @pytest.mark.parametrize("last", [{"orderAction": "2"}, {"orderAction": "3", "dealVolume": 5}])

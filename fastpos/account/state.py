@@ -17,9 +17,9 @@ from typing import Any
 
 from ..logs import fields, log
 from ..model import primitives
-from ..model.events import AdlTick, AttachedOrder, Event, Order, Position
+from ..model.events import CHANGES, AdlTick, AttachedOrder, Event, Order, Position
 from ..model.exchange import CHANNELS
-from ..model.fields import NumberType, Record, as_integer, identity_of
+from ..model.fields import NumberType, Record, as_integer, as_name, forms_of, identity_of
 from ..model.slots import EventSlots, position_of, view
 from ..model.snapshot import Snapshot
 from ..model.table import Channel, Merge, Part
@@ -43,6 +43,7 @@ STORED: dict[str, Part] = {
 
 _PATCH, _REPLACE, _TICK = int(Merge.PATCH), int(Merge.REPLACE), int(Merge.TICK)
 _CREATE, _DELETE = "CREATE", "DELETE"
+_CHANGES = forms_of(CHANGES)
 _NOTHING: frozenset[str] = frozenset()
 
 # What only ticks tell of a position.
@@ -142,7 +143,8 @@ class State:
                 self._tick(part, value, event)
             elif part.change is not None:
                 if value:
-                    told = self._patch_and_tell(part, value, event, body.get(part.change))
+                    change = as_name(body.get(part.change), _CHANGES)
+                    told = self._patch_and_tell(part, value, event, change)
                     if self.base is None:  # else it comes from a journal, and was told before
                         event._part = told
             elif part.many:

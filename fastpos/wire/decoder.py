@@ -33,7 +33,7 @@ MAX_DEPTH = 256
 _FLAT = 2 * MAX_DEPTH
 
 _CHANNEL = as_parsed("channel")
-_BY_NAME = {channel.name: channel for channel in CHANNELS}
+_BY_NAME = {channel.name: channel for channel in CHANNELS}  # as they are usually spelt
 
 
 class OddPart(DecodeError):
@@ -109,7 +109,8 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
         body = push if channel.body is None else push[channel.body]
     except (KeyError, TypeError):
         channel = _channel_of(parsed, text)
-        push = body = parsed
+        push = parsed
+        body = push if channel.body is None else push.get(channel.body)
     if type(body) is not dict:
         raise _wrong(channel, None, "an object", text)
     odd: tuple[Part, ...] = ()  # those of the wrong shape
@@ -199,8 +200,12 @@ def _channel_of(parsed: Any, text: bytes) -> Channel:
     name = parsed[_CHANNEL]
     if type(name) is not str:
         raise DecodeError("wrong shape: channel is not a string", text)
-    if name in _BY_NAME:
-        raise _wrong(_BY_NAME[name], None, "an object", text)
+    for channel in CHANNELS:
+        if channel.name.lower() == name.lower():
+            if type(parsed if channel.body is None else parsed.get(channel.body)) is not dict:
+                raise _wrong(channel, None, "an object", text)
+            if channel.only is None or parsed.get(channel.only[0]) == channel.only[1]:
+                return channel
     return UNDOCUMENTED
 
 
