@@ -387,9 +387,19 @@ def test_a_position_that_a_later_update_touched_is_not_deleted(bench: Bench) -> 
     for _ in range(LATE_TICKS):
         assert set(bench.book.positions) == {updated}
         bench.push(tick)
+    assert bench.sync.synced
     bench.push(tick)
     assert set(bench.book.positions) == {updated, ticked}
     assert not bench.book.positions[ticked].complete
+    asked = bench.asked
+    bench.poll()
+    assert not bench.sync.synced
+    bench.poll(1.0)
+    assert bench.asked == asked + 1
+    bench.answer()
+    bench.assert_true()
+    bench.poll(60.0)
+    assert bench.asked == asked + 1
 
 
 @pytest.mark.parametrize("kind", ["order", "trigger"])

@@ -28,6 +28,7 @@ cpdef dict merged(dict known, dict news)
 cdef class State:
     cdef readonly dict stores
     cdef public State base
+    cdef public bint contradicted
     cdef object _number
     cdef readonly dict _closed, _ended
     cdef readonly set _crowded

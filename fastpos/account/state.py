@@ -114,13 +114,15 @@ class State:
         base: looked in for what is not known here, while a journal is applied.
     """
 
-    __slots__ = ("_closed", "_crowded", "_ended", "_number", "base", "stores")
+    __slots__ = ("_closed", "_crowded", "_ended", "_number", "base", "contradicted", "stores")
 
     def __init__(self, number: NumberType, base: State | None = None) -> None:
         self._number = number
         self.base = base
         self.stores: dict[str, dict[Any, Entry]] = {name: {} for name in STORED}
         """Of each kind, id -> entry."""
+        self.contradicted = False
+        """Whether ticks go on to list a position that the snapshot does not have."""
         # Id of a closed position -> how many ticks have listed it since.
         self._closed: dict[int, int] = {} if base is None else dict(base._closed)
         self._crowded: set[str] = set() if base is None else base._crowded  # said in the log
@@ -300,6 +302,8 @@ class State:
             self._closed[id] = times + 1
             return True
         del self._closed[id]
+        if id not in self._ended["positions"]:  # it was a snapshot that closed it, and no push
+            self.contradicted = True
         return False
 
     # --- gaps and snapshots -----------------------------------------------------------------
