@@ -65,14 +65,13 @@ _NO_NUMBER = ("", "--")
 
 def as_number(value: Any, number: NumberType) -> Any:
     """Give `value` as `number` where it is one: a JSON number, or a string that holds one."""
-    if type(value) is str and value in _NO_NUMBER:
-        return None
     if number is float:
         return _as_float(value)
     if type(value) is str and "_" not in value:
         with suppress(ValueError, ArithmeticError):
             exact = Decimal(value)
             return exact if exact.is_finite() else value
+        return None if value in _NO_NUMBER else value
     return Decimal(value) if type(value) is int else _copied(value)
 
 
@@ -82,7 +81,7 @@ def _as_float(value: Any) -> Any:
     try:
         result = float(value)
     except (ValueError, OverflowError):
-        return value
+        return None if value in _NO_NUMBER else value
     return result if result - result == 0 else value  # that is, where it is finite
 
 
@@ -92,12 +91,12 @@ def as_integer(value: Any) -> Any:
     if kind is int:
         return value
     if kind is str:
-        if value in _NO_NUMBER:
-            return None
         text = value
         digits = text if text.isdigit() else text[text[:1] == "-" :]
         if digits.isascii() and digits.isdigit() and len(digits) < 100:
             return int(value)
+        if value in _NO_NUMBER:
+            return None
     elif (kind is float and value.is_integer()) or (kind is Decimal and _is_whole(value)):
         return int(value)
     return _copied(value)
