@@ -346,6 +346,39 @@ def test_what_cannot_be_decoded_is_reported_without_the_credential() -> None:
     assert rig.counters.decode_errors == 1
 
 
+@pytest.mark.parametrize(
+    ("push", "told", "where"),
+    [
+        ({**account("DELETE"), "a": 1}, ["on_position", "on_account"], ""),
+        (account("UPDATE", a=[None]), ["on_position", "on_error"], "d.a is not a list of objects"),
+        (account("DELETE", a=5), ["on_position", "on_error"], "d.a is not a list"),
+        (account("UPDATE", p=[1]), ["on_account", "on_error"], "d.p is not an object"),
+        ({"channel": "order", "order": {"orderId": "8", "orderAction": "2", "otoOrder": "{}"}},
+         ["on_order", "on_error"], "order.otoOrder is not an object"),
+        ({"channel": "ADL_PRICE", "l": [{"id": 7}, 5]}, ["on_adl_price", "on_error"], "l is not"),
+        ({"channel": "ADL_PRICE", "l": [5]}, ["on_error"], "l is not a list of objects"),
+    ],
+)  # fmt: skip
+def test_an_odd_part_does_not_cost_the_others(
+    rig: Rig, push: Any, told: list[str], where: str
+) -> None:
+    for key in ("a", "p"):  # of the body, not of the position
+        if key in push.get("d", {}).get("p", {}):
+            push["d"][key] = push["d"]["p"].pop(key)
+    rig.deliver(push)
+    assert [name for name, _ in rig.told] == told
+    if where:
+        error = rig.told[-1][1]
+        assert type(error) is DecodeError
+        assert where in str(error)
+    if push.get("d", {}).get("et") == "DELETE":
+        assert not rig.book.positions
+    if push["channel"] == "order":
+        assert not rig.book.orders
+    event = rig.told[0][1]
+    assert isinstance(event, DecodeError) or event.raw == push
+
+
 def test_what_happens_now_is_told_by_the_callbacks_name(rig: Rig) -> None:
     error = DecodeError("no push", b"")
     rig.delivery.tell("on_error", error)

@@ -429,8 +429,13 @@ def test_undocumented_codes_are_passed_on(value: Any) -> None:
 
 def test_codes_and_flags_in_any_form() -> None:
     for code, action in ((1, "NEW"), (2, "CANCEL"), (3, "CHANGE")):
-        assert order_with(orderAction=code).action == action
-        assert order_with(orderAction=str(code)).action == action
+        for form in (code, str(code), float(code), action, action.lower()):
+            assert order_with(orderAction=form).action == action
+    update: Any = decode(
+        pushed({"channel": "account_update", "d": {"et": "delete", "p": {"id": 1}}})
+    )
+    assert (update.event_type, update.position.change) == ("DELETE", "DELETE")
+    assert type(decode(pushed({"channel": "ORDER", "order": {}}))) is Order
     for code, mode in ((1, "CROSS"), (2, "ISOLATED")):
         assert position_with(id=1, pt=code).margin_mode == mode
         assert position_with(id=1, pt=str(code)).margin_mode == mode

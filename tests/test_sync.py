@@ -387,9 +387,19 @@ def test_a_position_that_a_later_update_touched_is_not_deleted(bench: Bench) -> 
     for _ in range(LATE_TICKS):
         assert set(bench.book.positions) == {updated}
         bench.push(tick)
+    assert bench.sync.synced
     bench.push(tick)
     assert set(bench.book.positions) == {updated, ticked}
     assert not bench.book.positions[ticked].complete
+    asked = bench.asked
+    bench.poll()
+    assert not bench.sync.synced
+    bench.poll(1.0)
+    assert bench.asked == asked + 1
+    bench.answer()
+    bench.assert_true()
+    bench.poll(60.0)
+    assert bench.asked == asked + 1
 
 
 @pytest.mark.parametrize("kind", ["order", "trigger"])
@@ -564,6 +574,8 @@ def test_remaining(volume: Any, filled: Any, remaining: float | None) -> None:
         ({"price": 7}, False),
         ({"orderAction": "2"}, True),
         ({"orderAction": 2}, True),
+        ({"orderAction": 2.0}, True),
+        ({"orderAction": "cancel"}, True),
         ({"type": 2}, True),  # a market order does not rest, whatever its volume says
         ({"type": "4", "volume": 5}, True),
         ({"type": 1, "volume": 5, "dealVolume": 1}, False),
@@ -589,6 +601,14 @@ def test_a_trigger_that_has_expired_is_not_listed(lone: Bench) -> None:
 def test_nothing_remains_of_what_never_rests() -> None:
     assert Order(type=2, volume=100, filled_volume=3).remaining is None
     assert Order(type=5, volume=100, filled_volume=3).remaining == 97
+
+
+def test_what_is_done_to_a_position_in_either_case(lone: Bench) -> None:
+    id = open_(lone)
+    body = {"et": "delete", "p": {"id": id}}
+    lone.push({"channel": "ACCOUNT_UPDATE", "uid": 1001, "t": "5", "d": body})
+    assert lone.bot.events[-1].change == "DELETE"
+    assert lone.book.positions == {}
 
 
 @pytest.mark.parametrize("last", [{"orderAction": "2"}, {"orderAction": "3", "dealVolume": 5}])

@@ -103,8 +103,14 @@ class Book:
         self._state.mark_stale()
         self._interrupted = False
 
+    @property
+    def contradicted(self) -> bool:
+        """Whether ticks go on to list a position that the last snapshot did not have."""
+        return self._state.contradicted
+
     def begin_journal(self) -> None:
         """Keep the pushes from now on, until `merge`."""
+        self._state.contradicted = False
         self._journal = []
 
     @property

@@ -1,11 +1,13 @@
 import cython
 from ..model cimport primitives
+from ..model.fields cimport as_integer, as_name
 from ..model.slots cimport EventSlots, PositionSlots, Slots, position_of, view
 from ..model.table cimport Channel, Part, Resting
 
 
 cdef int _PATCH, _REPLACE, _TICK
 cdef str _CREATE, _DELETE
+cdef dict _CHANGES
 cdef frozenset _NOTHING
 
 cdef class Entry:
@@ -26,6 +28,7 @@ cpdef dict merged(dict known, dict news)
 cdef class State:
     cdef readonly dict stores
     cdef public State base
+    cdef public bint contradicted
     cdef object _number
     cdef readonly dict _closed, _ended
     cdef readonly set _crowded

@@ -17,9 +17,9 @@ from typing import Any
 
 from ..logs import fields, log
 from ..model import primitives
-from ..model.events import AdlTick, AttachedOrder, Event, Order, Position
+from ..model.events import CHANGES, AdlTick, AttachedOrder, Event, Order, Position
 from ..model.exchange import CHANNELS
-from ..model.fields import NumberType, Record, as_integer, identity_of
+from ..model.fields import NumberType, Record, as_integer, as_name, forms_of, identity_of
 from ..model.slots import EventSlots, position_of, view
 from ..model.snapshot import Snapshot
 from ..model.table import Channel, Merge, Part
@@ -43,6 +43,7 @@ STORED: dict[str, Part] = {
 
 _PATCH, _REPLACE, _TICK = int(Merge.PATCH), int(Merge.REPLACE), int(Merge.TICK)
 _CREATE, _DELETE = "CREATE", "DELETE"
+_CHANGES = forms_of(CHANGES)
 _NOTHING: frozenset[str] = frozenset()
 
 # What only ticks tell of a position.
@@ -113,13 +114,15 @@ class State:
         base: looked in for what is not known here, while a journal is applied.
     """
 
-    __slots__ = ("_closed", "_crowded", "_ended", "_number", "base", "stores")
+    __slots__ = ("_closed", "_crowded", "_ended", "_number", "base", "contradicted", "stores")
 
     def __init__(self, number: NumberType, base: State | None = None) -> None:
         self._number = number
         self.base = base
         self.stores: dict[str, dict[Any, Entry]] = {name: {} for name in STORED}
         """Of each kind, id -> entry."""
+        self.contradicted = False
+        """Whether ticks go on to list a position that the snapshot does not have."""
         # Id of a closed position -> how many ticks have listed it since.
         self._closed: dict[int, int] = {} if base is None else dict(base._closed)
         self._crowded: set[str] = set() if base is None else base._crowded  # said in the log
@@ -142,7 +145,8 @@ class State:
                 self._tick(part, value, event)
             elif part.change is not None:
                 if value:
-                    told = self._patch_and_tell(part, value, event, body.get(part.change))
+                    change = as_name(body.get(part.change), _CHANGES)
+                    told = self._patch_and_tell(part, value, event, change)
                     if self.base is None:  # else it comes from a journal, and was told before
                         event._part = told
             elif part.many:
@@ -298,6 +302,8 @@ class State:
             self._closed[id] = times + 1
             return True
         del self._closed[id]
+        if id not in self._ended["positions"]:  # it was a snapshot that closed it, and no push
+            self.contradicted = True
         return False
 
     # --- gaps and snapshots -----------------------------------------------------------------

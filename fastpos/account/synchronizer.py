@@ -37,8 +37,7 @@ class Synchronizer:
         self._book = book
         self.synced = False
         """Whether the book is what the account is; for anybody to look at."""
-        self.pending = False
-        """Whether a snapshot is wanted."""
+        self._wanted = False
         self._begun = False  # between `begin` and `end`
         self._interrupted = False  # set by any thread, taken back by `begin`
         self._gap_s: float | None = None  # None until the first snapshot was merged
@@ -59,6 +58,11 @@ class Synchronizer:
         """Whether that is so, and `begin` has not come yet."""
         return self._interrupted
 
+    @property
+    def pending(self) -> bool:
+        """Whether a snapshot is wanted."""
+        return self._wanted or (self.synced and self._book.contradicted)
+
     # --- the reader's -----------------------------------------------------------------------
 
     def begin(self, gap_s: float | None) -> None:
@@ -76,17 +80,31 @@ class Synchronizer:
         self._book.begin_journal()
         self._failures = 0
         self._due = self._barred_until
-        self.pending = True
+        self._wanted = True
 
     def end(self) -> None:
         """Pushes come no more."""
-        self._begun = self.pending = self.synced = False
+        self._begun = self._wanted = self.synced = False
         self._book.end_journal()
         self._book.mark_stale()
 
+    def doubt(self, now: float) -> None:
+        """Want another snapshot if ticks say that the last one was wrong."""
+        if self._wanted or not self.pending:
+            return
+        log.warning(
+            "ticks list a position that the snapshot did not have; asking for a new one",
+            extra=fields("snapshot_contradicted"),
+        )
+        self.synced = False
+        self._wanted = True
+        self._book.begin_journal()
+        self._failures += 1  # it may say the same again
+        self._due = max(now + self._policy.delay(self._failures), self._barred_until)
+
     def is_due(self, now: float) -> bool:
         """Whether to ask for a snapshot now, if none is asked for already."""
-        return self.pending and now >= self._due
+        return self._wanted and now >= self._due
 
     def asked(self) -> None:
         """A snapshot is asked for in this moment."""
@@ -109,7 +127,7 @@ class Synchronizer:
             events = self._book.merge(snapshot, now_ns)
         except (TypeError, ValueError) as error:
             return self.failed(SnapshotError(f"unusable snapshot: {error}"), now)
-        self.pending = False
+        self._wanted = False
         self.synced = True
         if self._interrupted:  # meanwhile, and perhaps before `synced` was set
             self.end()

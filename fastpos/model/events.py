@@ -34,7 +34,8 @@ from .slots import EventSlots, PositionSlots
 # a type checker accepts arithmetic with either.
 Number: TypeAlias = float | Any
 
-_ACTIONS = {"1": "NEW", "2": "CANCEL", "3": "CHANGE"}
+CHANGES = {name: name for name in ("CREATE", "UPDATE", "DELETE", "DEFAULT")}
+ACTIONS = {"1": "NEW", "2": "CANCEL", "3": "CHANGE"}
 # Types of an order that never rests: market, immediate or cancel, fill or kill.
 IMMEDIATE = (2, 3, 4)
 _MARGIN_MODES = {"1": "CROSS", "2": "ISOLATED"}
@@ -160,11 +161,11 @@ class AccountUpdate(Event):
     """The user's id."""
     time_ms: int | None = beside("t")
     """The exchange's time of the push, milliseconds since the epoch."""
-    event_type: str | None = choice("et", {})
+    event_type: str | None = choice("et", CHANGES)
     """"CREATE", "UPDATE", "DELETE" (of a position), or "DEFAULT": only balances changed."""
     balances: dict[str, Balance] = by_identity(Balance, "a")
     """The balances in this push, by coin."""
-    position: Position | None = told(Position, "p", change="et")
+    position: Position | None = told(Position, "p", "et", CHANGES)
     """The position in this push, or None. From a stream it is merged with all that was known;
     from `fastpos.decode` it is as the wire gave it."""
 
@@ -263,7 +264,7 @@ class Order(Event):
     """The attached take profit, None where the order has none."""
     stop_loss: AttachedOrder | None = attached(AttachedOrder, "otoOrder", "stopLoss")
     """The attached stop loss, None where the order has none."""
-    action: str | None = choice("orderAction", _ACTIONS)
+    action: str | None = choice("orderAction", ACTIONS)
     """"NEW", "CANCEL" or "CHANGE" (a partial or full fill among them)."""
     stale: bool = own("_stale", default=False)
     """In `stream.orders`, True from a gap until it is heard of again."""
@@ -304,7 +305,7 @@ class Trigger(Event):
     """When it was placed, milliseconds since the epoch."""
     expires_ms: int | None = integer("expireTime")
     """When it expires, milliseconds since the epoch."""
-    action: str | None = choice("orderAction", _ACTIONS)
+    action: str | None = choice("orderAction", ACTIONS)
     """"NEW" or "CANCEL"."""
     stale: bool = own("_stale", default=False)
     """In `stream.triggers`, True from a gap until it is heard of again."""

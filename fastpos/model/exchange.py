@@ -233,7 +233,7 @@ CHANNELS = (
                 store="orders",
                 resting=Resting(
                     "orderAction",
-                    "2",
+                    events.ACTIONS,
                     filled="dealVolume",
                     volume="volume",
                     kind="type",
@@ -260,7 +260,7 @@ CHANNELS = (
                 exact=("triggerOrderId",),
                 merge=Merge.REPLACE,
                 store="triggers",
-                resting=Resting("orderAction", "2"),
+                resting=Resting("orderAction", events.ACTIONS),
                 expires="expireTime",
             ),
         ),

@@ -11,6 +11,7 @@ cdef _as_float(value)
 @cython.locals(text=str, digits=str)
 cpdef as_integer(value)
 cpdef as_text(value)
+cpdef as_name(value, dict forms)
 cpdef as_flag(value)
 cdef _copied(value)
 
@@ -54,6 +55,7 @@ cdef class _Attached(Field):
 
 cdef class _Told(Field):
     cdef public object kind, source, change
+    cdef public dict names
 
 cdef class _Own(Field):
     pass

@@ -32,6 +32,7 @@ __all__ = [
     "NumberType",
     "Record",
     "as_integer",
+    "as_name",
     "as_number",
     "as_parsed",
     "as_text",
@@ -42,6 +43,7 @@ __all__ = [
     "derived",
     "differing",
     "flag",
+    "forms_of",
     "integer",
     "listed",
     "number",
@@ -63,14 +65,13 @@ _NO_NUMBER = ("", "--")
 
 def as_number(value: Any, number: NumberType) -> Any:
     """Give `value` as `number` where it is one: a JSON number, or a string that holds one."""
-    if type(value) is str and value in _NO_NUMBER:
-        return None
     if number is float:
         return _as_float(value)
     if type(value) is str and "_" not in value:
         with suppress(ValueError, ArithmeticError):
             exact = Decimal(value)
             return exact if exact.is_finite() else value
+        return None if value in _NO_NUMBER else value
     return Decimal(value) if type(value) is int else _copied(value)
 
 
@@ -80,7 +81,7 @@ def _as_float(value: Any) -> Any:
     try:
         result = float(value)
     except (ValueError, OverflowError):
-        return value
+        return None if value in _NO_NUMBER else value
     return result if result - result == 0 else value  # that is, where it is finite
 
 
@@ -90,12 +91,12 @@ def as_integer(value: Any) -> Any:
     if kind is int:
         return value
     if kind is str:
-        if value in _NO_NUMBER:
-            return None
         text = value
         digits = text if text.isdigit() else text[text[:1] == "-" :]
         if digits.isascii() and digits.isdigit() and len(digits) < 100:
             return int(value)
+        if value in _NO_NUMBER:
+            return None
     elif (kind is float and value.is_integer()) or (kind is Decimal and _is_whole(value)):
         return int(value)
     return _copied(value)
@@ -118,6 +119,30 @@ def as_flag(value: Any) -> Any:
     """Give `value` as bool where it is one, or 0 or 1, or a string of these."""
     if type(value) is int or type(value) is str:
         return _FLAGS.get(str(value).lower(), value)
+    return _copied(value)
+
+
+def forms_of(names: dict[str, str]) -> dict[Any, str]:
+    """Give the names of codes by all forms that `as_name` looks for."""
+    forms: dict[Any, str] = {}
+    for code, name in names.items():
+        forms |= {code: name, code.lower(): name, name: name, name.lower(): name}
+        if code.isdigit():
+            forms[int(code)] = name
+    return forms
+
+
+def as_name(value: Any, forms: dict[Any, str]) -> Any:
+    """Give the name of a code: a number, a string of it, or the name itself in either case."""
+    kind = type(value)
+    if kind is str:
+        name = forms.get(value)
+        return name if name is not None else forms.get(value.lower(), value)
+    if kind is int:
+        return forms.get(value, value)
+    if kind is float or kind is Decimal:
+        whole = as_integer(value)
+        return forms.get(whole, value) if type(whole) is int else value
     return _copied(value)
 
 
@@ -250,10 +275,7 @@ class _Choice(Field):
     def __get__(self, record: Slots | None, owner: Any) -> Any:
         if record is None:
             return self
-        value = record._wire.get(self.key)
-        if type(value) is str or type(value) is int:
-            return self.names.get(value, value)
-        return _copied(value)
+        return as_name(record._wire.get(self.key), self.names)
 
 
 class _Derived(Field):
@@ -342,10 +364,11 @@ _MISSING = object()
 
 
 class _Told(Field):
-    __slots__ = ("change", "kind", "source")
+    __slots__ = ("change", "kind", "names", "source")
     kind: Any
     source: Any
     change: Any
+    names: dict[Any, str]
 
     def __get__(self, record: EventSlots | None, owner: Any) -> Any:
         if record is None:
@@ -358,7 +381,7 @@ class _Told(Field):
             return None
         told = getattr(record, "_part", None)
         if told is None:
-            change = wire.get(self.change)
+            change = as_name(wire.get(self.change), self.names)
             told = position_of(self.kind, record, part, {}, change == "CREATE", change)
             record._part = told
         return told
@@ -429,9 +452,9 @@ def flag(key: str) -> Any:
 
 
 def choice(key: str, names: dict[str, str]) -> Any:
-    """A code with a name; a code without one is passed on."""
+    """A code with a name, in any form (see `as_name`); a code without one is passed on."""
     field = _Choice(key)
-    field.names = {form: name for code, name in names.items() for form in (code, int(code))}
+    field.names = forms_of(names)
     return field
 
 
@@ -466,10 +489,11 @@ def attached(kind: type[Record], key: str, prefix: str) -> Any:
     return field
 
 
-def told(kind: type[Record], key: str, change: str) -> Any:
+def told(kind: type[Record], key: str, change: str, names: dict[str, str]) -> Any:
     """The part that is told as an event of its own: as a book has merged it, else as the push gave
-    it. `change` is the key of what is done to it."""
+    it. `change` is the key of what is done to it, one of `names`."""
     field = _Told()
+    field.names = forms_of(names)
     field.kind, field.source, field.change = kind, as_parsed(key), as_parsed(change)
     return field
 

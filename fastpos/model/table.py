@@ -10,7 +10,16 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from .fields import Record, as_integer, as_number, as_parsed, as_text, identity_of
+from .fields import (
+    Record,
+    as_integer,
+    as_name,
+    as_number,
+    as_parsed,
+    as_text,
+    forms_of,
+    identity_of,
+)
 from .slots import NumberType
 
 __all__ = ["Channel", "Merge", "Part", "Resting"]
@@ -34,18 +43,18 @@ class Resting:
 
     Args:
         action: key of what happened to it.
-        cancelled: the code for a cancellation.
+        names: of the codes for that; CANCEL is one.
         filled, volume: keys of what was filled and of what was asked for.
         kind: key of what kind of thing it is.
         immediate: codes of the kinds that never rest.
     """
 
-    __slots__ = ("_action", "_codes", "_filled", "_immediate", "_kind", "_volume")
+    __slots__ = ("_action", "_filled", "_immediate", "_kind", "_names", "_volume")
 
     def __init__(
         self,
         action: str,
-        cancelled: str,
+        names: dict[str, str],
         *,
         filled: str = "",
         volume: str = "",
@@ -55,13 +64,14 @@ class Resting:
         self._kind = as_parsed(kind)
         self._immediate = immediate
         self._action = as_parsed(action)
-        self._codes = (cancelled, int(cancelled))
+        self._names = forms_of(names)
         self._filled = as_parsed(filled)
         self._volume = as_parsed(volume)
 
     def is_open(self, wire: dict[str, Any], number: NumberType) -> bool:
         """Whether what `wire` says is still open."""
-        return wire.get(self._action) not in self._codes and self.may_rest(wire, number)
+        action = as_name(wire.get(self._action), self._names)
+        return action != "CANCEL" and self.may_rest(wire, number)
 
     def may_rest(self, wire: dict[str, Any], number: NumberType) -> bool:
         """Whether it is of a kind that rests, and not all of it was filled."""

@@ -19,7 +19,7 @@ from ..model.events import SystemClose
 from ..model.exchange import CHANNELS, UNDOCUMENTED
 from ..model.fields import NumberType
 from ..model.table import Channel
-from ..wire.decoder import event_from
+from ..wire.decoder import OddPart, event_from
 from .callbacks import Callbacks, Handlers, callback_name, refuse_result
 from .dispatch import Dispatcher
 from .stats import Counters, count
@@ -119,7 +119,8 @@ class Delivery:
     def pushes(self, texts: list[bytes], received_ns: int) -> bool:
         """Deliver pushes, each one JSON text, until `halt` was called.
 
-        One that can't be decoded is reported.
+        One that can't be decoded is reported; where that is so of a part only, the rest of it is
+        delivered.
 
         Args:
             texts: the pushes.
@@ -135,18 +136,21 @@ class Delivery:
         for text in texts:
             if self._halted:
                 break
+            refused: DecodeError | None = None
             try:
                 event = event_from(text, received_ns, self._number)
+            except OddPart as error:
+                event, refused = error.event, error.with_traceback(None)
             except DecodeError as error:
-                refused = error.with_traceback(None)
-            else:
+                event, refused = None, error.with_traceback(None)
+            # Not within `except`: what is raised from here would have it as its context, and in
+            # it what the server said, credentials and all.
+            if event is not None:
                 self._deliver(event)
                 if type(event) is SystemClose:
                     closes = True
-                continue
-            # Not within `except`: what is raised from here would have it as its context, and in
-            # it what the server said, credentials and all.
-            self.refuse(refused)
+            if refused is not None:
+                self.refuse(refused)
         return closes
 
     def refuse(self, error: DecodeError) -> None:

@@ -124,6 +124,7 @@ class Snapshots:
             self.end()
             return []
         call, now = self._call, monotonic()
+        self._rules.doubt(now)
         if call is None:
             return self._ask(now) if self._rules.is_due(now) else []
         if not call.abandoned and self._rules.is_lost():

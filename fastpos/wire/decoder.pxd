@@ -9,7 +9,7 @@ cdef Channel UNDOCUMENTED
 cdef Py_ssize_t _FLAT
 
 @cython.locals(
-    push=dict, body=dict, thing=dict, items=list, channel=Channel, part=Part, event=EventSlots,
+    push=dict, body=dict, thing=dict, items=list, odd=tuple, channel=Channel, part=Part, event=EventSlots,
     exact=bint)
 cpdef event_from(bytes text, received_ns, number)
 

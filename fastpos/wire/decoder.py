@@ -22,7 +22,7 @@ from ..model.fields import NumberType, as_parsed
 from ..model.table import Channel, Part
 from .inflate import inflate
 
-__all__ = ["MAX_SIZE", "decode", "event_from", "inflate_push"]
+__all__ = ["MAX_SIZE", "OddPart", "decode", "event_from", "inflate_push"]
 
 # The largest JSON that a push may hold, bytes; real ones stay under 2 KiB.
 MAX_SIZE = 1024 * 1024
@@ -33,7 +33,17 @@ MAX_DEPTH = 256
 _FLAT = 2 * MAX_DEPTH
 
 _CHANNEL = as_parsed("channel")
-_BY_NAME = {channel.name: channel for channel in CHANNELS}
+_BY_NAME = {channel.name: channel for channel in CHANNELS}  # as they are usually spelt
+
+
+class OddPart(DecodeError):
+    """A part of a push has the wrong shape, and the others do not.
+
+    Attributes:
+        event: of the others; set where it is raised.
+    """
+
+    event: Any = None
 
 
 def decode(data: bytes, number: NumberType = float) -> Event:
@@ -61,7 +71,10 @@ def decode(data: bytes, number: NumberType = float) -> Event:
         text = inflate(data, MAX_SIZE)
     except ValueError as error:
         raise DecodeError(f"not a push: {error}", data) from None
-    event: Event = event_from(text, time_ns(), number)
+    try:
+        event: Event = event_from(text, time_ns(), number)
+    except OddPart as error:
+        raise DecodeError(*error.args) from None
     return event
 
 
@@ -78,6 +91,7 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
 
     Raises:
         DecodeError: it is no JSON, no push, or a push of the wrong shape.
+        OddPart: a part of it has the wrong shape.
     """
     try:
         parsed = loads(text)
@@ -95,9 +109,11 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
         body = push if channel.body is None else push[channel.body]
     except (KeyError, TypeError):
         channel = _channel_of(parsed, text)
-        push = body = parsed
+        push = parsed
+        body = push if channel.body is None else push.get(channel.body)
     if type(body) is not dict:
         raise _wrong(channel, None, "an object", text)
+    odd: tuple[Part, ...] = ()  # those of the wrong shape
     exact = True  # whether all ids have all their digits
     for key in channel.exact:
         if type(push.get(key)) is float:
@@ -111,11 +127,14 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
             continue
         if part.many:
             if type(value) is not list:
-                raise _wrong(channel, part, "a list", text)
+                odd = (*odd, part)
+                continue
             items = value
             for item in items:
                 if type(item) is not dict:
-                    raise _wrong(channel, part, "a list of objects", text)
+                    if part not in odd:
+                        odd = (*odd, part)
+                    continue
                 thing = item
                 for key in part.exact:
                     if type(thing.get(key)) is float:
@@ -126,17 +145,46 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
                 if type(thing.get(key)) is float:
                     exact = False
         elif value:
-            raise _wrong(channel, part, "an object", text)
+            odd = (*odd, part)
     if not exact:
         # orjson gives integers beyond 64 bits as doubles; the standard library gives all digits.
         push = json.loads(text)
         body = push if channel.body is None else push[channel.body]
+    partly = None
+    if odd:
+        body, partly = _without(odd, channel, body, text)
     event = primitives.new(channel.event)
     event._raw = push
     event._wire = body
     event._received_ns = received_ns
     event._number = number
+    if partly is not None:
+        partly.event = event
+        raise partly
     return event
+
+
+def _without(
+    odd: tuple[Part, ...], channel: Channel, body: dict[str, Any], text: bytes
+) -> tuple[dict[str, Any], OddPart]:
+    """Give a body without the odd parts, or the odd objects of a list, and what is to be told.
+
+    Raises:
+        DecodeError: there is nothing else in it.
+    """
+    rest = dict(body)
+    for part in odd:
+        value = rest.pop(part.key)
+        if part.many and type(value) is list:
+            rest[part.key] = [item for item in value if type(item) is dict]
+    part = odd[0]
+    expected = "an object"
+    if part.many:
+        expected = "a list of objects" if part.key in rest else "a list"
+    error = _wrong(channel, part, expected, text)
+    if not any(rest.get(part.key) if part.key else True for part in channel.parts):
+        raise error
+    return rest, OddPart(*error.args)
 
 
 def _channel_of(parsed: Any, text: bytes) -> Channel:
@@ -152,8 +200,12 @@ def _channel_of(parsed: Any, text: bytes) -> Channel:
     name = parsed[_CHANNEL]
     if type(name) is not str:
         raise DecodeError("wrong shape: channel is not a string", text)
-    if name in _BY_NAME:
-        raise _wrong(_BY_NAME[name], None, "an object", text)
+    for channel in CHANNELS:
+        if channel.name.lower() == name.lower():
+            if type(parsed if channel.body is None else parsed.get(channel.body)) is not dict:
+                raise _wrong(channel, None, "an object", text)
+            if channel.only is None or parsed.get(channel.only[0]) == channel.only[1]:
+                return channel
     return UNDOCUMENTED
 
 
