@@ -698,6 +698,7 @@ def _orders(answer: list[Any], received_ns: int, number: NumberType) -> list[Ord
             "order_id": id,
             "contract_name": as_text(raw.get("contractName")),
             "side": raw.get("side"),
+            "open_close": raw.get("action"),
             "type": _ORDER_TYPES.get(kind.upper(), kind) if isinstance(kind, str) else kind,
             "action": "CHANGE" if raw.get("status") == "PARTIALLY_FILLED" else "NEW",
             **_numbers(raw, _ORDER_AMOUNTS, number),

@@ -62,7 +62,8 @@ PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
 
 def names(kind: type) -> list[str]:
-    return [name for name in dir(kind) if not name.startswith("_") and name != "remaining"]
+    derived = ("as_dict", "remaining")
+    return [name for name in dir(kind) if not name.startswith("_") and name not in derived]
 
 
 def values(record: object) -> dict[str, Any]:
@@ -722,3 +723,48 @@ def test_wrong_names_are_refused(kind: Any) -> None:
         kind(_raw={})
     with pytest.raises(TypeError):
         kind(1)
+
+
+# --- plain values ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [float, Decimal])
+@pytest.mark.parametrize("name", NAMES)
+def test_as_dict_has_every_attribute_as_a_plain_value(name: str, number: Any) -> None:
+    event = decode(packed(text_of(name)), number)
+    plain = event.as_dict()
+    names = set(type(event)._fields) - {"raw"}
+    assert plain.keys() == names
+    if number is float:
+        assert json.loads(json.dumps(plain)) == plain
+    for attribute in names:
+        value = getattr(event, attribute)
+        if value is None or isinstance(value, (str, int, float, Decimal)):
+            assert (plain[attribute], type(plain[attribute])) == (value, type(value))
+
+
+def test_as_dict_of_parts_sets_and_errors() -> None:
+    update = decode(packed(text_of("account_update_create")))
+    plain = update.as_dict()
+    assert plain["balances"]["USDT"] == update.balances["USDT"].as_dict()  # type: ignore[attr-defined]
+    assert plain["position"]["id"] == 90762
+    assert plain["position"]["changed"] == sorted(plain["position"]["changed"])
+    assert json.loads(json.dumps(plain)) == plain
+    ticks = decode(packed(text_of("adl_price_two"))).as_dict()["ticks"]
+    assert [tick["id"] for tick in ticks] == [7001, 7002]
+    order = Order(order_id="1", take_profit=AttachedOrder(active=True, price=3.5))
+    assert order.as_dict()["take_profit"] == {
+        "active": True,
+        "trigger_price": None,
+        "price": 3.5,
+        "trigger_order_id": None,
+    }
+    lost = Disconnect(reason="gone", error=OSError("reset"))
+    assert lost.as_dict() | {"received_ns": 0} == {
+        "reason": "gone",
+        "close_code": None,
+        "error": "reset",
+        "retry_in_s": None,
+        "received_ns": 0,
+    }
+    assert Unknown(raw={"channel": "x"}).as_dict()["raw"] == {"channel": "x"}

@@ -340,14 +340,15 @@ def test_open_orders(tidy: None, new_source: NewSource, style: str) -> None:
     with Exchange(style=style) as exchange:
         first = exchange.place_order(volume=100, price=61001.5)
         exchange.fill_order(first, volume=40, price=61000)
-        second = exchange.place_order("E-ETH-USDT", "SELL", type=5)
+        second = exchange.place_order("E-ETH-USDT", "SELL", price=61001.5, type=5)
         exchange.cancel_order(exchange.place_order())
         orders = new_source(exchange)().orders
+    shared = {"price": 61001.5, "volume": 100.0, "open_close": "OPEN"}
     assert orders == [
-        Order(order_id=first, contract_name="E-BTC-USDT", side="BUY", type=1, price=61001.5,
-              volume=100.0, filled_volume=40.0, avg_price=61000.0, action="CHANGE"),
-        Order(order_id=second, contract_name="E-ETH-USDT", side="SELL", type=5, price=61001.0,
-              volume=100.0, filled_volume=0.0, avg_price=0.0, action="NEW"),
+        Order(order_id=first, contract_name="E-BTC-USDT", side="BUY", type=1, filled_volume=40.0,
+              avg_price=61000.0, action="CHANGE", **shared),
+        Order(order_id=second, contract_name="E-ETH-USDT", side="SELL", type=5, filled_volume=0.0,
+              avg_price=0.0, action="NEW", **shared),
     ]  # fmt: skip
     assert [order.raw["orderId"] for order in orders or ()] == [
         first if style == "swapped" else int(first),

@@ -571,6 +571,19 @@ class Record(_Rest):
         record: Self = view(cls, wire, number)
         return record
 
+    def as_dict(self) -> dict[str, Any]:
+        """Give all attributes as a dict of plain values, for `json.dumps` or a `DataFrame`.
+
+        The names are those of the attributes. Parts are dicts, tuples of them lists, sets of names
+        sorted lists, an exception is its text. Numbers are as they are here: a Decimal stays exact.
+        `raw` is left out where the attributes say the same.
+        """
+        return {
+            name: _plain(getattr(self, name))
+            for name, field in self._fields.items()
+            if name != "raw" or field.compared
+        }
+
     def __reduce__(self) -> Any:
         slots = {
             name: value
@@ -605,6 +618,18 @@ class Record(_Rest):
             if value is not None and value != self._fields[name].default
         )
         return f"{type(self).__name__}({inside})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.as_dict()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return str(value) if isinstance(value, Exception) else value
 
 
 def _restored(kind: type[Record], slots: dict[str, Any]) -> Record:
