@@ -40,6 +40,7 @@ from .net.proxy import open_tunnel, proxy_from_environment
 from .net.transport import Transport
 from .net.upgrade import Guarded
 from .settings import check_seconds
+from .tracebacks import clears_locals
 
 try:
     import httpcore
@@ -112,6 +113,7 @@ class AccountSnapshot:
         TypeError, ValueError: an argument is unusable; the message names it.
     """
 
+    @clears_locals
     def __init__(
         self,
         base_url: str,
@@ -147,6 +149,7 @@ class AccountSnapshot:
         self._pause_ends = float("-inf")  # `monotonic` until which the exchange is left alone
         self._paused_by: tuple[int | None, int | None] = (None, None)  # with this code and status
 
+    @clears_locals
     def __call__(self) -> Snapshot:
         """Ask the exchange.
 
@@ -202,7 +205,7 @@ class AccountSnapshot:
         self.close()
 
     def __repr__(self) -> str:
-        return f"AccountSnapshot({self._base!r})"
+        return f"AccountSnapshot({getattr(self, '_base', None)!r})"
 
     # --- what the exchange is asked -----------------------------------------------------------
 
@@ -278,9 +281,6 @@ class AccountSnapshot:
         raise self._failure(text, code, status, retry_after)
 
     def _request(self, path: str, signed: bool) -> httpx.Request:
-        # Tools that print a traceback may print the local variables of its functions too. So the
-        # credentials are in the headers of a request, which its repr() does not show, and in
-        # variables only here, from where on nothing fails.
         stamp = self._timestamp() if signed else 0
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if signed:

@@ -31,6 +31,7 @@ from .model.snapshot import SnapshotSource
 from .net.address import Address, parse_proxy, parse_url
 from .reconnect import ReconnectPolicy
 from .runtime.callbacks import CALLBACK_NAMES, Callback, Callbacks
+from .tracebacks import clears_locals
 from .wire.credential import Credential, CredentialSource
 
 __all__ = ["Settings", "check_seconds", "takes"]
@@ -295,6 +296,7 @@ def takes(
 
     def decorate(init: Callable[[S, A], None]) -> Callable[Concatenate[S, P], None]:
         @wraps(init)
+        @clears_locals
         def __init__(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
             init(self, arguments(*args, **kwargs))
 

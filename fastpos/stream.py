@@ -119,7 +119,9 @@ class PositionStream(Callbacks):
         self._driver = Driver(self._feed, self._delivery, self._sync, self._dispatcher, self._owner)
 
     def __repr__(self) -> str:
-        settings = self._settings
+        settings = getattr(self, "_settings", None)
+        if settings is None:  # its arguments were refused, and a tool shows the traceback
+            return "<PositionStream>"
         return f"<PositionStream {settings.name} {settings.address} broker={settings.broker}>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

@@ -20,7 +20,7 @@ from fastpos.errors import AuthenticationError, ConnectionFailed, FastposError
 from fastpos.net import transport as transport_module
 from fastpos.net.address import Address, parse_proxy, parse_url
 from fastpos.net.connection import Connection
-from fastpos.net.upgrade import MAX_HANDSHAKE, Answer, upgrade
+from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
 from tests.connections import Client, at_once, concurrently, opened, read_until_end, take
 from tests.recording import SOON, until
 from tests.servers import (
@@ -378,9 +378,9 @@ lines = st.one_of(
 @example(b"\r\n")
 @example(b"HTTP/1.1 0 x")
 def test_any_answer_gives_an_error_of_ours(data: bytes) -> None:
-    answer = Answer(Answering(data + b"\r\n\r\n"), time.monotonic() + 60, "peer")  # type: ignore[arg-type]
+    answer = Upgrading(Answering(data + b"\r\n\r\n"), time.monotonic() + 60, "peer")  # type: ignore[arg-type]
     with pytest.raises((ConnectionFailed, AuthenticationError), match="peer: "):
-        upgrade(answer, "ws://localhost/", {}, str)
+        upgrade(answer, "ws://localhost/")
 
 
 @pytest.mark.parametrize(
@@ -395,9 +395,9 @@ def test_any_answer_gives_an_error_of_ours(data: bytes) -> None:
 )
 def test_any_answer_is_limited_in_size(data: bytes) -> None:
     transport = Answering(data)
-    answer = Answer(transport, time.monotonic() + 60, "peer")  # type: ignore[arg-type]
+    answer = Upgrading(transport, time.monotonic() + 60, "peer")  # type: ignore[arg-type]
     with pytest.raises(ConnectionFailed, match="peer: an answer of over 64 KiB"):
-        upgrade(answer, "ws://localhost/", {}, str)
+        upgrade(answer, "ws://localhost/")
     assert len(transport.left) == len(data) - MAX_HANDSHAKE
 
 

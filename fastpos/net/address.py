@@ -3,6 +3,7 @@
 # Annotations are evaluated here: NamedTuple would compile each of them from its text.
 
 import ipaddress
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -57,10 +58,11 @@ def _split(url: object, name: str, schemes: tuple[str, ...]) -> SplitResult:
         raise TypeError(f"{name} must be a str, not {type(url).__name__}")
     if not url.isprintable() or " " in url:
         raise ValueError(f"{name} must not contain white space or control characters")
-    try:
+    parts = None
+    with suppress(ValueError):  # whose message may hold a password: it must be no context either
         parts = urlsplit(url)
-    except ValueError:  # whose message may hold a password
-        raise ValueError(f"{name} is no URL: its host is malformed") from None
+    if parts is None:
+        raise ValueError(f"{name} is no URL: its host is malformed")
     if parts.scheme not in schemes:
         wanted = " or ".join(f"{scheme}://" for scheme in schemes)
         raise ValueError(f"{name} must begin with {wanted}, not {parts.scheme or 'nothing'!r}")

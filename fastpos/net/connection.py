@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 
 from ..errors import ConnectionFailed
+from ..tracebacks import clears_locals
 from .address import Address, parse_url
 from .proxy import hiding_login, open_tunnel
 from .tls import TlsTransport
 from .transport import Transport
-from .upgrade import Answer, Guarded, upgrade
+from .upgrade import Guarded, Upgrading, upgrade
 
 __all__ = ["Connection", "connect_tcp", "start_tls"]
 
@@ -60,6 +61,7 @@ class Connection:
 
     # --- the reader's -----------------------------------------------------------------------
 
+    @clears_locals
     def open(self) -> None:
         """Connect.
 
@@ -80,7 +82,7 @@ class Connection:
             if target.scheme == "wss":
                 assert self._ssl_context is not None
                 transport = start_tls(transport, self._ssl_context, target, deadline, self._adopt)
-            upgrade(Answer(transport, deadline, str(target)), self._url, self._headers, hide)
+            upgrade(Upgrading(transport, deadline, str(target), self._headers, hide), self._url)
             self._adopt(transport)
         except OSError as error:
             transport.close()
@@ -142,6 +144,7 @@ class Connection:
 
     # --- anybody's --------------------------------------------------------------------------
 
+    @clears_locals
     def send(self, data: bytes, timeout: float = 0.0) -> None:
         """Send, after all that was sent before.
 

@@ -3,10 +3,14 @@
 Neither it nor python-socks (see proxy.py) limits how long the whole may take or how much a peer may
 send, so both see the socket through `Guarded`, which does: one deadline and one limit for
 everything from the first byte to the last of the HTTP answer.
+
+The headers that carry credentials never pass through websocket-client, whose
+``enableTrace(True)`` prints all that does: `Upgrading` puts them into the request on its way.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from time import monotonic, time
 from typing import Any
@@ -14,7 +18,7 @@ from typing import Any
 from ..errors import AuthenticationError, ConnectionFailed
 from .transport import Transport
 
-__all__ = ["Answer", "Guarded", "upgrade"]
+__all__ = ["Guarded", "Upgrading", "upgrade"]
 
 # All that a server (or proxy) may send before the connection is up, bytes.
 MAX_HANDSHAKE = 64 * 1024
@@ -23,6 +27,11 @@ SHOWN = 200
 # A server may ask for so much time until the next attempt, seconds; not every platform's waits
 # can be longer than some weeks.
 MAX_RETRY_AFTER = 24 * 3600.0
+# What an answer that accepts says: a credential that is part of it by chance is not hidden in it.
+_WORD = r"(?:websocket|upgrade|keep-alive|[\w+/]{27}=)"
+_EXPECTED = re.compile(rf"{_WORD}(?:\s*,\s*{_WORD})*\s*", re.I)
+# Where in a line something else can begin.
+_BEGIN = re.compile(rb"HTTP/[\d.]+ \d+ |[\w-]+:\s*")
 
 
 class Guarded:
@@ -70,14 +79,39 @@ class Guarded:
         """The transport is closed by whoever opened it."""
 
 
-class Answer(Guarded):
-    """The HTTP answer, without two of its headers on which websocket-client acts.
+class Upgrading(Guarded):
+    """The HTTP request and its answer, as websocket-client is to see them.
 
-    For a Content-Length it reads the body of a refusal, whatever length is announced, and cookies
-    it keeps for all connections of the process.
+    The request gets headers that it does not know. Of the answer it does not see two headers on
+    which it acts: for a Content-Length it reads the body of a refusal, whatever length is
+    announced, and cookies it keeps for all connections of the process.
+
+    Args:
+        transport: to the server.
+        deadline: for all of it, `time.monotonic()`.
+        peer: the server, for messages.
+        headers: to be sent.
+        hide: takes credentials out of what the server says.
     """
 
-    _line = b""
+    def __init__(
+        self,
+        transport: Transport,
+        deadline: float,
+        peer: str,
+        headers: Mapping[str, str] | None = None,
+        hide: Callable[[str], str] = str,
+    ) -> None:
+        super().__init__(transport, deadline, peer)
+        self._headers = headers or {}
+        self.hide = hide
+        self._line = b""
+
+    def send(self, data: bytes) -> int:
+        super().send(_with_headers(data, self._headers))
+        return len(data)
+
+    sendall = send
 
     def recv(self, size: int) -> bytes:
         while not self._line:
@@ -86,26 +120,41 @@ class Answer(Guarded):
                 line += super().recv(1)  # what follows the answer is no longer HTTP
             name = line.partition(b":")[0].strip().lower()
             if name not in (b"content-length", b"set-cookie"):
-                self._line = line
+                self._line = self._without_credentials(line)
         data, self._line = self._line[:size], self._line[size:]
         return data
 
+    def _without_credentials(self, line: bytes) -> bytes:
+        begin = _BEGIN.match(line)
+        start = 0 if begin is None else begin.end()
+        text = line[start:].decode("utf-8", "surrogateescape").rstrip("\r\n")
+        hidden = self.hide(text)
+        if hidden != "***" and _EXPECTED.fullmatch(text):
+            hidden = text
+        return line[:start] + f"{hidden}\r\n".encode("utf-8", "surrogateescape")
 
-def upgrade(
-    answered: Answer, url: str, headers: Mapping[str, str], hide: Callable[[str], str]
-) -> None:
+
+def _with_headers(request: bytes, headers: Mapping[str, str]) -> bytes:
+    """Put headers into a request."""
+    head, _, _ = request.partition(b"\r\n\r\n")
+    lines = [head.decode(), *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def upgrade(upgrading: Upgrading, url: str) -> None:
+    """Become a WebSocket.
+
+    Raises:
+        AuthenticationError: the answer was HTTP 401 or 403.
+        ConnectionFailed: the answer was another, or none.
+    """
     # Imported with the first start, as it takes longer than all of this package.
     import websocket  # noqa: PLC0415
 
-    peer = answered.peer
+    peer, hide = upgrading.peer, upgrading.hide
     client: Any = websocket.WebSocket(enable_multithread=False)
     try:
-        client.connect(
-            url,
-            socket=answered,
-            header=[f"{name}: {value}" for name, value in headers.items()],
-            redirect_limit=0,
-        )
+        client.connect(url, socket=upgrading, redirect_limit=0)
     except websocket.WebSocketBadStatusException as error:
         raise _refusal(peer, error.status_code, error.resp_headers or {}, hide) from None
     except (websocket.WebSocketException, ValueError) as error:

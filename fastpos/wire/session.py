@@ -71,6 +71,7 @@ from ..errors import (
     SubscriptionError,
 )
 from ..model.exchange import CONNECTED, SUBSCRIBED, Said, ping, push_head, read, why_no_push
+from ..tracebacks import clears_locals
 from .credential import Credential
 from .endpoint import Endpoint
 from .frames import CLOSE, INFLATED, TEXT, parse_close, split_pure
@@ -465,6 +466,7 @@ class Session:
         self._reckon()
         return Paused() if self.phase is Phase.PAUSED else None
 
+    @clears_locals
     def _request(self, event: str) -> None:
         self._endpoint.send(self._credential.message(event, self._value, self._broker))
 
