@@ -39,6 +39,7 @@ from .net.connection import connect_tcp, start_tls
 from .net.proxy import open_tunnel, proxy_from_environment
 from .net.transport import Transport
 from .net.upgrade import Guarded
+from .printable import printable
 from .settings import check_seconds
 from .tracebacks import clears_locals
 
@@ -64,8 +65,6 @@ _OPEN_ORDERS = "/fapi/v1/openOrders"
 
 # The largest answer taken, bytes, as it comes and unpacked.
 MAX_ANSWER = 4 * 1024 * 1024
-# How much of what the exchange says is put into a message, characters.
-SHOWN = 200
 # The longest pause that an exchange may ask for, seconds.
 MAX_RETRY_AFTER = 24 * 3600.0
 
@@ -275,7 +274,7 @@ class AccountSnapshot:
             self._paused_by = (code, status)
         text = f"{path}: HTTP {status}"
         if code is not None:
-            text += f", code {code}: {self._shown(said.get('msg') or '')}"
+            text += f", code {printable(str(code), 20)}: {self._shown(said.get('msg') or '')}"
         elif status == 200:
             text += f", {wrong or f'the answer is not a JSON {_JSON_NAMES[kind]}'}"
         raise self._failure(text, code, status, retry_after)
@@ -338,7 +337,7 @@ class AccountSnapshot:
 
     def _shown(self, said: object) -> str:
         """A text that came from elsewhere, fit for a message."""
-        return repr(self._hidden(str(said))[:SHOWN])
+        return f"'{printable(self._hidden(str(said)))}'"
 
     def _hidden(self, text: str) -> str:
         """`text` without credentials."""

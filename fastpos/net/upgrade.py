@@ -16,14 +16,13 @@ from time import monotonic, time
 from typing import Any
 
 from ..errors import AuthenticationError, ConnectionFailed
+from ..printable import printable
 from .transport import Transport
 
 __all__ = ["Guarded", "Upgrading", "upgrade"]
 
 # All that a server (or proxy) may send before the connection is up, bytes.
 MAX_HANDSHAKE = 64 * 1024
-# How much of what a server says is put into a message, characters.
-SHOWN = 200
 # A server may ask for so much time until the next attempt, seconds; not every platform's waits
 # can be longer than some weeks.
 MAX_RETRY_AFTER = 24 * 3600.0
@@ -120,18 +119,18 @@ class Upgrading(Guarded):
                 line += super().recv(1)  # what follows the answer is no longer HTTP
             name = line.partition(b":")[0].strip().lower()
             if name not in (b"content-length", b"set-cookie"):
-                self._line = self._without_credentials(line)
+                self._line = self._fit_to_be_traced(line)
         data, self._line = self._line[:size], self._line[size:]
         return data
 
-    def _without_credentials(self, line: bytes) -> bytes:
+    def _fit_to_be_traced(self, line: bytes) -> bytes:
         begin = _BEGIN.match(line)
         start = 0 if begin is None else begin.end()
         text = line[start:].decode("utf-8", "surrogateescape").rstrip("\r\n")
         hidden = self.hide(text)
         if hidden != "***" and _EXPECTED.fullmatch(text):
-            hidden = text
-        return line[:start] + f"{hidden}\r\n".encode("utf-8", "surrogateescape")
+            return line
+        return line[:start] + f"{printable(hidden, MAX_HANDSHAKE)}\r\n".encode()
 
 
 def _with_headers(request: bytes, headers: Mapping[str, str]) -> bytes:
@@ -159,7 +158,7 @@ def upgrade(upgrading: Upgrading, url: str) -> None:
         raise _refusal(peer, error.status_code, error.resp_headers or {}, hide) from None
     except (websocket.WebSocketException, ValueError) as error:
         if client.handshake_response is None:
-            said = hide(str(error))[:SHOWN]
+            said = printable(hide(str(error)))
             raise ConnectionFailed(f"{peer}: not a WebSocket server's answer: {said}") from None
     answer = client.handshake_response
     assert answer is not None
@@ -173,14 +172,14 @@ def upgrade(upgrading: Upgrading, url: str) -> None:
 def _refusal(
     peer: str, status: int | None, headers: Mapping[str, str], hide: Callable[[str], str]
 ) -> Exception:
-    if status is None:
+    if status is None or not 100 <= status <= 999:
         return ConnectionFailed(f"{peer}: not a WebSocket server's answer: no status")
     if status == 401 or (status == 403 and not _is_of_an_edge(headers)):
         return AuthenticationError(f"{peer}: the credential is refused: HTTP {status}")
     if 300 <= status < 400:
-        where = hide(headers.get("location", "nowhere"))[:SHOWN]
+        where = printable(hide(headers.get("location", "nowhere")))
         return ConnectionFailed(
-            f"{peer}: redirects to {where!r}, which is not followed: "
+            f"{peer}: redirects to '{where}', which is not followed: "
             "the credential is for this host only",
             status,
         )

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from ..errors import ConnectionFailed, is_exit
 from ..model.exchange import CREDENTIAL_PLACES, request
+from ..printable import printable
 from ..tracebacks import clears_locals
 
 __all__ = ["Credential", "CredentialSource"]
@@ -66,7 +67,7 @@ class Credential:
                 if is_exit(error):
                     raise
                 raise ConnectionFailed(
-                    f"the {self._kind} callable failed: {self.hide(str(error))}"
+                    f"the {self._kind} callable failed: {printable(self.hide(str(error)))}"
                 ) from error
         # The last two are what a server can still be talking about.
         if value not in self._seen:
