@@ -34,8 +34,9 @@ from .logs import fields, log
 from .model.events import Balance, Order, Position
 from .model.fields import NumberType, as_integer, as_number, as_text
 from .model.snapshot import Snapshot
-from .net.address import Address, parse_proxy
-from .net.connection import connect_tcp, start_tls
+from .net.address import Address, Source, SourceAddress, parse_proxy, parse_source
+from .net.connection import start_tls
+from .net.dial import connect_tcp
 from .net.proxy import open_tunnel, proxy_from_environment
 from .net.transport import Transport
 from .net.upgrade import Guarded
@@ -107,6 +108,7 @@ class AccountSnapshot:
         proxy: as for a stream: a URL, None for the environment's, "" for none.
         number: `float`, or `decimal.Decimal` for numbers exactly as the exchange wrote them; give
             the stream the same.
+        source_address: where to connect from, as for a stream.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
@@ -123,6 +125,7 @@ class AccountSnapshot:
         ssl_context: ssl.SSLContext | None = None,
         proxy: str | None = None,
         number: NumberType = float,
+        source_address: SourceAddress | None = None,
     ) -> None:
         target = _target(base_url)
         _check_text("api_key", api_key)
@@ -140,7 +143,8 @@ class AccountSnapshot:
         self._key = api_key
         self._secret = api_secret
         self._timeout = check_seconds("timeout", timeout)
-        self._network = _Network(target, ssl_context, proxy)
+        source = None if source_address is None else parse_source(source_address)
+        self._network = _Network(target, ssl_context, proxy, source)
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
         self._warned = target.scheme == "https" or target.is_loopback
@@ -503,8 +507,15 @@ class _Network(httpcore.NetworkBackend):
     `_lock` guards `_transport` and `stopped`.
     """
 
-    def __init__(self, target: Address, context: ssl.SSLContext | None, proxy: str | None) -> None:
+    def __init__(
+        self,
+        target: Address,
+        context: ssl.SSLContext | None,
+        proxy: str | None,
+        source: Source | None,
+    ) -> None:
         self._target = target
+        self._source = source
         self._context = context
         self._proxy = parse_proxy(proxy) if proxy else None
         self._proxy_from_environment = proxy is None
@@ -555,7 +566,7 @@ class _Network(httpcore.NetworkBackend):
         if self._proxy_from_environment:
             scheme = "wss" if target.scheme == "https" else "ws"  # the names that it goes by there
             proxy = proxy_from_environment(target._replace(scheme=scheme))
-        transport = connect_tcp(proxy or target, self.deadline, self._adopt)
+        transport = connect_tcp(proxy or target, self.deadline, self._adopt, self._source)
         if proxy is not None:
             try:
                 open_tunnel(Guarded(transport, self.deadline, f"proxy {proxy}"), proxy, target)

@@ -66,11 +66,14 @@ class PositionStream(Callbacks):
             system takes to look the name up beyond that, which can't be interrupted.
         subscribe_timeout: seconds to wait for each of the exchange's two replies.
         reconnect: when to try again; None: never.
-        headers: further HTTP headers for the upgrade.
+        headers: further HTTP headers for the upgrade, or one in place of the usual ``Origin``; with
+            None for a value it is left out.
         ssl_context: TLS settings instead of the default ones, which verify the server.
         proxy: URL of a proxy, ``http://``, ``socks5://`` or ``socks5h://`` (which resolves
             names there). None takes it from the environment (``https_proxy``, ``no_proxy``, …),
             "" uses none.
+        source_address: where to connect from: an IP address of this machine, or a tuple of that
+            and a port. None: the system chooses.
         max_message_size: the largest message taken, bytes, compressed or not.
         snapshot: a callable that gives a `Snapshot` of the account, called on a thread of its own
             after every subscription; `fastpos.rest.AccountSnapshot` is one. None: there is none.

@@ -7,7 +7,9 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-__all__ = ["Address", "parse_proxy", "parse_url"]
+__all__ = ["Address", "Source", "SourceAddress", "parse_proxy", "parse_source", "parse_url"]
+
+SourceAddress = str | tuple[str, int]
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443, "http": 80, "socks5": 1080, "socks5h": 1080}
 
@@ -36,6 +38,32 @@ class Address(NamedTuple):
     def host_port(self) -> str:
         """Host and port as in an HTTP Host header."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Source(NamedTuple):
+    """Where to connect from."""
+
+    host: str
+    """An IP address."""
+    port: int
+    """0: the system chooses one."""
+
+
+def parse_source(value: object) -> Source:
+    """Take an IP address, or that and a port; raises TypeError, ValueError."""
+    pair = (value, 0) if isinstance(value, str) else value
+    if not isinstance(pair, tuple) or [type(each) for each in pair] != [str, int]:
+        raise TypeError(
+            "source_address must be an IP address as a str, or a tuple of that and a port"
+        )
+    host, port = pair
+    try:
+        ipaddress.ip_address(host.partition("%")[0])  # which may be followed by an interface
+    except ValueError:
+        raise ValueError(f"source_address must be an IP address, not {host!r}") from None
+    if not 0 <= port <= 65535:
+        raise ValueError(f"source_address has a port that is no port number: {port}")
+    return Source(host, port)
 
 
 def parse_url(url: str) -> Address:

@@ -89,7 +89,7 @@ class Upgrading(Guarded):
         transport: to the server.
         deadline: for all of it, `time.monotonic()`.
         peer: the server, for messages.
-        headers: to be sent.
+        headers: to be sent, in place of websocket-client's own; None: such a one is left out.
         hide: takes credentials out of what the server says.
     """
 
@@ -98,7 +98,7 @@ class Upgrading(Guarded):
         transport: Transport,
         deadline: float,
         peer: str,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
         hide: Callable[[str], str] = str,
     ) -> None:
         super().__init__(transport, deadline, peer)
@@ -133,11 +133,13 @@ class Upgrading(Guarded):
         return line[:start] + f"{printable(hidden, MAX_HANDSHAKE)}\r\n".encode()
 
 
-def _with_headers(request: bytes, headers: Mapping[str, str]) -> bytes:
-    """Put headers into a request."""
-    head, _, _ = request.partition(b"\r\n\r\n")
-    lines = [head.decode(), *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-    return "\r\n".join(lines).encode()
+def _with_headers(request: bytes, headers: Mapping[str, str | None]) -> bytes:
+    """Put headers into a request, in place of those of the same name; None: there is none."""
+    ours = {name.lower() for name in headers}
+    first, *lines = request.decode().rstrip("\r\n").split("\r\n")
+    kept = [line for line in lines if line.partition(":")[0].strip().lower() not in ours]
+    added = [f"{name}: {value}" for name, value in headers.items() if value is not None]
+    return "\r\n".join([first, *kept, *added, "", ""]).encode()
 
 
 def upgrade(upgrading: Upgrading, url: str) -> None:

@@ -127,6 +127,7 @@ class Feed:
             connect_timeout=settings.connect_timeout,
             ssl_context=self._ssl_context,
             proxy=proxy,
+            source=settings.source,
             hide=settings.credential.hide,
         )
 
