@@ -23,6 +23,7 @@ from .errors import FastposError
 from .fork import Forked, OwnerProcess
 from .logs import fields, log
 from .model.events import Balance, Order, Position, Trigger
+from .net.upgrade import import_websocket_client
 from .reconnect import ReconnectPolicy
 from .runtime.callbacks import Callbacks
 from .runtime.delivery import Delivery
@@ -148,6 +149,7 @@ class PositionStream(Callbacks):
             FastposError: what ended the stream: `AuthenticationError`, `ReconnectExhausted`, or
                 with ``reconnect=None`` the first failure.
             RuntimeError: it is running already, or was started before an `os.fork()`.
+            ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
         run = self._begin(next(_numbers), threading.current_thread(), is_ours=False)
         try:
@@ -162,6 +164,7 @@ class PositionStream(Callbacks):
         Raises:
             RuntimeError: it is running already, no thread can be started, or it was started
                 before an `os.fork()`.
+            ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
         number = next(_numbers)
         thread = threading.Thread(
@@ -255,8 +258,7 @@ class PositionStream(Callbacks):
     def _begin(self, number: int, thread: threading.Thread, is_ours: bool) -> Run:
         # Needed by the threads, but not to be imported by them: in a process that is forked
         # meanwhile nobody could import it any more.
-        import websocket  # noqa: F401, PLC0415
-
+        import_websocket_client()
         self._owner.claim()
         run = self._driver.begin(number, thread, is_ours)
         self._delivery.begin(background=is_ours or self._dispatcher is not None)

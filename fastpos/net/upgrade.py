@@ -13,19 +13,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from time import monotonic, time
+from types import ModuleType
 from typing import Any
 
 from ..errors import AuthenticationError, ConnectionFailed
 from ..printable import printable
 from .transport import Transport
 
-__all__ = ["Guarded", "Upgrading", "upgrade"]
+__all__ = ["Guarded", "Upgrading", "import_websocket_client", "upgrade"]
 
 # All that a server (or proxy) may send before the connection is up, bytes.
 MAX_HANDSHAKE = 64 * 1024
 # A server may ask for so much time until the next attempt, seconds; not every platform's waits
 # can be longer than some weeks.
 MAX_RETRY_AFTER = 24 * 3600.0
+_OF_WEBSOCKET_CLIENT = ("ABNF", "WebSocket", "WebSocketBadStatusException", "WebSocketException")
 # What an answer that accepts says: a credential that is part of it by chance is not hidden in it.
 _WORD = r"(?:websocket|upgrade|keep-alive|[\w+/]{27}=)"
 _EXPECTED = re.compile(rf"{_WORD}(?:\s*,\s*{_WORD})*\s*", re.I)
@@ -142,6 +144,24 @@ def _with_headers(request: bytes, headers: Mapping[str, str | None]) -> bytes:
     return "\r\n".join([first, *kept, *added, "", ""]).encode()
 
 
+def import_websocket_client() -> ModuleType:
+    """Give websocket-client's module. With the first start, as it takes longer than this package.
+
+    Raises:
+        ImportError: it is not installed, or another module has its name.
+    """
+    import websocket  # noqa: PLC0415
+
+    if not all(hasattr(websocket, name) for name in _OF_WEBSOCKET_CLIENT):
+        where = getattr(websocket, "__file__", None) or [*getattr(websocket, "__path__", ())]
+        raise ImportError(
+            f"the module 'websocket' is {where}, which is not websocket-client's and hides it: "
+            "give it another name, or uninstall the package that it belongs to",
+            name="websocket",
+        )
+    return websocket
+
+
 def upgrade(upgrading: Upgrading, url: str) -> None:
     """Become a WebSocket.
 
@@ -149,9 +169,7 @@ def upgrade(upgrading: Upgrading, url: str) -> None:
         AuthenticationError: the answer was HTTP 401 or 403.
         ConnectionFailed: the answer was another, or none.
     """
-    # Imported with the first start, as it takes longer than all of this package.
-    import websocket  # noqa: PLC0415
-
+    websocket = import_websocket_client()
     peer, hide = upgrading.peer, upgrading.hide
     client: Any = websocket.WebSocket(enable_multithread=False)
     try:
