@@ -34,12 +34,15 @@ from .logs import fields, log
 from .model.events import Balance, Order, Position
 from .model.fields import NumberType, as_integer, as_number, as_text
 from .model.snapshot import Snapshot
-from .net.address import Address, parse_proxy
-from .net.connection import connect_tcp, start_tls
+from .net.address import Address, Source, SourceAddress, parse_proxy, parse_source
+from .net.connection import start_tls
+from .net.dial import connect_tcp
 from .net.proxy import open_tunnel, proxy_from_environment
 from .net.transport import Transport
 from .net.upgrade import Guarded
+from .printable import printable
 from .settings import check_seconds
+from .tracebacks import clears_locals
 
 try:
     import httpcore
@@ -63,8 +66,6 @@ _OPEN_ORDERS = "/fapi/v1/openOrders"
 
 # The largest answer taken, bytes, as it comes and unpacked.
 MAX_ANSWER = 4 * 1024 * 1024
-# How much of what the exchange says is put into a message, characters.
-SHOWN = 200
 # The longest pause that an exchange may ask for, seconds.
 MAX_RETRY_AFTER = 24 * 3600.0
 
@@ -107,11 +108,13 @@ class AccountSnapshot:
         proxy: as for a stream: a URL, None for the environment's, "" for none.
         number: `float`, or `decimal.Decimal` for numbers exactly as the exchange wrote them; give
             the stream the same.
+        source_address: where to connect from, as for a stream.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
     """
 
+    @clears_locals
     def __init__(
         self,
         base_url: str,
@@ -122,6 +125,7 @@ class AccountSnapshot:
         ssl_context: ssl.SSLContext | None = None,
         proxy: str | None = None,
         number: NumberType = float,
+        source_address: SourceAddress | None = None,
     ) -> None:
         target = _target(base_url)
         _check_text("api_key", api_key)
@@ -139,7 +143,8 @@ class AccountSnapshot:
         self._key = api_key
         self._secret = api_secret
         self._timeout = check_seconds("timeout", timeout)
-        self._network = _Network(target, ssl_context, proxy)
+        source = None if source_address is None else parse_source(source_address)
+        self._network = _Network(target, ssl_context, proxy, source)
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
         self._warned = target.scheme == "https" or target.is_loopback
@@ -147,6 +152,7 @@ class AccountSnapshot:
         self._pause_ends = float("-inf")  # `monotonic` until which the exchange is left alone
         self._paused_by: tuple[int | None, int | None] = (None, None)  # with this code and status
 
+    @clears_locals
     def __call__(self) -> Snapshot:
         """Ask the exchange.
 
@@ -202,7 +208,7 @@ class AccountSnapshot:
         self.close()
 
     def __repr__(self) -> str:
-        return f"AccountSnapshot({self._base!r})"
+        return f"AccountSnapshot({getattr(self, '_base', None)!r})"
 
     # --- what the exchange is asked -----------------------------------------------------------
 
@@ -272,15 +278,12 @@ class AccountSnapshot:
             self._paused_by = (code, status)
         text = f"{path}: HTTP {status}"
         if code is not None:
-            text += f", code {code}: {self._shown(said.get('msg') or '')}"
+            text += f", code {printable(str(code), 20)}: {self._shown(said.get('msg') or '')}"
         elif status == 200:
             text += f", {wrong or f'the answer is not a JSON {_JSON_NAMES[kind]}'}"
         raise self._failure(text, code, status, retry_after)
 
     def _request(self, path: str, signed: bool) -> httpx.Request:
-        # Tools that print a traceback may print the local variables of its functions too. So the
-        # credentials are in the headers of a request, which its repr() does not show, and in
-        # variables only here, from where on nothing fails.
         stamp = self._timestamp() if signed else 0
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if signed:
@@ -338,7 +341,7 @@ class AccountSnapshot:
 
     def _shown(self, said: object) -> str:
         """A text that came from elsewhere, fit for a message."""
-        return repr(self._hidden(str(said))[:SHOWN])
+        return f"'{printable(self._hidden(str(said)))}'"
 
     def _hidden(self, text: str) -> str:
         """`text` without credentials."""
@@ -504,8 +507,15 @@ class _Network(httpcore.NetworkBackend):
     `_lock` guards `_transport` and `stopped`.
     """
 
-    def __init__(self, target: Address, context: ssl.SSLContext | None, proxy: str | None) -> None:
+    def __init__(
+        self,
+        target: Address,
+        context: ssl.SSLContext | None,
+        proxy: str | None,
+        source: Source | None,
+    ) -> None:
         self._target = target
+        self._source = source
         self._context = context
         self._proxy = parse_proxy(proxy) if proxy else None
         self._proxy_from_environment = proxy is None
@@ -556,7 +566,7 @@ class _Network(httpcore.NetworkBackend):
         if self._proxy_from_environment:
             scheme = "wss" if target.scheme == "https" else "ws"  # the names that it goes by there
             proxy = proxy_from_environment(target._replace(scheme=scheme))
-        transport = connect_tcp(proxy or target, self.deadline, self._adopt)
+        transport = connect_tcp(proxy or target, self.deadline, self._adopt, self._source)
         if proxy is not None:
             try:
                 open_tunnel(Guarded(transport, self.deadline, f"proxy {proxy}"), proxy, target)

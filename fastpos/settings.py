@@ -28,9 +28,10 @@ from typing import (
 
 from .model.exchange import DEFAULT_URL
 from .model.snapshot import SnapshotSource
-from .net.address import Address, parse_proxy, parse_url
+from .net.address import Address, Source, SourceAddress, parse_proxy, parse_source, parse_url
 from .reconnect import ReconnectPolicy
 from .runtime.callbacks import CALLBACK_NAMES, Callback, Callbacks
+from .tracebacks import clears_locals
 from .wire.credential import Credential, CredentialSource
 
 __all__ = ["Settings", "check_seconds", "takes"]
@@ -206,9 +207,10 @@ class Settings(_Frozen, Callbacks):
     connect_timeout: Seconds = 10.0
     subscribe_timeout: Seconds = 10.0
     reconnect: Annotated[ReconnectPolicy | None, _instance_of(ReconnectPolicy)] = ReconnectPolicy()
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str | None] | None = None
     ssl_context: Annotated[ssl.SSLContext | None, _instance_of(ssl.SSLContext)] = None
     proxy: InitVar[str | None] = None
+    source_address: SourceAddress | None = None
     max_message_size: Size = 1024 * 1024
     snapshot: Annotated[SnapshotSource | None, _function] = None
     snapshot_timeout: Seconds = 10.0
@@ -221,6 +223,7 @@ class Settings(_Frozen, Callbacks):
     credential: Credential = field(init=False)
     proxy_address: Address | None = field(init=False)
     proxy_from_environment: bool = field(init=False)
+    source: Source | None = field(init=False)
 
     def __post_init__(
         self,
@@ -238,6 +241,7 @@ class Settings(_Frozen, Callbacks):
             "headers": _headers(self.headers, credential.header),
             "proxy_address": None if proxy is None or proxy == "" else parse_proxy(proxy),
             "proxy_from_environment": proxy is None,
+            "source": None if self.source_address is None else parse_source(self.source_address),
         }
         for name, value in known.items():
             object.__setattr__(self, name, value)
@@ -260,19 +264,25 @@ def _credential(token: CredentialSource | None, api_key: CredentialSource | None
     raise ValueError("a credential is needed: token or api_key")
 
 
-def _headers(headers: Mapping[str, str] | None, credential: str) -> dict[str, str]:
-    checked: dict[str, str] = {}
+def _may_lack(name: str, value: object) -> bool:
+    return value is None and name.lower() == "origin"
+
+
+def _headers(headers: Mapping[str, str | None] | None, credential: str) -> dict[str, str | None]:
+    checked: dict[str, str | None] = {}
     if headers is not None and not isinstance(headers, Mapping):
         raise TypeError(f"headers must be a mapping, not {type(headers).__name__}")
     for name, value in (headers or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError("headers must map str to str")
+        if not isinstance(name, str) or not (isinstance(value, str) or _may_lack(name, value)):
+            raise TypeError("headers must map str to str, and may map Origin to None")
         token = name.replace("-", "").replace("_", "")
         if not (token.isascii() and token.isalnum()):
             raise ValueError(f"headers: {name!r} is no header name")
         if name.lower() in (*_RESERVED, credential) or name.lower().startswith("sec-websocket-"):
             raise ValueError(f"headers: {name!r} is set by the library")
-        if not (value.isascii() and value.isprintable()):
+        if name.lower() in (other.lower() for other in checked):
+            raise ValueError(f"headers: {name!r} is there twice, in another spelling")
+        if value is not None and not (value.isascii() and value.isprintable()):
             raise ValueError(f"headers: the value of {name!r} is not one line of visible ASCII")
         checked[name] = value
     return checked
@@ -295,6 +305,7 @@ def takes(
 
     def decorate(init: Callable[[S, A], None]) -> Callable[Concatenate[S, P], None]:
         @wraps(init)
+        @clears_locals
         def __init__(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
             init(self, arguments(*args, **kwargs))
 

@@ -23,6 +23,7 @@ from .errors import FastposError
 from .fork import Forked, OwnerProcess
 from .logs import fields, log
 from .model.events import Balance, Order, Position, Trigger
+from .net.upgrade import import_websocket_client
 from .reconnect import ReconnectPolicy
 from .runtime.callbacks import Callbacks
 from .runtime.delivery import Delivery
@@ -66,11 +67,14 @@ class PositionStream(Callbacks):
             system takes to look the name up beyond that, which can't be interrupted.
         subscribe_timeout: seconds to wait for each of the exchange's two replies.
         reconnect: when to try again; None: never.
-        headers: further HTTP headers for the upgrade.
+        headers: further HTTP headers for the upgrade, or one in place of the usual ``Origin``; with
+            None for a value it is left out.
         ssl_context: TLS settings instead of the default ones, which verify the server.
         proxy: URL of a proxy, ``http://``, ``socks5://`` or ``socks5h://`` (which resolves
             names there). None takes it from the environment (``https_proxy``, ``no_proxy``, …),
             "" uses none.
+        source_address: where to connect from: an IP address of this machine, or a tuple of that
+            and a port. None: the system chooses.
         max_message_size: the largest message taken, bytes, compressed or not.
         snapshot: a callable that gives a `Snapshot` of the account, called on a thread of its own
             after every subscription; `fastpos.rest.AccountSnapshot` is one. None: there is none.
@@ -119,7 +123,9 @@ class PositionStream(Callbacks):
         self._driver = Driver(self._feed, self._delivery, self._sync, self._dispatcher, self._owner)
 
     def __repr__(self) -> str:
-        settings = self._settings
+        settings = getattr(self, "_settings", None)
+        if settings is None:  # its arguments were refused, and a tool shows the traceback
+            return "<PositionStream>"
         return f"<PositionStream {settings.name} {settings.address} broker={settings.broker}>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -143,6 +149,7 @@ class PositionStream(Callbacks):
             FastposError: what ended the stream: `AuthenticationError`, `ReconnectExhausted`, or
                 with ``reconnect=None`` the first failure.
             RuntimeError: it is running already, or was started before an `os.fork()`.
+            ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
         run = self._begin(next(_numbers), threading.current_thread(), is_ours=False)
         try:
@@ -157,6 +164,7 @@ class PositionStream(Callbacks):
         Raises:
             RuntimeError: it is running already, no thread can be started, or it was started
                 before an `os.fork()`.
+            ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
         number = next(_numbers)
         thread = threading.Thread(
@@ -250,8 +258,7 @@ class PositionStream(Callbacks):
     def _begin(self, number: int, thread: threading.Thread, is_ours: bool) -> Run:
         # Needed by the threads, but not to be imported by them: in a process that is forked
         # meanwhile nobody could import it any more.
-        import websocket  # noqa: F401, PLC0415
-
+        import_websocket_client()
         self._owner.claim()
         run = self._driver.begin(number, thread, is_ours)
         self._delivery.begin(background=is_ours or self._dispatcher is not None)

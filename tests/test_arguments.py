@@ -65,7 +65,8 @@ PROXIES = [
 HEADERS = [
     *({name: "1"} for name in ("", "a b", "a:", "a\r\nb", "é", " ", "a\0")),
     *({name: "1"} for name in ("api-key", "API-KEY", "Host", "upgrade", "Connection")),
-    {"Sec-WebSocket-Key": "1"},
+    *({"Sec-WebSocket-Key": "1"}, {"SEC-WEBSOCKET-EXTENSIONS": "1"}),
+    *({"Origin": "a", "origin": "b"}, {"origin": None, "Origin": "b"}, {"X-A": "1", "x-a": "1"}),
     *({"X-A": value} for value in (f"{SECRET}\n", f"{SECRET}\r\nX: 1", f"{SECRET}\0", "é")),
 ]
 SECONDS = [
@@ -83,8 +84,9 @@ OF_WRONG_TYPES: dict[str, list[Any]] = {
     "reconnect": [True, 5, "never", ReconnectPolicy, {"initial": 1}],
     "headers": [
         *(["X-A: 1"], "X-A: 1", [("X-A", "1")], 5, True),
-        *({"X-A": 1}, {"X-A": None}, {1: "X-A"}, {"X-A": b"1"}),
+        *({"X-A": 1}, {"X-A": None}, {1: "X-A"}, {"X-A": b"1"}, {"Origin": 1}),
     ],
+    "source_address": [5, b"127.0.0.1", ["127.0.0.1", 0], ("127.0.0.1",), ("127.0.0.1", "80")],
     "ssl_context": [True, "cert.pem", 5, ssl, ssl.CERT_NONE, {}],
     "proxy": [5, 0, True, False, b"http://localhost", [], {}, ["http://x"]],
     "snapshot": [5, "snapshot", ()],
@@ -99,6 +101,7 @@ WRONG: dict[str, list[Any]] = {
     **{key: [0, -1, 2**63, 2**70] for key in SIZES},  # no buffer has more than a machine word says
     "number": [int, str, None, "float", 1.0, complex, "Decimal"],
     "headers": HEADERS,
+    "source_address": ["", "localhost", "127.0.0.1:80", ("127.0.0.1", 70000), ("host", 0)],
     "proxy": PROXIES,
     "dispatch": ["", "threads", "Reader", "process"],
 }

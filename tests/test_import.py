@@ -163,3 +163,60 @@ def test_exports_follow_from_the_classes() -> None:
     assert there.keys().isdisjoint({"Record", "Any", "TYPE_CHECKING", "position_of"})
     assert {"PositionStream", "FastposError", "decode", "inflater"} <= there.keys()
     assert importlib.metadata.version("fastpos") == fastpos.__version__
+
+
+# --- another module named websocket ---------------------------------------------------------------
+
+NAMESAKE = """
+import fastpos
+stream = fastpos.PositionStream("ws://127.0.0.1:9/", api_key="k", broker=1)
+try:
+    stream.{how}()
+except ImportError as error:
+    print(error)
+    assert error.name == "websocket"
+try:
+    stream.start()
+except ImportError:
+    print("and again")
+"""
+
+
+@pytest.mark.parametrize("how", ["start", "run_forever"])
+@pytest.mark.parametrize("file", ["websocket.py", "websocket/__init__.py"])
+def test_a_module_of_the_user_named_websocket_is_named_at_the_start(
+    tmp_path: Path, file: str, how: str
+) -> None:
+    namesake = tmp_path / file
+    namesake.parent.mkdir(exist_ok=True)
+    namesake.write_text("def connect():\n    pass\n")
+    script = tmp_path / "bot.py"
+    script.write_text(NAMESAKE.format(how=how))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(fastpos.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(namesake) in done.stdout
+    assert "not websocket-client's" in done.stdout
+    assert "and again" in done.stdout
+
+
+def test_a_script_named_websocket(tmp_path: Path) -> None:
+    """It is imported once more by the name, and starts a stream then."""
+    script = tmp_path / "websocket.py"
+    script.write_text(NAMESAKE.format(how="start"))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(fastpos.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(script) in done.stdout

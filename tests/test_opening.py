@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +14,17 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
+import websocket
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastpos.errors import AuthenticationError, ConnectionFailed, FastposError
+from fastpos.net import dial as dial_module
 from fastpos.net import transport as transport_module
-from fastpos.net.address import Address, parse_proxy, parse_url
+from fastpos.net.address import Address, Source, parse_proxy, parse_url
 from fastpos.net.connection import Connection
-from fastpos.net.upgrade import MAX_HANDSHAKE, Answer, upgrade
+from fastpos.net.dial import ATTEMPT_DELAY, _by_turns, _Place
+from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
 from tests.connections import Client, at_once, concurrently, opened, read_until_end, take
 from tests.recording import SOON, until
 from tests.servers import (
@@ -160,6 +164,52 @@ def test_the_request() -> None:
     assert headers["sec-websocket-version"] == "13"
     assert headers["sec-websocket-key"] != again["sec-websocket-key"]
     assert "sec-websocket-extensions" not in headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "origin"),
+    [
+        ({}, "http://127.0.0.1"),
+        ({"Origin": "https://app.exchange.test"}, "https://app.exchange.test"),
+        ({"origin": "https://app.exchange.test"}, "https://app.exchange.test"),
+        ({"Origin": None}, None),
+        ({"Cookie": "id=2"}, "http://127.0.0.1"),
+    ],
+)
+def test_no_header_is_there_twice(
+    headers: dict[str, str | None], origin: str | None, new_stream: Callable[..., Any]
+) -> None:
+    """Whether websocket-client sets it too or not; it may know a cookie of the host."""
+    jar = websocket._handshake.CookieJar
+    jar.add("id=1; Domain=127.0.0.1")
+    asked: list[list[str]] = []
+
+    def handler(peer: socket.socket) -> None:
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            data += peer.recv(1)
+        asked.append(data.decode().split("\r\n")[1:-2])
+        key = next(line for line in asked[0] if line.startswith("Sec-WebSocket-Key"))
+        peer.sendall(upgrade_response(key.partition(": ")[2]))
+        peer.recv(1)
+
+    try:
+        with ScriptedServer(handler) as server:
+            stream = new_stream(server.url, headers={"X-A": "1", **headers})
+            stream.start()
+            until(lambda: asked)
+            stream.stop()
+            port = server.port
+    finally:
+        jar.jar.clear()
+    names = [line.partition(":")[0].lower() for line in asked[0]]
+    assert len(names) == len(set(names))
+    sent = dict(line.split(": ", 1) for line in asked[0])
+    lowered = {name.lower(): value for name, value in sent.items()}
+    wanted = f"{origin}:{port}" if origin == "http://127.0.0.1" else origin
+    assert lowered.get("origin") == wanted
+    assert lowered["cookie"] == headers.get("Cookie", "id=1")
+    assert lowered["x-a"] == "1"
 
 
 @pytest.mark.parametrize("cookie", ["id=1; Domain=127.0.0.1", "a/b=\x01;;=", "x" * 3000])
@@ -378,9 +428,9 @@ lines = st.one_of(
 @example(b"\r\n")
 @example(b"HTTP/1.1 0 x")
 def test_any_answer_gives_an_error_of_ours(data: bytes) -> None:
-    answer = Answer(Answering(data + b"\r\n\r\n"), time.monotonic() + 60, "peer")  # type: ignore[arg-type]
+    answer = Upgrading(Answering(data + b"\r\n\r\n"), time.monotonic() + 60, "peer")  # type: ignore[arg-type]
     with pytest.raises((ConnectionFailed, AuthenticationError), match="peer: "):
-        upgrade(answer, "ws://localhost/", {}, str)
+        upgrade(answer, "ws://localhost/")
 
 
 @pytest.mark.parametrize(
@@ -395,9 +445,9 @@ def test_any_answer_gives_an_error_of_ours(data: bytes) -> None:
 )
 def test_any_answer_is_limited_in_size(data: bytes) -> None:
     transport = Answering(data)
-    answer = Answer(transport, time.monotonic() + 60, "peer")  # type: ignore[arg-type]
+    answer = Upgrading(transport, time.monotonic() + 60, "peer")  # type: ignore[arg-type]
     with pytest.raises(ConnectionFailed, match="peer: an answer of over 64 KiB"):
-        upgrade(answer, "ws://localhost/", {}, str)
+        upgrade(answer, "ws://localhost/")
     assert len(transport.left) == len(data) - MAX_HANDSHAKE
 
 
@@ -515,6 +565,163 @@ def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
             connection.open()
         assert take(connection, 1) == [(TEXT, "hello")]
         connection.end()
+
+
+@contextmanager
+def standing_for(*ports: int) -> Iterator[None]:
+    """Any name stands for these ports of this machine."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        yield
+
+
+def test_the_next_address_does_not_wait_for_one_that_hangs() -> None:
+    with unresponsive() as silent, ScriptedServer(accept_upgrade) as server:
+        connection = Connection("ws://exchange.test/", connect_timeout=60)
+        began = time.monotonic()
+        with standing_for(silent, silent, server.port):
+            connection.open()
+        took = time.monotonic() - began
+        connection.end()
+    assert 2 * ATTEMPT_DELAY <= took < 2 * ATTEMPT_DELAY + 1.5
+
+
+def test_an_address_that_is_slow_may_still_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was begun first, and answers while the second hangs."""
+    begun: list[transport_module.Transport] = []
+    begin = transport_module.Transport.begin_connect
+    with unresponsive() as silent, ScriptedServer(accept_upgrade) as server:
+
+        def begin_connect(self: transport_module.Transport, place: Any) -> int:
+            begun.append(self)
+            if len(begun) == 2:  # only now the first one's packets arrive
+                begin(begun[0], ("127.0.0.1", server.port))
+            return 0 if len(begun) == 1 else begin(self, place)
+
+        monkeypatch.setattr(transport_module.Transport, "begin_connect", begin_connect)
+        monkeypatch.setattr(dial_module, "_ready", only_begun_ones(dial_module._ready, begun))
+        connection = Connection("ws://exchange.test/", connect_timeout=60)
+        with standing_for(server.port, silent):
+            connection.open()
+        assert connection._transport is begun[0]
+        connection.end()
+
+
+def only_begun_ones(ready: Callable[..., Any], begun: list[Any]) -> Callable[..., Any]:
+    """A socket that does not connect yet counts as writable, or not, with the system."""
+
+    def wait(racing: list[Any], timeout: float) -> list[Any]:
+        if len(begun) > 1:
+            return list(ready(racing, timeout))
+        time.sleep(timeout)
+        return []
+
+    return wait
+
+
+def test_all_addresses_hang() -> None:
+    with unresponsive() as silent, standing_for(silent, silent, silent):
+        error = refusal("ws://exchange.test/", connect_timeout=0.8)
+    assert "cannot connect: timed out" in str(error)
+
+
+def test_addresses_that_refuse_are_gone_through_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with ScriptedServer(accept_upgrade) as server:
+        connection = Connection("ws://exchange.test/", connect_timeout=60)
+        began = time.monotonic()
+        with standing_for(*[port] * 20, server.port):
+            connection.open()
+        connection.end()
+    assert time.monotonic() - began < 20 * ATTEMPT_DELAY / 2
+
+
+def test_a_race_of_connects_can_be_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with unresponsive() as silent, standing_for(silent, silent, silent):
+        connection = Connection("ws://exchange.test/", connect_timeout=60)
+        begun: list[object] = []
+        adopt = Connection._adopt
+
+        def adopt_and_note(self: Connection, transport: Any) -> None:
+            begun.append(transport)
+            adopt(self, transport)
+
+        monkeypatch.setattr(Connection, "_adopt", adopt_and_note)
+
+        def open_in_vain() -> None:
+            with pytest.raises(ConnectionFailed, match="stopped"):
+                connection.open()
+
+        with at_once(), concurrently(open_in_vain):
+            until(lambda: len(begun) == 2)
+            connection.shutdown()
+        connection.end()
+
+
+def test_families_are_tried_by_turns() -> None:
+    def place(family: int, number: int) -> _Place:
+        return _Place(family, 0, 0, number)
+
+    six, four = socket.AF_INET6, socket.AF_INET
+    given = [place(six, 1), place(six, 2), place(six, 3), place(four, 4), place(four, 5)]
+    assert [each.name for each in _by_turns(given)] == [1, 4, 2, 5, 3]
+    assert [each.name for each in _by_turns(given[3:] + given[:1])] == [4, 1, 5]
+    assert _by_turns([]) == []
+
+
+def test_the_other_family_is_tried_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[Any, ...]] = []
+
+    def begin(self: transport_module.Transport, place: tuple[Any, ...]) -> int:
+        tried.append(place)
+        return 101  # unreachable, which is known at once
+
+    found = [
+        *((socket.AF_INET6, socket.SOCK_STREAM, 0, "", (f"::{n}", 1, 0, 0)) for n in (1, 2)),
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(transport_module.Transport, "begin_connect", begin)
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    assert "unreachable" in str(refusal("ws://exchange.test/")).lower()
+    assert [place[0] for place in tried] == ["::1", "127.0.0.1", "::2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of the host")
+def test_source_address(new_stream: Callable[..., Any]) -> None:
+    peers: list[tuple[str, int]] = []
+
+    def handler(peer: socket.socket) -> None:
+        peers.append(peer.getpeername())
+        accept_upgrade(peer)
+        while peer.recv(1000):
+            pass
+
+    with socket.create_server(("127.0.0.3", 0)) as listener:
+        port = listener.getsockname()[1]
+    with ScriptedServer(handler) as server:
+        for source in ("127.0.0.2", ("127.0.0.3", port), ("127.0.0.3", port)):
+            stream = new_stream(server.url, source_address=source)
+            count = len(peers)
+            stream.start()
+            until(lambda count=count: len(peers) > count)
+            stream.stop()
+    assert [peer[0] for peer in peers[:2]] == ["127.0.0.2", "127.0.0.3"]
+    assert {peer[1] for peer in peers[1:]} == {port}
+
+
+def test_a_source_address_that_can_not_be() -> None:
+    with ScriptedServer(accept_upgrade) as server:
+        error = refusal(server.url, source=Source("192.0.2.1", 0))
+        assert re.search("cannot connect: .*source_address 192.0.2.1: ", str(error))
+        assert "of the kind of source_address, ::1" in str(
+            refusal(server.url, source=Source("::1", 0))
+        )
 
 
 def test_no_socket_left_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,11 +34,22 @@ def mechanism(name: str) -> ModuleType | None:
         why_not[name] = "FASTPOS_PURE is set"
         return None
     try:
-        return import_module(f"{__name__}.{name}")
+        _import(name)
+        return sys.modules[f"{__name__}.{name}"]
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == f"{__name__}.{name}"
         why_not[name] = "not built" if missing else str(error)
         return None
+
+
+def _import(name: str) -> None:
+    # Written out: what bundles a program for machines without Python looks for imports in its text.
+    if name == "_compiled":
+        import fastpos._c._compiled  # type: ignore[import-not-found]  # noqa: PLC0415
+    elif name == "_inflate":
+        import fastpos._c._inflate  # noqa: PLC0415
+    else:
+        import fastpos._c._tls  # noqa: F401, PLC0415
 
 
 def _load_compiled() -> bool:

@@ -11,8 +11,12 @@ from ..errors import FastposError
 from ..model.events import Disconnect, Ready
 from ..model.exchange import CHANNELS, UNDOCUMENTED
 from ..model.table import Channel, Part
+from ..printable import printable
 
 __all__ = ["line"]
+
+# Of an event, characters.
+LONGEST = 4000
 
 
 def line(event: Any) -> str:
@@ -21,9 +25,7 @@ def line(event: Any) -> str:
     describe = _DESCRIPTIONS.get(type(event), repr)
     kind = "error" if isinstance(event, FastposError) else type(event).__name__
     text = f"{type(event).__name__}: {event}" if kind == "error" else describe(event)
-    # What an exchange says must not move the cursor.
-    plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    return f"{now}  {kind:<13}  {plain}"
+    return f"{now}  {kind:<13}  {printable(text, LONGEST)}"
 
 
 def _of_channel(channel: Channel, event: Any) -> str:

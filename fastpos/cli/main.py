@@ -124,8 +124,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    token, api_key = os.environ.get("FASTPOS_TOKEN"), os.environ.get("FASTPOS_API_KEY")
-    if bool(token) == bool(api_key):
+    given = [name for name in ("FASTPOS_TOKEN", "FASTPOS_API_KEY") if os.environ.get(name)]
+    if len(given) != 1:
         print("fastpos: set FASTPOS_TOKEN or FASTPOS_API_KEY, one of them", file=sys.stderr)
         return 2
 
@@ -139,8 +139,8 @@ def _watch(options: argparse.Namespace) -> int:
     gone = threading.Event()  # the reader of our output, as `head` does
     stream = PositionStream(
         options.url,
-        token=token or None,
-        api_key=api_key or None,
+        token=os.environ.get("FASTPOS_TOKEN") or None,
+        api_key=os.environ.get("FASTPOS_API_KEY") or None,
         broker=options.broker,
         proxy=options.proxy,
     )

@@ -3,10 +3,13 @@
 # Annotations are evaluated here: NamedTuple would compile each of them from its text.
 
 import ipaddress
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-__all__ = ["Address", "parse_proxy", "parse_url"]
+__all__ = ["Address", "Source", "SourceAddress", "parse_proxy", "parse_source", "parse_url"]
+
+SourceAddress = str | tuple[str, int]
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443, "http": 80, "socks5": 1080, "socks5h": 1080}
 
@@ -37,6 +40,32 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Source(NamedTuple):
+    """Where to connect from."""
+
+    host: str
+    """An IP address."""
+    port: int
+    """0: the system chooses one."""
+
+
+def parse_source(value: object) -> Source:
+    """Take an IP address, or that and a port; raises TypeError, ValueError."""
+    pair = (value, 0) if isinstance(value, str) else value
+    if not isinstance(pair, tuple) or [type(each) for each in pair] != [str, int]:
+        raise TypeError(
+            "source_address must be an IP address as a str, or a tuple of that and a port"
+        )
+    host, port = pair
+    try:
+        ipaddress.ip_address(host.partition("%")[0])  # which may be followed by an interface
+    except ValueError:
+        raise ValueError(f"source_address must be an IP address, not {host!r}") from None
+    if not 0 <= port <= 65535:
+        raise ValueError(f"source_address has a port that is no port number: {port}")
+    return Source(host, port)
+
+
 def parse_url(url: str) -> Address:
     """Give the address of a WebSocket URL (RFC 6455, section 3); raises TypeError, ValueError."""
     parts = _split(url, "url", ("ws", "wss"))
@@ -57,10 +86,11 @@ def _split(url: object, name: str, schemes: tuple[str, ...]) -> SplitResult:
         raise TypeError(f"{name} must be a str, not {type(url).__name__}")
     if not url.isprintable() or " " in url:
         raise ValueError(f"{name} must not contain white space or control characters")
-    try:
+    parts = None
+    with suppress(ValueError):  # whose message may hold a password: it must be no context either
         parts = urlsplit(url)
-    except ValueError:  # whose message may hold a password
-        raise ValueError(f"{name} is no URL: its host is malformed") from None
+    if parts is None:
+        raise ValueError(f"{name} is no URL: its host is malformed")
     if parts.scheme not in schemes:
         wanted = " or ".join(f"{scheme}://" for scheme in schemes)
         raise ValueError(f"{name} must begin with {wanted}, not {parts.scheme or 'nothing'!r}")

@@ -10,20 +10,21 @@ the sending side has the transport's own lock.
 
 from __future__ import annotations
 
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
 from time import monotonic
 
 from ..errors import ConnectionFailed
-from .address import Address, parse_url
+from ..tracebacks import clears_locals
+from .address import Address, Source, parse_url
+from .dial import connect_tcp
 from .proxy import hiding_login, open_tunnel
 from .tls import TlsTransport
 from .transport import Transport
-from .upgrade import Answer, Guarded, upgrade
+from .upgrade import Guarded, Upgrading, upgrade
 
-__all__ = ["Connection", "connect_tcp", "start_tls"]
+__all__ = ["Connection", "start_tls"]
 
 
 class Connection:
@@ -31,21 +32,24 @@ class Connection:
 
     Args:
         url: a ws or wss URL.
-        headers: to be sent with the upgrade.
+        headers: to be sent with the upgrade, in place of websocket-client's own; None: such a one
+            is left out.
         connect_timeout: seconds for the whole of opening.
         ssl_context: TLS settings; needed for wss.
         proxy: to go through, or None.
+        source: where to connect from; None: the system chooses.
         hide: takes credentials out of what a server said.
     """
 
     def __init__(
         self,
         url: str,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
         *,
         connect_timeout: float = 10.0,
         ssl_context: ssl.SSLContext | None = None,
         proxy: Address | None = None,
+        source: Source | None = None,
         hide: Callable[[str], str] = str,
     ) -> None:
         self._url = url
@@ -53,6 +57,7 @@ class Connection:
         self._connect_timeout = connect_timeout
         self._ssl_context = ssl_context
         self._proxy = proxy
+        self._source = source
         self._hide = hide
         self._lock = threading.Lock()
         self._transport: Transport | None = None
@@ -60,6 +65,7 @@ class Connection:
 
     # --- the reader's -----------------------------------------------------------------------
 
+    @clears_locals
     def open(self) -> None:
         """Connect.
 
@@ -73,14 +79,14 @@ class Connection:
         proxy, hide = self._proxy, self._hide
         if proxy is not None:
             hide = hiding_login(proxy, hide)
-        transport = connect_tcp(proxy or target, deadline, self._adopt)
+        transport = connect_tcp(proxy or target, deadline, self._adopt, self._source)
         try:
             if proxy is not None:
                 open_tunnel(Guarded(transport, deadline, f"proxy {proxy}"), proxy, target, hide)
             if target.scheme == "wss":
                 assert self._ssl_context is not None
                 transport = start_tls(transport, self._ssl_context, target, deadline, self._adopt)
-            upgrade(Answer(transport, deadline, str(target)), self._url, self._headers, hide)
+            upgrade(Upgrading(transport, deadline, str(target), self._headers, hide), self._url)
             self._adopt(transport)
         except OSError as error:
             transport.close()
@@ -142,6 +148,7 @@ class Connection:
 
     # --- anybody's --------------------------------------------------------------------------
 
+    @clears_locals
     def send(self, data: bytes, timeout: float = 0.0) -> None:
         """Send, after all that was sent before.
 
@@ -176,34 +183,6 @@ class Connection:
 
 
 # --- opening, step by step ------------------------------------------------------------------------
-
-
-def connect_tcp(address: Address, deadline: float, adopt: Callable[[Transport], None]) -> Transport:
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ConnectionFailed(f"{address}: the host name cannot be resolved: {error}") from error
-    failure: OSError = TimeoutError("timed out")
-    for number, (family, kind, protocol, _, place) in enumerate(found):
-        # An address that does not answer must leave time for the ones after it.
-        share = (deadline - monotonic()) / (len(found) - number)
-        try:
-            transport = Transport(socket.socket(family, kind, protocol))
-        except OSError as error:
-            failure = error
-            continue
-        try:
-            adopt(transport)
-            transport.connect(place, monotonic() + share)
-        except OSError as error:
-            transport.close()
-            failure = error
-        except BaseException:
-            transport.close()
-            raise
-        else:
-            return transport
-    raise ConnectionFailed(f"{address}: cannot connect: {failure}") from failure
 
 
 def start_tls(

@@ -9,8 +9,9 @@ import base64
 from collections.abc import Callable
 
 from ..errors import ConnectionFailed
+from ..printable import printable
 from .address import Address, parse_proxy
-from .upgrade import SHOWN, Guarded
+from .upgrade import Guarded
 
 __all__ = ["hiding_login", "open_tunnel", "proxy_from_environment"]
 
@@ -82,10 +83,8 @@ def _http_tunnel(
         answer += guarded.recv(1)  # what follows belongs to the next layer
     status = bytes(answer).split(b"\r\n", 1)[0].split(b" ", 2)[1:]
     if not status or not status[0].startswith(b"2"):
-        said = hide(b" ".join(status).decode("ascii", "replace"))
-        raise ConnectionFailed(
-            f"proxy {proxy}: refuses to connect to {target.host_port}: {said[:SHOWN]!r}"
-        )
+        said = printable(hide(b" ".join(status).decode("utf-8", "replace")))
+        raise ConnectionFailed(f"proxy {proxy}: refuses to connect to {target.host_port}: '{said}'")
 
 
 def _socks_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
@@ -115,5 +114,5 @@ def _socks_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
         socks.connect(target.host, target.port, timeout=guarded.gettimeout())
     except (ProxyError, OSError, ValueError) as error:
         raise ConnectionFailed(
-            f"proxy {proxy}: cannot connect to {target.host_port}: {error}"
+            f"proxy {proxy}: cannot connect to {target.host_port}: {printable(str(error))}"
         ) from error

@@ -12,7 +12,6 @@ time can cost the whole switch interval.
 from __future__ import annotations
 
 import errno
-import os
 import selectors
 import socket
 import struct
@@ -21,17 +20,18 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-__all__ = ["Transport"]
+__all__ = ["Transport", "new_selector"]
 
 _DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
-_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+new_selector: type[selectors.BaseSelector] = getattr(
+    selectors, "PollSelector", selectors.SelectSelector
+)
+"""For a few sockets and one wait; it needs no descriptor of its own."""
 
 _UNDER_WAY = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY}
 # How often a reader that waits goes back to Python, where signals are handled, seconds.
 INTERRUPT_CHECK = 0.5
 _INTERRUPT_CHECK = struct.pack("@ll", 0, int(INTERRUPT_CHECK * 1e6))  # a struct timeval
-# How often a connect that is under way looks whether it is still wanted, seconds.
-SHUTDOWN_CHECK = 0.1
 # More than this waiting to be sent means that the peer has long stopped reading.
 MAX_PENDING = 256 * 1024
 
@@ -51,29 +51,26 @@ class Transport:
 
     # --- the reader's -----------------------------------------------------------------------
 
-    def connect(self, place: Any, deadline: float) -> None:
-        """Connect to the socket address `place`, until `deadline` (`time.monotonic`).
+    def begin_connect(self, place: Any) -> int:
+        """Begin to connect to the socket address `place`; the error number, 0 if it is under way.
 
-        Raises:
-            OSError: it failed, took too long (TimeoutError), or was stopped by `shutdown`.
+        It has connected or failed when the socket is writable; then call `end_connect`.
         """
         self._sock.setblocking(False)
         code = self._sock.connect_ex(place)
-        while code in _UNDER_WAY:
-            remaining = deadline - monotonic()
-            if remaining <= 0:
-                raise TimeoutError("timed out")
-            # In slices: not every platform wakes a connect that is shut down.
-            if self._wait(selectors.EVENT_WRITE, min(remaining, SHUTDOWN_CHECK)):
-                code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if self._shut:
-                break
-        if self._shut:  # perhaps before there was a connection to shut down
-            raise ConnectionAbortedError("stopped")
-        if code:
-            raise OSError(code, os.strerror(code))
-        self._sock.setblocking(bool(self._dontwait))
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return 0 if code in _UNDER_WAY else code
+
+    def end_connect(self) -> int:
+        """Give the error number with which connecting has failed, 0 if it has not."""
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code:
+            self._sock.setblocking(bool(self._dontwait))
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return code
+
+    def fileno(self) -> int:
+        """Give the socket's descriptor, for a selector."""
+        return self._sock.fileno()
 
     def detach(self) -> socket.socket:
         """Give the socket away; this object is of no use any more."""
@@ -178,6 +175,11 @@ class Transport:
         if self._closed:
             raise ConnectionAbortedError("the connection is closed")
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether `shutdown` was called."""
+        return self._shut
+
     def shutdown(self) -> None:
         """End the connection at once; a reader that waits is woken by it."""
         with self._lock:
@@ -202,7 +204,7 @@ class Transport:
             del self._pending[:sent]
 
     def _wait(self, event: int, timeout: float | None) -> bool:
-        with _Selector() as selector:
+        with new_selector() as selector:
             try:
                 selector.register(self._sock, event)
             except (ValueError, OSError):  # closed by the reader while a sender was waiting

@@ -3,26 +3,36 @@
 Neither it nor python-socks (see proxy.py) limits how long the whole may take or how much a peer may
 send, so both see the socket through `Guarded`, which does: one deadline and one limit for
 everything from the first byte to the last of the HTTP answer.
+
+The headers that carry credentials never pass through websocket-client, whose
+``enableTrace(True)`` prints all that does: `Upgrading` puts them into the request on its way.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from time import monotonic, time
+from types import ModuleType
 from typing import Any
 
 from ..errors import AuthenticationError, ConnectionFailed
+from ..printable import printable
 from .transport import Transport
 
-__all__ = ["Answer", "Guarded", "upgrade"]
+__all__ = ["Guarded", "Upgrading", "import_websocket_client", "upgrade"]
 
 # All that a server (or proxy) may send before the connection is up, bytes.
 MAX_HANDSHAKE = 64 * 1024
-# How much of what a server says is put into a message, characters.
-SHOWN = 200
 # A server may ask for so much time until the next attempt, seconds; not every platform's waits
 # can be longer than some weeks.
 MAX_RETRY_AFTER = 24 * 3600.0
+_OF_WEBSOCKET_CLIENT = ("ABNF", "WebSocket", "WebSocketBadStatusException", "WebSocketException")
+# What an answer that accepts says: a credential that is part of it by chance is not hidden in it.
+_WORD = r"(?:websocket|upgrade|keep-alive|[\w+/]{27}=)"
+_EXPECTED = re.compile(rf"{_WORD}(?:\s*,\s*{_WORD})*\s*", re.I)
+# Where in a line something else can begin.
+_BEGIN = re.compile(rb"HTTP/[\d.]+ \d+ |[\w-]+:\s*")
 
 
 class Guarded:
@@ -70,14 +80,39 @@ class Guarded:
         """The transport is closed by whoever opened it."""
 
 
-class Answer(Guarded):
-    """The HTTP answer, without two of its headers on which websocket-client acts.
+class Upgrading(Guarded):
+    """The HTTP request and its answer, as websocket-client is to see them.
 
-    For a Content-Length it reads the body of a refusal, whatever length is announced, and cookies
-    it keeps for all connections of the process.
+    The request gets headers that it does not know. Of the answer it does not see two headers on
+    which it acts: for a Content-Length it reads the body of a refusal, whatever length is
+    announced, and cookies it keeps for all connections of the process.
+
+    Args:
+        transport: to the server.
+        deadline: for all of it, `time.monotonic()`.
+        peer: the server, for messages.
+        headers: to be sent, in place of websocket-client's own; None: such a one is left out.
+        hide: takes credentials out of what the server says.
     """
 
-    _line = b""
+    def __init__(
+        self,
+        transport: Transport,
+        deadline: float,
+        peer: str,
+        headers: Mapping[str, str | None] | None = None,
+        hide: Callable[[str], str] = str,
+    ) -> None:
+        super().__init__(transport, deadline, peer)
+        self._headers = headers or {}
+        self.hide = hide
+        self._line = b""
+
+    def send(self, data: bytes) -> int:
+        super().send(_with_headers(data, self._headers))
+        return len(data)
+
+    sendall = send
 
     def recv(self, size: int) -> bytes:
         while not self._line:
@@ -86,31 +121,64 @@ class Answer(Guarded):
                 line += super().recv(1)  # what follows the answer is no longer HTTP
             name = line.partition(b":")[0].strip().lower()
             if name not in (b"content-length", b"set-cookie"):
-                self._line = line
+                self._line = self._fit_to_be_traced(line)
         data, self._line = self._line[:size], self._line[size:]
         return data
 
+    def _fit_to_be_traced(self, line: bytes) -> bytes:
+        begin = _BEGIN.match(line)
+        start = 0 if begin is None else begin.end()
+        text = line[start:].decode("utf-8", "surrogateescape").rstrip("\r\n")
+        hidden = self.hide(text)
+        if hidden != "***" and _EXPECTED.fullmatch(text):
+            return line
+        return line[:start] + f"{printable(hidden, MAX_HANDSHAKE)}\r\n".encode()
 
-def upgrade(
-    answered: Answer, url: str, headers: Mapping[str, str], hide: Callable[[str], str]
-) -> None:
-    # Imported with the first start, as it takes longer than all of this package.
+
+def _with_headers(request: bytes, headers: Mapping[str, str | None]) -> bytes:
+    """Put headers into a request, in place of those of the same name; None: there is none."""
+    ours = {name.lower() for name in headers}
+    first, *lines = request.decode().rstrip("\r\n").split("\r\n")
+    kept = [line for line in lines if line.partition(":")[0].strip().lower() not in ours]
+    added = [f"{name}: {value}" for name, value in headers.items() if value is not None]
+    return "\r\n".join([first, *kept, *added, "", ""]).encode()
+
+
+def import_websocket_client() -> ModuleType:
+    """Give websocket-client's module. With the first start, as it takes longer than this package.
+
+    Raises:
+        ImportError: it is not installed, or another module has its name.
+    """
     import websocket  # noqa: PLC0415
 
-    peer = answered.peer
+    if not all(hasattr(websocket, name) for name in _OF_WEBSOCKET_CLIENT):
+        where = getattr(websocket, "__file__", None) or [*getattr(websocket, "__path__", ())]
+        raise ImportError(
+            f"the module 'websocket' is {where}, which is not websocket-client's and hides it: "
+            "give it another name, or uninstall the package that it belongs to",
+            name="websocket",
+        )
+    return websocket
+
+
+def upgrade(upgrading: Upgrading, url: str) -> None:
+    """Become a WebSocket.
+
+    Raises:
+        AuthenticationError: the answer was HTTP 401 or 403.
+        ConnectionFailed: the answer was another, or none.
+    """
+    websocket = import_websocket_client()
+    peer, hide = upgrading.peer, upgrading.hide
     client: Any = websocket.WebSocket(enable_multithread=False)
     try:
-        client.connect(
-            url,
-            socket=answered,
-            header=[f"{name}: {value}" for name, value in headers.items()],
-            redirect_limit=0,
-        )
+        client.connect(url, socket=upgrading, redirect_limit=0)
     except websocket.WebSocketBadStatusException as error:
         raise _refusal(peer, error.status_code, error.resp_headers or {}, hide) from None
     except (websocket.WebSocketException, ValueError) as error:
         if client.handshake_response is None:
-            said = hide(str(error))[:SHOWN]
+            said = printable(hide(str(error)))
             raise ConnectionFailed(f"{peer}: not a WebSocket server's answer: {said}") from None
     answer = client.handshake_response
     assert answer is not None
@@ -124,14 +192,14 @@ def upgrade(
 def _refusal(
     peer: str, status: int | None, headers: Mapping[str, str], hide: Callable[[str], str]
 ) -> Exception:
-    if status is None:
+    if status is None or not 100 <= status <= 999:
         return ConnectionFailed(f"{peer}: not a WebSocket server's answer: no status")
     if status == 401 or (status == 403 and not _is_of_an_edge(headers)):
         return AuthenticationError(f"{peer}: the credential is refused: HTTP {status}")
     if 300 <= status < 400:
-        where = hide(headers.get("location", "nowhere"))[:SHOWN]
+        where = printable(hide(headers.get("location", "nowhere")))
         return ConnectionFailed(
-            f"{peer}: redirects to {where!r}, which is not followed: "
+            f"{peer}: redirects to '{where}', which is not followed: "
             "the credential is for this host only",
             status,
         )

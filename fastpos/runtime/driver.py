@@ -22,6 +22,7 @@ from functools import partial
 
 from ..errors import FastposError
 from ..fork import Forked, OwnerProcess
+from ..printable import printable
 from ..wire.session import CLOSE_TIMEOUT, Closed, Phase, Subscribed
 from .changes import Changes
 from .delivery import Delivery
@@ -319,7 +320,7 @@ class Driver:
             if self._owner.is_another:
                 raise
             # A mistake of ours must not end the feed.
-            reason = f"unexpected {type(error).__name__}: {error}"
+            reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
             failure = FastposError(reason)
             failure.__cause__ = error
             closed = Closed(reason, None, failure)

@@ -23,6 +23,7 @@ from ..net.connection import Connection
 from ..net.proxy import proxy_from_environment
 from ..recovery import Recovery, Verdict
 from ..settings import Settings
+from ..tracebacks import clears_locals
 from ..wire.session import (
     Closed,
     Event,
@@ -90,6 +91,7 @@ class Feed:
         self._silent_s = None
         self._messages, self._bytes = self._counters.messages, self._counters.bytes_received
 
+    @clears_locals
     def new_link(self, wanted: bool, buffers: Buffers, wake: Callable[[], None]) -> Link:
         """Make the connection that is to be tried.
 
@@ -125,6 +127,7 @@ class Feed:
             connect_timeout=settings.connect_timeout,
             ssl_context=self._ssl_context,
             proxy=proxy,
+            source=settings.source,
             hide=settings.credential.hide,
         )
 

@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 from ..errors import ConnectionFailed, is_exit
 from ..model.exchange import CREDENTIAL_PLACES, request
+from ..printable import printable
+from ..tracebacks import clears_locals
 
 __all__ = ["Credential", "CredentialSource"]
 
@@ -16,6 +18,15 @@ __all__ = ["Credential", "CredentialSource"]
 SHORTEST = 4
 
 CredentialSource = str | Callable[[], str]
+
+
+class Secret(str):
+    """A credential, which is not shown by repr(); so a container that holds it does not show it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<credential>"
 
 
 class Credential:
@@ -39,6 +50,7 @@ class Credential:
         if not callable(source):
             self._check(source)
 
+    @clears_locals
     def get(self) -> str:
         """Give the credential for the next connection; asks the callable, if it is one.
 
@@ -55,17 +67,18 @@ class Credential:
                 if is_exit(error):
                     raise
                 raise ConnectionFailed(
-                    f"the {self._kind} callable failed: {self.hide(str(error))}"
+                    f"the {self._kind} callable failed: {printable(self.hide(str(error)))}"
                 ) from error
         # The last two are what a server can still be talking about.
         if value not in self._seen:
             self._seen = [*self._seen[-1:], value]
-        return str(value)
+        return Secret(value)
 
     def message(self, event: str, value: str, broker: int) -> str:
         """Give the message "sub" or "unsub" for the credential `value`."""
         return request(event, self._kind, value, broker)
 
+    @clears_locals
     def hide(self, text: str) -> str:
         """Take the credential out of a text that came from elsewhere."""
         for value in self._seen:

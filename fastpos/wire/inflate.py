@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import isal.igzip_lib  # noqa: F401 -- isal_zlib's binary needs it, which no source text says
 from isal import isal_zlib
 from isal.isal_zlib import decompressobj
 

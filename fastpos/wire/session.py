@@ -71,6 +71,8 @@ from ..errors import (
     SubscriptionError,
 )
 from ..model.exchange import CONNECTED, SUBSCRIBED, Said, ping, push_head, read, why_no_push
+from ..printable import printable
+from ..tracebacks import clears_locals
 from .credential import Credential
 from .endpoint import Endpoint
 from .frames import CLOSE, INFLATED, TEXT, parse_close, split_pure
@@ -370,7 +372,7 @@ class Session:
             return self._inflated(payload)
         if opcode == CLOSE:
             code, reason = parse_close(payload)
-            said = f": {self._credential.hide(reason)}" if reason else ""
+            said = f": {printable(self._credential.hide(reason))}" if reason else ""
             reason = f"closed by the server with code {code}{said}"
             return self._end(reason, code, None, now + CLOSE_TIMEOUT)
         self.messages += 1
@@ -441,7 +443,7 @@ class Session:
         return None
 
     def _refused(self, words: str, now: float) -> Closed | None:
-        shown = repr(self._credential.hide(words))
+        shown = f"'{printable(self._credential.hide(words))}'"
         if self.phase is Phase.GREETING:
             error = SubscriptionError(f"greeted with {shown} instead of {CONNECTED}")
         else:
@@ -465,6 +467,7 @@ class Session:
         self._reckon()
         return Paused() if self.phase is Phase.PAUSED else None
 
+    @clears_locals
     def _request(self, event: str) -> None:
         self._endpoint.send(self._credential.message(event, self._value, self._broker))
 

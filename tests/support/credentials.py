@@ -3,9 +3,11 @@
 Whatever is given to a stream, a snapshot source, a proxy's URL or the simulator as a credential is
 a secret until the test ends. Looked at are
 
-* every log record, from DEBUG on, formatted with its traceback;
-* the message of every `FastposError` that is made, and all of every one that reaches a user: in a
-  callback, or raised by a method of the stream or of the snapshot source;
+* every log record, from DEBUG on, formatted with its traceback; websocket-client traces all that it
+  does meanwhile;
+* the message of every `FastposError` that is made, and all of every exception that reaches a user,
+  in a callback or raised by a method of the stream or of the snapshot source: what it is, what led
+  to it, and the variables in the frames of their tracebacks, but for those of the tests;
 * the events that callbacks get, the first of each kind in each test, where nothing is compiled: the
   methods of a compiled class can't be replaced;
 * what `repr` and `str` show of streams, their parts, settings and statistics, when a test ends.
@@ -30,6 +32,7 @@ from unittest import mock
 from urllib.parse import quote
 
 import pytest
+import websocket
 
 from fastpos import FastposError, PositionStream, rest
 from fastpos._c import compiled
@@ -71,7 +74,10 @@ class Watch(logging.Handler):
 
     def keep(self, secret: object) -> None:
         """Take `secret` for one, if it is any good."""
-        if not isinstance(secret, str) or len(secret) < SHORTEST or secret.isalpha():
+        if not isinstance(secret, str):
+            return
+        secret = secret.strip()  # where there is something around it, it is refused
+        if len(secret) < SHORTEST or secret.isalpha():
             return
         with self._lock:
             if secret in self._secrets:
@@ -112,12 +118,17 @@ class Watch(logging.Handler):
 
     def error(self, place: str, error: BaseException) -> None:
         """Look at everything that a user can see of an exception and of its causes."""
-        link: BaseException | None = error
-        while link is not None:
+        for link in chain_of(error):
+            kind = type(link).__name__
             if not raised_by_a_test(link):
                 shown = [shown_by(repr, link), shown_by(str, link), shown_by(repr, vars(link))]
-                self.look(f"{type(link).__name__} {place}", "\n".join(shown))
-            link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+                self.look(f"{kind} {place}", "\n".join(shown))
+            for frame, line in traceback.walk_tb(link.__traceback__):
+                code = frame.f_code
+                if not Path(code.co_filename).is_relative_to(TESTS):
+                    shown = [f"{n} = {shown_by(repr, v)}" for n, v in frame.f_locals.items()]
+                    where = f"{code.co_filename}:{line} in {code.co_name}"
+                    self.look(f"{kind} {place}, variables of {where}", "\n".join(shown))
 
     def event(self, name: str, event: Any) -> None:
         kind = type(event)
@@ -142,6 +153,12 @@ def shown_by(show: Callable[[Any], str], thing: object) -> str:
         return type(error).__name__
 
 
+def password_in(proxy: object) -> str | None:
+    """The password in a proxy's URL, as it stands there."""
+    found = re.search(r"://[^:/@]*:([^@]*)@", proxy) if isinstance(proxy, str) else None
+    return found[1] if found else None
+
+
 def parts_of(thing: Any) -> Iterator[Any]:
     yield thing
     if isinstance(thing, PositionStream):
@@ -149,6 +166,18 @@ def parts_of(thing: Any) -> Iterator[Any]:
         for owner in (thing, thing._settings):  # but not the user's own dict of headers
             yield from (part for part in vars(owner).values() if not isinstance(part, dict))
         yield [thread.name for thread in threading.enumerate()]
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """It, its causes and contexts, also those that are not to be shown."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        link = pending.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            pending += [link.__cause__, link.__context__]
+            yield link
 
 
 def raised_by_a_test(error: BaseException) -> bool:
@@ -182,7 +211,7 @@ def install(watch: Watch) -> Callable[[], None]:
                 before(*args, **options)
             try:
                 result = original(*args, **options)
-            except (FastposError, TypeError, ValueError) as error:
+            except BaseException as error:
                 if raising:
                     watch.error(f"raised by {raising}", error)
                 raise
@@ -200,6 +229,7 @@ def install(watch: Watch) -> Callable[[], None]:
             watch.keep(secret)
         for name in ("token", "api_key", "api_secret"):
             watch.keep(options.get(name))
+        watch.keep(password_in(options.get("proxy")))
 
     def built(_: None, thing: Any, *_args: Any, **_options: Any) -> None:
         watch.adopt(thing)
@@ -247,7 +277,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # A record for each frame of a server or client that a test runs at the far end is none of ours.
     logging.getLogger("websockets").setLevel(logging.INFO)
 
+    websocket.enableTrace(True, logging.NullHandler())
+
     def take_back() -> None:
+        websocket.enableTrace(False)
         root.removeHandler(_watch)
         root.setLevel(level)
         logging.getLogger("websockets").setLevel(logging.NOTSET)

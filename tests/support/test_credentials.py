@@ -54,6 +54,34 @@ LEAKS = {
         except FastposError:
             pass
     """,
+    "variable": """
+        tested = stream()
+        def run(*_):
+            sent = {"api-key": KEY}
+            raise FastposError("ended")
+        monkeypatch.setattr(tested._driver, "run", run)
+        try:
+            tested.run_forever()
+        except FastposError:
+            pass
+    """,
+    "variable_of_a_cause": """
+        tested = stream(on_error=print)
+        def send(data):
+            raise OSError
+        def connect(): send(f"api-key: {KEY}")
+        error = FastposError("no")
+        try:
+            connect()
+        except OSError as cause:
+            error.__cause__ = cause
+        tested._delivery.report(error)
+    """,
+    "trace": """
+        stream()
+        import websocket._handshake
+        websocket._handshake.dump("request header", f"api-key: {KEY}")
+    """,
     "repr": """
         monkeypatch.setattr("fastpos.settings.Settings.__repr__", lambda self: KEY)
         global kept

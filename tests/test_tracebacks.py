@@ -1,0 +1,287 @@
+"""Tracebacks show no credential in the variables of their frames, and tracing prints none.
+
+The watch (tests/support/credentials.py) looks at both in every test; here is one of each kind.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import io
+import logging
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websocket
+
+from fastpos import ConnectionFailed, FastposError, PositionStream
+from fastpos.net.address import parse_proxy
+from fastpos.net.connection import Connection
+from fastpos.net.transport import Transport
+from fastpos.rest import AccountSnapshot
+from fastpos.simulator import Exchange
+from fastpos.tracebacks import clears_locals
+from fastpos.wire.credential import Credential
+from tests.recording import SOON
+from tests.servers import ScriptedServer, read_exactly, read_request, upgrade_response
+
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
+
+TESTS = Path(__file__).parent
+KEY = "the-key-9f3b71c2"
+PASSWORD = "the-password-51aa"
+LOGIN = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
+
+
+def shown(error: BaseException) -> str:
+    """What a tool shows of an exception and all that led to it, but for the tests' own frames."""
+    lines: list[str] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop()
+        if link is not None:
+            pending += [link.__cause__, link.__context__]
+            whole = traceback.TracebackException.from_exception(link, capture_locals=True)
+            lines += [str(link), repr(link)]
+            lines += [
+                f"{frame.filename} {frame.name} {frame.locals}"
+                for frame in whole.stack
+                if not Path(frame.filename).is_relative_to(TESTS)
+            ]
+    return "\n".join(lines)
+
+
+def raised_by(function: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 -- whatever it is
+        function()
+    return raised.value
+
+
+def test_what_a_function_raises_shows_no_variables() -> None:
+    def inner(secret: str) -> None:
+        copy = f"<{secret}>"
+        raise ValueError(len(copy))
+
+    @clears_locals
+    def outer(secret: str, *, more: str) -> None:
+        try:
+            inner(secret + more)
+        except ValueError as error:
+            raise RuntimeError("no") from error
+
+    error = raised_by(lambda: outer(KEY, more=PASSWORD))
+    text = shown(error)
+    assert KEY not in text
+    assert PASSWORD not in text
+    for link in (error, error.__cause__):
+        frames = traceback.extract_tb(link.__traceback__ if link else None)
+        assert frames[-1].name in ("outer", "inner")  # where it was raised is told
+    assert list(inspect.signature(outer).parameters) == ["secret", "more"]
+
+
+def test_what_the_caller_was_handling_is_left_as_it_is() -> None:
+    def fail() -> None:
+        kept = "a variable of the caller's"
+        raise KeyError(len(kept))
+
+    @clears_locals
+    def refuse() -> None:
+        raise ValueError
+
+    def handle() -> None:
+        try:
+            fail()
+        except KeyError:
+            refuse()
+
+    error = raised_by(handle)
+    assert error.__context__ is not None
+    *_, (frame, _) = traceback.walk_tb(error.__context__.__traceback__)
+    assert frame.f_locals == {"kept": "a variable of the caller's"}
+
+
+def unusable() -> str:
+    return f"{KEY}\n"
+
+
+def failing() -> str:
+    secret = f"<{KEY}>"
+    raise OSError(len(secret))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"token": KEY, "number": int},
+        {"token": KEY, "api_key": KEY},
+        {"token": f"{KEY}\n"},
+        {"api_key": KEY, "no_such": 1},
+        {"api_key": KEY, "headers": {"Host": KEY}},
+        {"api_key": KEY, "proxy": f"socks4://user:{PASSWORD}@proxy"},
+        {"api_key": KEY, "proxy": f"http://user:{PASSWORD}@proxy\u2100"},
+    ],
+)
+def test_a_constructor_that_refuses(options: dict[str, Any]) -> None:
+    error = raised_by(lambda: PositionStream("ws://127.0.0.1:9", broker=1, **options))
+    assert isinstance(error, (TypeError, ValueError))
+    assert KEY not in shown(error)
+    assert PASSWORD not in shown(error)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": -1},
+        {"api_secret": f"{KEY}\n"},
+        {"api_key": f"{KEY} "},
+        {"base_url": f"https://user:{PASSWORD}@host"},
+        {"proxy": f"socks4://user:{PASSWORD}@proxy"},
+    ],
+)
+def test_a_snapshot_source_that_refuses(options: dict[str, Any]) -> None:
+    given = {"base_url": "https://127.0.0.1:9", "api_key": KEY, "api_secret": KEY[::-1], **options}
+    text = shown(raised_by(lambda: AccountSnapshot(**given)))
+    for secret in (KEY, KEY[::-1], PASSWORD):
+        assert secret not in text
+
+
+@pytest.mark.parametrize("source", [unusable, failing])
+def test_a_credential_callable_that_fails(source: Callable[[], str]) -> None:
+    stream = PositionStream("ws://127.0.0.1:9", token=source, broker=1, reconnect=None)
+    error = raised_by(stream.run_forever)
+    assert isinstance(error, ConnectionFailed)
+    assert KEY not in shown(error)
+
+
+def refuse_proxy(peer: socket.socket) -> None:
+    read_request(peer)
+    peer.sendall(f"HTTP/1.1 407 not with {LOGIN}\r\n\r\n".encode())
+
+
+def refuse_socks(peer: socket.socket) -> None:
+    read_exactly(peer, 4)
+    peer.sendall(b"\x05\x02")
+    read_exactly(peer, 3 + len("user") + len(PASSWORD))
+    peer.sendall(b"\x01\x01")
+
+
+def refuse_upgrade(peer: socket.socket) -> None:
+    read_request(peer)
+    peer.sendall(f"HTTP/1.1 500 {KEY}\r\nX-Key: {KEY}\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("handler", "proxy"),
+    [(refuse_proxy, "http"), (refuse_socks, "socks5h"), (refuse_upgrade, None)],
+)
+def test_a_connection_that_is_refused(
+    handler: Callable[[socket.socket], None], proxy: str | None
+) -> None:
+    with ScriptedServer(handler) as server:
+        through = f"{proxy}://user:{PASSWORD}@127.0.0.1:{server.port}" if proxy else ""
+        stream = PositionStream(
+            server.url, api_key=KEY, broker=1, reconnect=None, proxy=through, on_error=print
+        )
+        text = shown(raised_by(stream.run_forever))
+    for secret in (KEY, PASSWORD, LOGIN):
+        assert secret not in text
+
+
+@pytest.mark.parametrize("method", ["send", "wait"])
+@pytest.mark.parametrize("scheme", [None, "http", "socks5h"])
+def test_ctrl_c_while_connecting(
+    method: str, scheme: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transport, method, interrupted)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        proxy = parse_proxy(f"{scheme}://user:{PASSWORD}@127.0.0.1:{port}") if scheme else None
+        connection = Connection(f"ws://127.0.0.1:{port}", {"api-key": KEY}, proxy=proxy)
+        error = raised_by(connection.open)
+        connection.end()
+    assert isinstance(error, KeyboardInterrupt)
+    for secret in (KEY, PASSWORD, LOGIN):
+        assert secret not in shown(error)
+
+
+def test_a_proxy_of_the_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", f"ftp://user:{PASSWORD}@proxy")
+    stream = PositionStream("wss://127.0.0.1:9", api_key=KEY, broker=1, reconnect=None)
+    text = shown(raised_by(stream.run_forever))
+    assert "https_proxy in the environment" in text
+    assert KEY not in text
+    assert PASSWORD not in text
+
+
+def test_a_snapshot_that_is_refused() -> None:
+    with Exchange() as exchange:
+        exchange.rest_fail(500, body=f'{{"code":-1,"msg":"{exchange.api_key}"}}'.encode())
+        source = AccountSnapshot(exchange.rest_url, exchange.api_key, exchange.api_secret)
+        with source:
+            text = shown(raised_by(source))
+        assert exchange.api_key not in text
+        assert exchange.api_secret not in text
+
+
+def test_a_credential_is_not_shown_by_what_holds_it() -> None:
+    credential = Credential("token", KEY)
+    value = credential.get()
+    assert value == KEY
+    assert KEY not in repr({"token": value})
+    assert f"{value}" == str(value) == KEY
+
+
+def test_tracing_websocket_client_prints_no_credential() -> None:
+    printed = io.StringIO()
+    handler = logging.StreamHandler(printed)
+    was: Any = sys.modules["websocket._logging"]
+    before = was._trace_handler
+    websocket.enableTrace(True, handler)
+    try:
+        with Exchange() as exchange:
+            stream = PositionStream(exchange.url, api_key=exchange.api_key, broker=exchange.broker)
+            with stream:
+                assert stream.wait_ready(SOON)
+        with ScriptedServer(refuse_upgrade) as server:
+            error = raised_by(Connection(server.url, {"api-key": KEY}, hide=hidden).open)
+            assert isinstance(error, FastposError)
+    finally:
+        websocket.enableTrace(True, before)  # as the watch has it
+    text = printed.getvalue()
+    assert "request header" in text
+    assert "HTTP/1.1 500 ***" in text
+    assert exchange.api_key not in text
+    assert KEY not in text
+
+
+def hidden(text: str) -> str:
+    return text.replace(KEY, "***")
+
+
+def test_what_an_answer_needs_is_not_hidden_in_it() -> None:
+    """Of a credential that is a letter or a word of it, by chance."""
+
+    def handler(peer: socket.socket) -> None:
+        asked = read_request(peer)[1]
+        requests.append(asked)
+        peer.sendall(upgrade_response(asked["sec-websocket-key"]))
+
+    requests: list[dict[str, str]] = []
+    with ScriptedServer(handler) as server:
+        for credential in ("e", "P/1", "101", "Up", "=", "Connection"):
+            connection = Connection(
+                server.url,
+                {"token": credential},
+                hide=lambda text, credential=credential: text.replace(credential, "***"),  # type: ignore[misc]
+            )
+            connection.open()
+            connection.end()
+    assert [asked["token"] for asked in requests] == ["e", "P/1", "101", "Up", "=", "Connection"]
