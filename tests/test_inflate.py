@@ -199,9 +199,10 @@ def oracle(data: bytes) -> bytes | None:
     return content if unpacker.eof and not unpacker.unused_data else None
 
 
-def check_agreement(data: bytes, max_size: int = MIB) -> None:
+def check_agreement(data: bytes, max_size: int = MIB, inflate: Inflate | None = None) -> None:
     pure = verdict(inflate_pure, data, max_size)
-    native = pure if SHARED is None else verdict(SHARED.inflate, data, max_size)
+    inflate = inflate or (inflate_pure if SHARED is None else SHARED.inflate)
+    native = verdict(inflate, data, max_size)
     # What is wrong beside a content that is too large, each sees as far as it looks.
     both_refuse = isinstance(native, str) and isinstance(pure, str)
     assert native == pure or (both_refuse and "inflates" in f"{native}{pure}")

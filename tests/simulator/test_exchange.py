@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import hashlib
 import hmac
-import http.client
 import json
 import socket
 import threading
@@ -214,12 +213,6 @@ def test_what_is_not_in_the_protocol_is_recorded(
     assert len(exchange.violations) == 1
 
 
-def test_violations_hide_credentials(exchange: Exchange, client: ClientConnection) -> None:
-    client.send(f"what about {exchange.api_key} and {exchange.token}")
-    assert exchange.wait_for("violation")
-    assert exchange.violations == ["not JSON: what about … and …"]
-
-
 def test_a_breach_of_the_websocket_protocol_is_recorded(
     exchange: Exchange, client: ClientConnection
 ) -> None:
@@ -299,14 +292,6 @@ def test_formats_of_replies_and_pongs(reply_format: str, unwrap: Any) -> None:
         assert list(pushed(client)) == ["pong"]
 
 
-@pytest.mark.parametrize("argument", ["reply_format", "pong_format", "style"])
-def test_unknown_formats_are_told(exchange: Exchange, argument: str) -> None:
-    with pytest.raises(ValueError, match="morse"):
-        exchange.json_ping(form="morse")
-    with pytest.raises(ValueError, match=argument):
-        Exchange(**{argument: "morse"})  # type: ignore[arg-type]
-
-
 def test_a_push_is_what_the_real_exchange_sends(
     exchange: Exchange, client: ClientConnection
 ) -> None:
@@ -317,15 +302,6 @@ def test_a_push_is_what_the_real_exchange_sends(
     for data in (b"\x00\x01", "text", b"x" * 70_000):
         exchange.push_bytes(data, text=isinstance(data, str))
         assert client.recv(SOON) == data
-
-
-def test_numbers_keep_their_digits(exchange: Exchange, client: ClientConnection) -> None:
-    number = Decimal("85717.01833333999523920")
-    exchange.push([number, 1, 2.5, None, True, ("é",)])
-    assert pushed(client, parse_float=Decimal) == [number, 1, 2.5, None, True, ["é"]]
-    for bad in (float("nan"), Decimal("inf"), object()):
-        with pytest.raises((ValueError, TypeError)):
-            exchange.push({"x": bad})
 
 
 def shape(value: Any) -> Any:
@@ -504,17 +480,6 @@ def test_rest_account_tells_the_truth(exchange: Exchange) -> None:
     assert second["positions"][0]["positionType"] == 2
 
 
-def test_rest_open_orders(exchange: Exchange) -> None:
-    order = exchange.place_order(volume=100, price=61001, open_close="CLOSE", trade_fee=0.5)
-    exchange.fill_order(order, volume=40)
-    exchange.cancel_order(exchange.place_order())
-    (told,) = get(exchange, "/fapi/v1/openOrders")
-    assert told["orderId"] == int(order)
-    assert (told["status"], told["type"], told["action"]) == ("PARTIALLY_FILLED", "LIMIT", "CLOSE")
-    assert (told["origQty"], told["executedQty"], told["price"]) == (100, 40, 61001)
-    assert refusal(exchange, "/fapi/v1/openOrders", sign="0" * 64) == (400, -1022)
-
-
 def test_rest_signatures(exchange: Exchange) -> None:
     assert get(exchange, ACCOUNT)["account"]
     assert refusal(exchange, ACCOUNT, key="wrong") == (401, -2015)
@@ -528,36 +493,7 @@ def test_rest_signatures(exchange: Exchange) -> None:
     assert [status for _, _, status in exchange.rest_requests][:2] == [200, 401]
 
 
-def test_rest_signature_worked_out_by_openssl() -> None:
-    # printf '1700000000000GET/fapi/v1/account' | openssl dgst -sha256 -hmac 'my secret'
-    signature = "14e385f273ff9911cdb94a042ee34a366e70ab8363ea8bf2b3451007bc3912d5"
-    with Exchange(api_secret="my secret") as exchange:
-        exchange.clock_offset_ms = 1_700_000_000_000 - now_ms()
-        assert get(exchange, ACCOUNT, ts="1700000000000", sign=signature)["account"]
-
-
 # --- beginning, faults and end --------------------------------------------------------------------
-
-
-def test_stop_interrupts_rest(exchange: Exchange) -> None:
-    exchange.rest_delay(60)
-    url = exchange.rest_url
-
-    def ask() -> None:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            get(exchange, TIME)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    assert exchange.wait_for("rest")
-    exchange.stop()
-    asking.join(SOON)
-    assert not asking.is_alive()
-    assert exchange_threads() == []
-    exchange.clear_faults()
-    exchange.start()
-    assert exchange.rest_url == url
-    assert get(exchange, TIME)
 
 
 def test_stop_and_start_on_the_same_port() -> None:
@@ -583,38 +519,6 @@ def test_stop_and_start_on_the_same_port() -> None:
             assert exchange.url == url
     exchange.stop()
     assert exchange_threads() == []
-
-
-def test_trickle_and_drop(exchange: Exchange, client: ClientConnection) -> None:
-    exchange.trickle(1, 100)
-    exchange.push({"n": 1})
-    exchange.clear_faults()
-    assert pushed(client) == {"n": 1}
-    with subscribed(exchange) as other:
-        exchange.trickle(1, 100)
-        exchange.push({"n": 2})
-        assert exchange.drop(connection=exchange.connections[0]) == 1
-        assert close_code(client) is None
-        exchange.clear_faults()
-        assert pushed(other) == {"n": 2}
-
-
-def test_a_stalled_exchange_does_not_judge_heartbeats() -> None:
-    with Exchange(ping_timeout=0.05) as exchange, opened(exchange):
-        exchange.stall()
-        assert not exchange.wait_for("timeout", 0.2)
-        exchange.resume()
-        assert exchange.wait_for("timeout")
-
-
-def test_waiting_ends_at_the_deadline(exchange: Exchange) -> None:
-    assert not exchange.wait_for("connect", 0.01)
-    assert not exchange.wait_for(lambda: exchange.positions, 0.01)
-    assert not exchange.wait_for_clients(1, 0.01)
-    assert not exchange.wait_for_subscribers(1, 0.01)
-    with opened(exchange):
-        assert exchange.wait_for("connect")
-        assert exchange.wait_for(lambda: exchange.connections[0].alive)
 
 
 # --- the package ----------------------------------------------------------------------------------
