@@ -18,12 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.rig import LOOPBACK, Rig, end_process, free_port
 
-__all__ = ["CaseResult", "FuzzingServer", "NotAvailable", "install", "read_reports"]
+__all__ = ["FuzzingServer", "NotAvailable", "install"]
 
 # The last virtualenv that makes 2.7 environments, and the suite's first release that names all its
 # old dependencies itself; no pin of ours is needed beyond these.
@@ -40,23 +39,6 @@ class NotAvailable(Exception):
     That is for want of a CPython 2.7 only: an installation that fails is a RuntimeError, so that it
     can't pass for a reason to skip.
     """
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """What the server thought of one case: of the messages, and of how the connection ended."""
-
-    case: str
-    behavior: str
-    behavior_close: str
-
-    @property
-    def failed(self) -> bool:
-        return self.behavior in ("FAILED", "UNIMPLEMENTED")
-
-    @property
-    def unclean(self) -> bool:
-        return self.behavior_close in ("FAILED", "UNCLEAN", "WRONG CODE")
 
 
 def find_python27() -> Path:
@@ -153,16 +135,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def read_reports(outdir: Path, agent: str) -> dict[str, CaseResult]:
-    """The results of one agent by case; there are none before it asked for `/updateReports`."""
-    with (outdir / "index.json").open(encoding="utf-8") as file:
-        agents = json.load(file)
-    return {
-        case: CaseResult(case, entry["behavior"], entry["behaviorClose"])
-        for case, entry in agents.get(agent, {}).items()
-    }
-
-
 class FuzzingServer(Rig):
     """`wstest -m fuzzingserver` on a free loopback port; its reports go to `outdir`."""
 
@@ -173,8 +145,19 @@ class FuzzingServer(Rig):
         super().__init__()
         self.outdir = outdir
 
-    def reports(self, agent: str) -> dict[str, CaseResult]:
-        return read_reports(self.outdir, agent)
+    def bad(self, agent: str) -> tuple[int, dict[str, object]]:
+        """How many cases the agent was judged in, and what is wrong with which.
+
+        Of the messages, or of how the connection ended; there are none before the agent asked for
+        `/updateReports`.
+        """
+        cases = json.loads((self.outdir / "index.json").read_text(encoding="utf-8"))[agent]
+        wrong = {"FAILED", "UNIMPLEMENTED", "UNCLEAN", "WRONG CODE"}
+        return len(cases), {
+            case: entry
+            for case, entry in cases.items()
+            if {entry["behavior"], entry["behaviorClose"]} & wrong
+        }
 
     def log(self) -> str:
         """What the server printed so far."""
@@ -182,44 +165,32 @@ class FuzzingServer(Rig):
 
     def _start(self) -> None:
         interpreter = install()
-        # A free port may be taken by another program before wstest binds it, hence the attempts.
-        for attempt in range(3):
-            port = free_port()
-            self.url = f"ws://{LOOPBACK}:{port}"
-            spec = {
-                "url": self.url,
-                "outdir": str(self.outdir.resolve()),
-                "cases": ["*"],
-                "exclude-cases": COMPRESSION_CASES,
-                "exclude-agent-cases": {},
-            }
-            spec_file = self.outdir / "fuzzingserver.json"
-            spec_file.write_text(json.dumps(spec, indent=2))
-            wstest = (interpreter, "-u", interpreter.with_name("wstest"))
-            arguments = ("-m", "fuzzingserver", "-s", spec_file.resolve(), "-u", "0")
-            with (self.outdir / "wstest.log").open("wb") as log:
-                process = subprocess.Popen(
-                    [*wstest, *arguments],
-                    cwd=self.outdir,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            self._cleanup.callback(end_process, process)
-            if _accepts(process, port):
+        port = free_port()
+        self.url = f"ws://{LOOPBACK}:{port}"
+        spec = {
+            "url": self.url,
+            "outdir": str(self.outdir.resolve()),
+            "cases": ["*"],
+            "exclude-cases": COMPRESSION_CASES,
+            "exclude-agent-cases": {},
+        }
+        spec_file = self.outdir / "fuzzingserver.json"
+        spec_file.write_text(json.dumps(spec, indent=2))
+        wstest = (interpreter, "-u", interpreter.with_name("wstest"))
+        arguments = ("-m", "fuzzingserver", "-s", spec_file.resolve(), "-u", "0")
+        with (self.outdir / "wstest.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*wstest, *arguments],
+                cwd=self.outdir,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._cleanup.callback(end_process, process)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1.0):
                 return
-            if process.poll() is None or attempt == 2:
-                raise RuntimeError(f"the fuzzing server did not start:\n{self.log()[-2000:]}")
-
-
-def _accepts(process: subprocess.Popen[bytes], port: int, timeout: float = 60.0) -> bool:
-    deadline = time.monotonic() + timeout
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1.0):
-            # It may be another program's port; ours has then failed to bind it and ended.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.1)
-            return process.poll() is None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
-    return False
+                process.wait(0.05)
+        raise RuntimeError(f"the fuzzing server did not start:\n{self.log()[-2000:]}")
