@@ -123,20 +123,6 @@ def exchange_threads() -> list[str]:
 # --- what a client may say ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["token", "api-key"])
-def test_both_credentials_are_let_in(exchange: Exchange, kind: str) -> None:
-    with subscribed(exchange, kind, user_agent_header="somebody"):
-        (record,) = exchange.connections
-        assert (record.kind, record.alive, record.subscribed) == (kind, True, True)
-        assert (record.headers["User-Agent"], record.headers[kind]) == ("somebody", "…")
-        for secret in (exchange.token, exchange.api_key, exchange.api_secret):
-            assert secret not in repr(record) + repr(exchange) + repr(vars(record))
-    assert exchange.wait_for("disconnect")
-    assert (record.alive, record.close_code) == (False, 1000)
-    assert record.ended_at is not None
-    assert exchange.violations == []
-
-
 @pytest.mark.parametrize(
     ("headers", "path", "status"),
     [
@@ -189,14 +175,6 @@ def test_a_wrong_subscription_is_refused_and_may_be_repeated(
         assert answer(client, sub(exchange)) == SUBSCRIBED
 
 
-def test_the_subscription_must_have_the_headers_kind_of_credential(exchange: Exchange) -> None:
-    with opened(exchange, "token") as client:
-        client.recv(SOON)
-        assert answer(client, sub(exchange, "api-key")) == "sub fail: token"
-        (violation,) = exchange.violations
-        assert exchange.api_key not in violation
-
-
 @pytest.mark.parametrize(
     "message",
     [
@@ -221,18 +199,6 @@ def test_a_breach_of_the_websocket_protocol_is_recorded(
     assert exchange.wait_for("violation")
 
 
-def test_a_pong_has_the_exchanges_own_clock(exchange: Exchange, client: ClientConnection) -> None:
-    exchange.clock_offset_ms = 7_000
-    before, sent = time.monotonic(), now_ms()
-    pong = json.loads(answer(client, json.dumps({"ping": sent})))
-    assert list(pong) == ["pong"]
-    assert sent + 7_000 <= pong["pong"] <= now_ms() + 7_000
-    ((at, value),) = exchange.connections[0].pings
-    assert before <= at <= time.monotonic()
-    assert value == sent
-    assert exchange.violations == []
-
-
 @pytest.mark.parametrize("form", ["text", "binary", "gzip"])
 def test_its_own_pings_are_to_be_answered(
     exchange: Exchange, client: ClientConnection, form: str
@@ -250,17 +216,6 @@ def test_its_own_pings_are_to_be_answered(
     assert (connection.unanswered_pings, exchange.violations) == ([], [])
     client.send('{"pong":1790145583}')  # once is enough
     assert exchange.wait_for("violation")
-
-
-def test_a_client_that_does_not_ping_is_disconnected() -> None:
-    with Exchange(ping_timeout=0.3) as exchange, subscribed(exchange) as client:
-        first = time.monotonic()
-        client.send(ping())
-        assert close_code(client) == 1001
-        assert time.monotonic() - first >= 0.3
-        assert exchange.connections[0].timed_out
-        assert exchange.wait_for("disconnect")
-        assert exchange.counts["timeout"] == 1
 
 
 # --- what goes out --------------------------------------------------------------------------------
@@ -292,6 +247,14 @@ def test_formats_of_replies_and_pongs(reply_format: str, unwrap: Any) -> None:
         assert list(pushed(client)) == ["pong"]
 
 
+def test_unknown_formats_are_told(exchange: Exchange) -> None:
+    with pytest.raises(ValueError, match="morse"):
+        exchange.json_ping(form="morse")
+    for argument in ("reply_format", "pong_format", "style"):
+        with pytest.raises(ValueError, match=argument):
+            Exchange(**{argument: "morse"})  # type: ignore[arg-type]
+
+
 def test_a_push_is_what_the_real_exchange_sends(
     exchange: Exchange, client: ClientConnection
 ) -> None:
@@ -302,6 +265,12 @@ def test_a_push_is_what_the_real_exchange_sends(
     for data in (b"\x00\x01", "text", b"x" * 70_000):
         exchange.push_bytes(data, text=isinstance(data, str))
         assert client.recv(SOON) == data
+    number = Decimal("85717.01833333999523920")
+    exchange.push([number, 1, 2.5, None, True, ("é",)])
+    assert pushed(client, parse_float=Decimal) == [number, 1, 2.5, None, True, ["é"]]
+    for bad in (float("nan"), Decimal("inf"), object()):
+        with pytest.raises((ValueError, TypeError)):
+            exchange.push({"x": bad})
 
 
 def shape(value: Any) -> Any:
@@ -456,32 +425,11 @@ DOCUMENTED = (
 )
 
 
-def test_rest_account_tells_the_truth(exchange: Exchange) -> None:
-    long = exchange.open_position(
-        volume=12, open_price=Decimal("98533.12345678901234567"), closable_volume=2, leverage=3
-    )
-    exchange.open_position("S-ETH-USDT", "SELL", margin_mode="ISOLATED")
-    exchange.update_position(long, volume=8)
-    exchange.set_balance(available="122624.12345678", frozen="100.5", isolated_margin="50.25")
+def test_rest(exchange: Exchange) -> None:
+    exchange.open_position(volume=12)
     (account,) = get(exchange, ACCOUNT)["account"]
-    assert account["marginCoin"] == "USDT"
-    assert account["accountNormal"] == Decimal("122624.12345678")
-    assert account["accountLock"] == Decimal("100.5")
-    assert account["partPositionNormal"] == Decimal("50.25")
-    first, second = account["positionVos"]
-    names = (first["contractName"], first["contractSymbol"], first["contractOtherName"])
-    assert names == ("E-BTC-USDT", "BTC-USDT", "BTCUSDT-EXUSD")
-    (position,) = first["positions"]
+    ((position,),) = [each["positions"] for each in account["positionVos"]]
     assert list(position) == DOCUMENTED.split()
-    volumes = [position[name] for name in ("volume", "closeVolume", "pendingCloseVolume")]
-    assert volumes == [8, 4, 6]
-    assert position["openPrice"] == Decimal("98533.12345678901234567")
-    assert position["brokerId"] == exchange.broker
-    assert second["positions"][0]["positionType"] == 2
-
-
-def test_rest_signatures(exchange: Exchange) -> None:
-    assert get(exchange, ACCOUNT)["account"]
     assert refusal(exchange, ACCOUNT, key="wrong") == (401, -2015)
     assert refusal(exchange, ACCOUNT, sign="0" * 64) == (400, -1022)
     assert refusal(exchange, ACCOUNT, ts=str(now_ms() - 6000)) == (400, -1021)
@@ -519,6 +467,16 @@ def test_stop_and_start_on_the_same_port() -> None:
             assert exchange.url == url
     exchange.stop()
     assert exchange_threads() == []
+
+
+def test_trickle_and_drop(exchange: Exchange, client: ClientConnection) -> None:
+    with subscribed(exchange) as other:
+        exchange.trickle(1, 100)
+        exchange.push({"n": 1})
+        assert exchange.drop(connection=exchange.connections[0]) == 1
+        assert close_code(client) is None
+        exchange.clear_faults()
+        assert pushed(other) == {"n": 1}
 
 
 # --- the package ----------------------------------------------------------------------------------
