@@ -176,14 +176,3 @@ def test_ctrl_c_in_run_forever(exchange: Exchange) -> None:
     assert status == 3
     assert "Traceback" not in err  # the exception's name is there: gevent's main loop shows it
     assert exchange.wait_for("close")
-
-
-def test_exit_without_stop(exchange: Exchange) -> None:
-    body = """
-        stream.start()
-        assert stream.wait_ready(10)
-        say("ready")
-    """
-    with program(exchange, body) as process:
-        assert finish(process) == "ready"
-    assert exchange.wait_for_clients(0)

@@ -127,24 +127,6 @@ def test_hostile_push(
         assert len(repr(stream.stats)) < 10 * KIB
 
 
-@pytest.mark.parametrize("text", [False, True], ids=["binary", "text"])
-@pytest.mark.parametrize(
-    "data",
-    [b'{"channel":"x","a":' + b"[" * 100_000, b"[" * LIMIT, b'"' * LIMIT],
-    ids=["nest", "brackets", "quotes"],
-)
-def test_hostile_message_that_is_not_compressed(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, data: bytes, text: bool
-) -> None:
-    with new_stream(exchange) as stream:
-        assert stream.wait_ready(SOON)
-        with at_most(24 * MIB):
-            exchange.push_bytes(data, text=text)
-            (error,) = check_that_it_goes_on(exchange, recorder, 1)
-        assert isinstance(error, DecodeError)
-        assert stream.stats.connects == 1
-
-
 @pytest.mark.parametrize(
     ("wire", "code"),
     [

@@ -5,28 +5,23 @@ from __future__ import annotations
 import gzip
 import random
 import sys
-import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastpos._c import mechanism, why_not
 from fastpos.wire.inflate import inflate_pure
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
-from tests.support.gil import another_thread, switching
+from tests.support.gil import another_thread
 from tests.support.pushes import (
     ALTERED,
-    FCOMMENT,
-    FEXTRA,
     FHCRC,
-    FNAME,
     MEMBERS,
-    NAMES,
     REAL,
     deflated,
     member,
@@ -120,14 +115,6 @@ def test_what_is_no_push_is_refused_with_the_reason(
     inflate: Inflate, data: bytes, reason: str
 ) -> None:
     assert verdict(inflate, data) == reason
-
-
-@pytest.mark.parametrize("flags", [0, FHCRC | FEXTRA | FNAME | FCOMMENT])
-@pytest.mark.parametrize("level", [0, 9])
-def test_every_truncation(inflate: Inflate, flags: int, level: int) -> None:
-    for name in NAMES:
-        data = member(text_of(name), deflated(text_of(name), level), flags)
-        assert {verdict(inflate, data[:size]) for size in range(len(data))} == {"cut short"}
 
 
 @pytest.mark.parametrize("claim", [0, 1, 207, 209, 720, 64 * KIB, MIB, MIB + 1, 2**31, 2**32 - 1])
@@ -239,13 +226,6 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@given(st.binary(max_size=300))
-@example(b"")
-def test_agreement_on_arbitrary_bytes(data: bytes) -> None:
-    for head in (b"", b"\x1f\x8b\x08\0\0\0\0\0\0\3", b"\x1f\x8b\x08"):
-        check_agreement(head + data)
-
-
 @settings(max_examples=300)
 @given(mutated(), st.sampled_from([1, 100, 208, 600, MIB]))
 def test_agreement_on_mutated_frames(data: bytes, max_size: int) -> None:
@@ -260,38 +240,7 @@ def test_agreement_on_every_bit_flipped() -> None:
             check_agreement(bytes(flipped))
 
 
-def test_nothing_is_left_of_the_member_before(inflate: Inflate) -> None:
-    chance = random.Random(3)
-    for data in MEMBERS * 20:
-        broken = bytearray(data)
-        broken[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        verdict(inflate, bytes(broken), chance.choice([1, 100, MIB]))
-        assert inflate(data, MIB) == gzip.decompress(data)
-
-
 # --- threads and the GIL --------------------------------------------------------------------------
-
-
-def test_many_threads_on_one_inflater(inflate: Inflate) -> None:
-    large = packed(random.Random(1).randbytes(100 * KIB))
-    work = [(data, gzip.decompress(data)) for data in [*MEMBERS, large]]
-    wrong: list[object] = []
-
-    def hammer(seed: int) -> None:
-        chance = random.Random(seed)
-        for _ in range(300):
-            data, content = chance.choice(work)
-            found = verdict(inflate, data), verdict(inflate, data[:-1])
-            if found != (content, "cut short"):
-                wrong.append(found)
-
-    threads = [threading.Thread(target=hammer, args=(seed,)) for seed in range(8)]
-    with switching(1e-6):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not wrong
 
 
 def test_small_input_is_inflated_without_letting_go_of_the_gil() -> None:

@@ -11,7 +11,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from fastpos._c import mechanism, why_not
 from fastpos.net import tls
 from fastpos.net.tls import TlsTransport
 from tests.support.certificates import Certificates
-from tests.support.connections import concurrently
 from tests.support.gil import another_thread
 from tests.support.records import (
     RECORD,
@@ -97,15 +95,6 @@ def test_pieces_and_buffers_of_all_sizes(pair: Pair) -> None:
     assert got == sent
 
 
-def test_what_is_sent_meanwhile_arrives(pair: Pair) -> None:
-    client, server = pair
-    for number in range(50):
-        server.sock.sendall(server.seal(b"down %d" % number))
-        client.send(b"up %d" % number, 1.0)
-        assert read(client) == b"down %d" % number
-        assert server.hear() == b"up %d" % number
-
-
 @pytest.fixture
 def odd_pair(
     certificates: Certificates, tmp_path: Path, decrypting: str
@@ -127,46 +116,6 @@ def test_empty_records_are_no_end(odd_pair: tuple[TlsTransport, Server, Sealer])
     wire = b"".join(sealer.seal(data, 5) for data in (b"", b"one", b"", b"", b"two", b""))
     assert reads_of(client, server, wire) == b"onetwo"
     assert reads_of(client, server, sealer.seal(b"three")) == b"three"
-
-
-def test_nothing_but_empty_records_is_an_error(
-    odd_pair: tuple[TlsTransport, Server, Sealer],
-) -> None:
-    client, server, sealer = odd_pair
-    wire = sealer.seal(b"good") + b"".join(sealer.seal(b"") for _ in range(100))
-    assert reads_of(client, server, wire) == b"good"
-    with pytest.raises(ssl.SSLError) as failed:
-        read(client)
-    assert failed.value.reason == "RECORD_TOO_SMALL"
-
-
-@pytest.mark.usefixtures("decrypting")
-def test_callbacks_during_a_read(certificates: Certificates) -> None:
-    seen: list[str] = []
-
-    def note(_connection: object, direction: str, *_: object) -> None:
-        seen.append(direction)
-        time.sleep(0)  # another thread may run
-
-    clients = certificates.client_context()
-    clients._msg_callback = note  # type: ignore[attr-defined]
-    with shaken_hands(certificates.good.context(), certificates, clients) as (client, server):
-        del seen[:]
-        assert reads_of(client, server, server.seal(b"one") + server.seal(b"two")) == b"onetwo"
-        assert "read" in seen
-
-
-@pytest.mark.usefixtures("decrypting")
-def test_connections_that_are_read_on_threads_of_their_own(certificates: Certificates) -> None:
-    def serve(name: bytes) -> None:
-        with shaken_hands(certificates.good.context(), certificates) as (client, server):
-            for number in range(200):
-                data = name * (number + 1)
-                server.sock.sendall(server.seal(data))
-                assert read(client) == data
-
-    with concurrently(lambda: serve(b"a")), concurrently(lambda: serve(b"b")):
-        serve(b"c")
 
 
 # --- how it ends ----------------------------------------------------------------------------------
