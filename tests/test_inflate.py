@@ -337,29 +337,6 @@ def test_split_stops_at_anything_else(split: Split, bad: bytes) -> None:
     buffer += b"more"  # it holds on to nothing
 
 
-def test_split_keeps_to_max_size(split: Split) -> None:
-    buffer = frame(BINARY, REAL)
-    size = len(gzip.decompress(REAL))
-    out: list[bytes] = []
-    for max_size in (1, len(REAL) - 1, len(REAL), size - 1):
-        assert split(buffer, 0, len(buffer), max_size, out) == 0
-    assert out == []
-    assert split(buffer, 0, len(buffer), size, out) == len(buffer)
-    stored = packed(b"0123456789", 0)  # more as gzip than as content
-    assert split(frame(BINARY, stored), 0, len(stored) + 2, len(stored) - 1, out) == 0
-    assert split(frame(BINARY, stored), 0, len(stored) + 2, len(stored), out) == len(stored) + 2
-
-
-def test_split_takes_the_longest_payload_of_two_length_bytes(split: Split) -> None:
-    content = next(
-        NOISE[:size] for size in range(64 * KIB, 0, -1) if len(member(NOISE[:size])) == 64 * KIB - 1
-    )
-    buffer = frame(BINARY, member(content))
-    out: list[bytes] = []
-    assert split(buffer, 0, len(buffer), MIB, out) == len(buffer)
-    assert out == [content]
-
-
 def test_split_stops_when_it_has_made_16_kib(split: Split) -> None:
     contents = [bytes([number]) * 1600 for number in range(25)]
     buffer = b"".join(frame(BINARY, packed(content)) for content in contents)

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ from tests.support.gil import another_thread
 from tests.support.records import (
     RECORD,
     Pair,
-    Sealer,
-    Server,
     read,
     read_all,
     reads_of,
@@ -95,29 +93,6 @@ def test_pieces_and_buffers_of_all_sizes(pair: Pair) -> None:
     assert got == sent
 
 
-@pytest.fixture
-def odd_pair(
-    certificates: Certificates, tmp_path: Path, decrypting: str
-) -> Iterator[tuple[TlsTransport, Server, Sealer]]:
-    context = certificates.good.context(ssl.TLSVersion.TLSv1_3)
-    context.num_tickets = 0  # so that the first record is ours
-    context.keylog_filename = str(tmp_path / "keys")
-    with shaken_hands(context, certificates) as (client, server):
-        assert server.tls.cipher() == ("TLS_AES_256_GCM_SHA384", "TLSv1.3", 256)
-        lines = Path(context.keylog_filename).read_text().splitlines()
-        (secret,) = (line.split()[2] for line in lines if line.startswith("SERVER_TRAFFIC_SECRET"))
-        yield client, server, Sealer(bytes.fromhex(secret))
-
-
-def test_empty_records_are_no_end(odd_pair: tuple[TlsTransport, Server, Sealer]) -> None:
-    client, server, sealer = odd_pair
-    empty = sealer.seal(b"")
-    assert reads_of(client, server, empty) == b""
-    wire = b"".join(sealer.seal(data, 5) for data in (b"", b"one", b"", b"", b"two", b""))
-    assert reads_of(client, server, wire) == b"onetwo"
-    assert reads_of(client, server, sealer.seal(b"three")) == b"three"
-
-
 # --- how it ends ----------------------------------------------------------------------------------
 
 
@@ -162,22 +137,6 @@ def test_a_corrupted_record(pair: Pair) -> None:
     assert "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed" in str(error)
     with pytest.raises(ssl.SSLError, match=r"(?i)alert bad record mac"):  # the peer is told
         server.hear()
-
-
-def no_tls(_server: Server) -> bytes:
-    return b"HTTP/1.1 400 Bad\r\n"
-
-
-@pytest.mark.parametrize(
-    ("sent", "reason"),
-    [(no_tls, "WRONG_VERSION_NUMBER"), (Server.alert, "SSLV3_ALERT_BAD_RECORD_MAC")],
-)
-def test_what_openssl_refuses(pair: Pair, sent: Callable[[Server], bytes], reason: str) -> None:
-    client, server = pair
-    assert reads_of(client, server, server.seal(b"good") + sent(server)) == b"good"
-    error = raised(client)
-    assert type(error) is ssl.SSLError
-    assert reason in str(error.reason)
 
 
 def test_a_failure_says_nothing_of_another_connection(

@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.rig import LOOPBACK, Rig, end_process, free_port
@@ -80,59 +79,38 @@ def install() -> Path:
     interpreter = environment / "bin" / "python"
     marker = environment / "complete"
     made_of = f"{python27}\n{VIRTUALENV}\n{AUTOBAHN}\n"
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / "lock"):
-        # The marker is written last, so an interrupted installation is made again.
-        if not marker.exists() or marker.read_text() != made_of:
-            tools = cache / "tools"
-            shutil.rmtree(environment, ignore_errors=True)
-            shutil.rmtree(tools, ignore_errors=True)
-            _run(sys.executable, "-m", "venv", tools)
-            _run(tools / "bin" / "python", "-m", "pip", "install", "-q", VIRTUALENV)
-            _run(tools / "bin" / "virtualenv", "-q", "-p", python27, environment)
-            _run(interpreter, "-m", "pip", "install", "-q", AUTOBAHN)
-            _run(interpreter, interpreter.with_name("wstest"), "--autobahnversion")
-            marker.write_text(made_of)
+    # The marker is written last, so an interrupted installation is made again.
+    if not marker.exists() or marker.read_text() != made_of:
+        tools = cache / "tools"
+        cache.mkdir(parents=True, exist_ok=True)
+        for half_made in (environment, tools):
+            shutil.rmtree(half_made, ignore_errors=True)
+        _run(sys.executable, "-m", "venv", tools)
+        _run(tools / "bin" / "python", "-m", "pip", "install", "-q", VIRTUALENV)
+        _run(tools / "bin" / "virtualenv", "-q", "-p", python27, environment)
+        _run(interpreter, "-m", "pip", "install", "-q", AUTOBAHN)
+        _run(interpreter, interpreter.with_name("wstest"), "--autobahnversion")
+        marker.write_text(made_of)
     return interpreter
 
 
 def _run(*command: str | Path) -> None:
     # PYTHONPATH and PYTHONHOME are meant for the Python that runs the tests.
-    surroundings = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__")
-    }
-    try:
-        subprocess.run(
-            command,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=900,
-            env=surroundings,
-        )
-    except subprocess.CalledProcessError as error:
-        last_lines = "\n".join(str(error.stdout).splitlines()[-15:])
-        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{last_lines}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeError(f"{' '.join(map(str, command))}: {error}") from error
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock between processes, where the system has it: two test runs share one cache."""
-    try:
-        import fcntl  # noqa: PLC0415 -- not on every system
-    except ImportError:
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    foreign = ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__")
+    surroundings = {name: value for name, value in os.environ.items() if name not in foreign}
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=900,
+        env=surroundings,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}")
 
 
 class FuzzingServer(Rig):

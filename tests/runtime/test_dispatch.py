@@ -434,19 +434,6 @@ def test_wait_ready_in_a_callback_ends_with_the_stream(bench: Bench) -> None:
     assert len(answers) == 3
 
 
-def test_stop_while_a_callback_waits_for_the_subscription(bench: Bench) -> None:
-    answers: list[bool] = []
-    stream = bench.start(reconnect=ReconnectPolicy(initial=20, jitter=0))
-    stream.on_disconnect(lambda _: bench.entered.set())
-    stream.on_disconnect(lambda _: answers.append(stream.wait_ready()))
-    bench.exchange.refuse_upgrade(503)
-    bench.exchange.drop()
-    assert bench.entered.wait(SOON)
-    with at_once(1.0):
-        stream.stop()
-    assert answers == [False]
-
-
 def test_what_waits_is_delivered_when_the_stream_ends_by_itself(bench: Bench) -> None:
     stream = bench.start(reconnect=None, queue_size=50)
     bench.hold()
