@@ -92,10 +92,7 @@ def test_a_stream_and_its_faults(certificates: Certificates, tls: bool) -> None:
     """
     context = certificates.good.context() if tls else None
     authority = certificates.authority if tls else None
-    with (
-        Exchange(ssl_context=context) as exchange,
-        program(exchange, body, authority) as process,
-    ):
+    with Exchange(ssl_context=context) as exchange, program(exchange, body, authority) as process:
         assert exchange.wait_for_subscribers(1, 10)
         faults = (
             exchange.drop,
@@ -141,10 +138,7 @@ def test_peer_that_does_not_read(certificates: Certificates, tls: bool) -> None:
     """
     context = certificates.good.context() if tls else None
     authority = certificates.authority if tls else None
-    with (
-        ScriptedServer(serve, context) as server,
-        program(server, body, authority) as process,
-    ):
+    with ScriptedServer(serve, context) as server, program(server, body, authority) as process:
         assert "does not read" in read_until(process, "[")
         assert finish(process) == "stopped True"
 

@@ -18,16 +18,7 @@ from fastpos._c import mechanism, why_not
 from fastpos.wire.inflate import inflate_pure
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 from tests.support.gil import another_thread
-from tests.support.pushes import (
-    ALTERED,
-    FHCRC,
-    MEMBERS,
-    REAL,
-    deflated,
-    member,
-    packed,
-    text_of,
-)
+from tests.support.pushes import ALTERED, FHCRC, MEMBERS, REAL, deflated, member, packed, text_of
 
 pytestmark = pytest.mark.long
 

@@ -48,10 +48,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 def test_a_day_in_the_log(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Connected, subscribed, lost, again: all of it in INFO records, with the reason."""
     with new_stream(exchange, snapshot=lambda: Snapshot([], [])) as stream:

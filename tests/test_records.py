@@ -22,14 +22,7 @@ from fastpos.net import tls
 from fastpos.net.tls import TlsTransport
 from tests.support.certificates import Certificates
 from tests.support.gil import another_thread
-from tests.support.records import (
-    RECORD,
-    Pair,
-    read,
-    read_all,
-    reads_of,
-    shaken_hands,
-)
+from tests.support.records import RECORD, Pair, read, read_all, reads_of, shaken_hands
 
 _tls = mechanism("_tls")
 Reader: Any = None if _tls is None else _tls.Reader

@@ -143,13 +143,7 @@ def test_waiting_is_told_once_for_each_time_it_begins(
     ("ticks", "orders", "more_ticks", "conflated", "seen"),
     [
         ([1, 2, 3, 4], [], [], 0, ["tick 1", "tick 2", "tick 3", "tick 4"]),  # there is room
-        (
-            [1],
-            [1, 2, 3],
-            range(2, 50),
-            48,
-            [1, 2, 3, "tick 49"],
-        ),  # they do not wait
+        ([1], [1, 2, 3], range(2, 50), 48, [1, 2, 3, "tick 49"]),  # they do not wait
         ([1, 2, 3], [1, 2, 3], [], 2, ["tick 3", 1, 2, 3]),  # they make room for an order
     ],
 )
