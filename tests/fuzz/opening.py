@@ -158,38 +158,15 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 
 
 def seeds() -> list[bytes]:
+    """The corpus has more."""
     secret = SECRET.encode()
     answers = [
         RIGHT,
         RIGHT + b"\x81\x00",
-        RIGHT.replace(b"Upgrade\r\n", b"keep-alive, Upgrade\r\n"),
-        RIGHT.replace(b"101", b"200"),
-        RIGHT.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
-        RIGHT.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"),
-        *(b"HTTP/1.1 %d x\r\n\r\n" % status for status in (100, 204, 402, 403, 404, 426, 599)),
-        RIGHT.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\nContent-Length: 9\r\n\r\n"),
-        RIGHT.replace(ACCEPT, ACCEPT[::-1]),
-        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 99999999999\r\n\r\n",
+        *(b"HTTP/1.1 %d x\r\n\r\n" % status for status in (100, 204, 403, 599)),
         b"HTTP/1.1 301 Moved\r\nLocation: wss://elsewhere/?token=" + secret + b"\r\n\r\n",
-        b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\n\r\n",
         b"HTTP/1.1 429 Slow\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n\r\n",
-        b"HTTP/1.1 400 " + secret + b"\r\nX: " + secret + b"\r\n\r\n" + secret,
-        b"HTTP/1.1 x\r\n\r\n",
-        b"\xff\xfe\r\n: \r\n\r\n",
-        b"",
     ]
-    tunnels = [
-        b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\n" + RIGHT,
-        b"HTTP/1.0 200\r\n\r\n" + RIGHT,
-        b"HTTP/1.1 407 Proxy Authentication Required " + PASSWORD.encode() + b"\r\n\r\n",
-        b"SSH-2.0\r\n\r\n",
-    ]
-    socks = [
-        b"\x05\x02\x01\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50" + RIGHT,
-        b"\x05\x00\x05\x00\x00\x03\x04name\x00\x50" + RIGHT,
-        b"\x05\x02\x01\x01",
-        b"\x05\xff",
-        b"\x05\x00\x05\x05\x00\x01",
-    ]
-    ways = enumerate([answers, tunnels, socks])
-    return [bytes([way]) + said for way, several in ways for said in several]
+    tunnel = b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\n" + RIGHT
+    socks = b"\x05\x02\x01\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50" + RIGHT
+    return [*(b"\0" + said for said in answers), b"\1" + tunnel, b"\2" + socks]
