@@ -22,7 +22,7 @@ from fastpos.net import tls
 from fastpos.net.tls import TlsTransport
 from tests.support.certificates import Certificates
 from tests.support.gil import another_thread
-from tests.support.records import RECORD, Pair, read, read_all, reads_of, shaken_hands
+from tests.support.records import Pair, read, reads_of, shaken_hands
 
 _tls = mechanism("_tls")
 Reader: Any = None if _tls is None else _tls.Reader
@@ -52,17 +52,6 @@ def test_a_batch_is_read_at_once(pair: Pair) -> None:
         wire = b"".join(map(server.seal, BATCH))
         assert reads_of(client, server, wire) == b"".join(BATCH)
         assert not client.wait(0)
-
-
-@pytest.mark.parametrize("size", [1, 100, RECORD - 1, RECORD, RECORD + 1])
-def test_a_buffer_that_is_smaller_than_what_came(pair: Pair, size: int) -> None:
-    client, server = pair
-    data = random.Random(size).randbytes(RECORD if size > 1 else 50)
-    server.sock.sendall(server.seal(data) + server.seal(b"after"))
-    assert client.wait(5)
-    first = read(client, size)
-    assert len(first) == min(size, len(data) + len(b"after"))
-    assert first + read_all(client, size) == data + b"after"
 
 
 def test_pieces_and_buffers_of_all_sizes(pair: Pair) -> None:

@@ -157,8 +157,7 @@ def seeds() -> list[bytes]:
     wires = [
         ready + b"".join(frame(BINARY, packed(text_of(name))) for name in NAMES),
         ready + frame(TEXT, b'{"pong":1713338308233}') + frame(BINARY, packed(b'{"ping":5}')),
-        frame(TEXT, b'{"event":"connect success"}')
-        + frame(TEXT, b"no such key " + SECRET.encode()),
+        frame(TEXT, b'{"event":"connect success"}') + frame(TEXT, b"no key " + SECRET.encode()),
         ready + close_frame(1008, b"bad key " + SECRET.encode()),
     ]
     return [bytes([1 + 9 * i]) + wire for i, wire in enumerate(wires)]
