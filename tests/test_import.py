@@ -23,20 +23,8 @@ ALLOWED = {
     *("base64", "binascii", "struct", "_struct", "ipaddress", "urllib", "urllib.parse"),
     *("decimal", "_decimal", "numbers", "math", "random", "_random", "bisect", "_bisect"),
     *("_sha2", "_sha512", "logging", "atexit", "string", "_string", "textwrap", "traceback"),
-    *(
-        "_colorize",
-        "queue",
-        "_queue",
-        "heapq",
-        "_heapq",
-        "mmap",
-        "threading",
-        "typing",
-        "typing.io",
-        "typing.re",
-        "_typing",
-        "warnings",
-    ),
+    *("_colorize", "queue", "_queue", "heapq", "_heapq", "mmap", "threading", "warnings"),
+    *("typing", "typing.io", "typing.re", "_typing"),
 }
 
 PROGRAM = """
