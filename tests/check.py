@@ -15,11 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LINTERS = [
-    ["ruff", "check", "."],
-    ["ruff", "format", "--check", "."],
-    ["mypy", "--strict"],
-]
+LINTERS = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "--strict"]]
 PROCESSES = 4  # the tests wait more than they compute
 
 

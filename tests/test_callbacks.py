@@ -7,7 +7,6 @@ import json
 import logging
 import pickle
 import re
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -109,13 +108,6 @@ def test_an_awaitable_result_is_an_error_and_closed() -> None:
     assert re.search("returned a coroutine.*run_coroutine_threadsafe", str(error))
     with pytest.raises(RuntimeError, match="cannot reuse"):  # it was closed: no warning later
         made.send(None)
-
-
-def test_adding_from_many_threads_loses_none() -> None:
-    stream = stream_with()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: [stream.on_order(boom) for _ in range(250)], range(4)))
-    assert stream.on_order.functions == (boom,) * 1000
 
 
 # --- subclasses, misspelt names, copies -----------------------------------------------------------
@@ -261,18 +253,8 @@ def test_what_a_callback_raises_is_reported(caplog: pytest.LogCaptureFixture) ->
         assert part in str(error)
     assert stream.stats.callback_errors == 1
     assert caplog.records == []
-
-
-@pytest.mark.parametrize("name", PUSHES)
-def test_the_next_push_is_delivered(name: str) -> None:
-    events: list[object] = []
-    errors: list[object] = []
-    stream = stream_with(**{**dict.fromkeys(CALLBACK_NAMES, boom), "on_error": errors.append})
-    stream.on_order(events.append)
-    deliver(stream, load(name))
-    assert errors
-    deliver(stream, load("order"))
-    assert events
+    deliver(stream, load("order"))  # the next push is delivered
+    assert len(orders) == 2
 
 
 def test_what_nobody_listens_to_is_logged_with_its_traceback(

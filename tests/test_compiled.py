@@ -6,14 +6,13 @@ import importlib
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import fastpos
 from fastpos import _c
+from tests.support.programs import said
 
 needs_compiled = pytest.mark.skipif(not _c.compiled, reason=f"not compiled: {_c.compiled_error}")
 
@@ -29,6 +28,7 @@ PACKAGE = Path(fastpos.__file__).parent
 REPORT = """
 import sys
 from fastpos import _c
+from tests.support.programs import said
 modules = [module for name, module in sys.modules.items() if name.startswith("fastpos.")]
 print(_c.compiled, _c.compiled_error)
 print(*sorted(m.__name__ for m in modules if not m.__file__.endswith(".py")))
@@ -37,16 +37,10 @@ print(*sorted(m.__name__ for m in modules if not m.__file__.endswith(".py")))
 
 def run(program: str, where: Path = PACKAGE.parent, **environment: str) -> tuple[str, list[str]]:
     """Run `program` and `REPORT` in a new interpreter; what is said, and what is no Python."""
-    done = subprocess.run(
-        [sys.executable, "-c", program + REPORT],
-        env={**os.environ, "FASTPOS_PURE": "", **environment},
-        cwd=where,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said, modules = done.stdout.splitlines()
-    return said, [name for name in modules.split() if not name.startswith("fastpos._c.")]
+    told, modules = said(
+        program + REPORT, where=where, **{"FASTPOS_PURE": "", **environment}
+    ).splitlines()
+    return told, [name for name in modules.split() if not name.startswith("fastpos._c.")]
 
 
 @needs_compiled
@@ -87,9 +81,9 @@ sys.modules["fastpos._c._compiled"] = library
     ],
 )
 def test_if_one_cannot_be_loaded_none_is_used(modules: str, reason: str) -> None:
-    said, compiled = run(PRETEND.format(modules=modules, file=_compiled.__file__))
-    assert said.startswith("False ")
-    assert reason in said
+    told, compiled = run(PRETEND.format(modules=modules, file=_compiled.__file__))
+    assert told.startswith("False ")
+    assert reason in told
     assert compiled == []
 
 
@@ -100,8 +94,8 @@ def test_a_second_time_in_one_process_they_run_as_they_are() -> None:
         "for name in [name for name in sys.modules if name.startswith('fastpos')]:\n"
         "    del sys.modules[name]\n"
     )
-    said, compiled = run(again)
-    assert "can't be a second time" in said
+    told, compiled = run(again)
+    assert "can't be a second time" in told
     assert compiled == []
 
 
@@ -117,8 +111,8 @@ def test_a_checkout_runs_what_was_edited(tmp_path: Path, source: str) -> None:
     assert run("", tmp_path) == ("True None", sorted(NAMES))
     edited = tmp_path / source
     os.utime(edited, ns=(0, library.stat().st_mtime_ns + 1))
-    said, compiled = run("", tmp_path)
-    assert f"{source} was changed since it was compiled" in said
+    told, compiled = run("", tmp_path)
+    assert f"{source} was changed since it was compiled" in told
     assert compiled == []
     (tmp_path / "pyproject.toml").unlink()  # installed, times say nothing
     assert run("", tmp_path) == ("True None", sorted(NAMES))
@@ -130,20 +124,11 @@ def test_a_traceback_shows_the_lines(tmp_path: Path) -> None:
         "import traceback\n"
         "from fastpos.runtime.timing import CallbackTimes\n"
         "try: CallbackTimes(1.0).took('on_order', print, 'long')\n"
-        "except TypeError: traceback.print_exc()\n"
+        "except TypeError: print(traceback.format_exc())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "FASTPOS_PURE": "", "PYTHONPATH": str(PACKAGE.parent)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = done.stderr.splitlines()
+    lines = said(program, where=tmp_path, FASTPOS_PURE="").splitlines()
     at = next(number for number, line in enumerate(lines) if "runtime/timing.py" in line)
-    shown = lines[at + 1].strip()
-    assert shown in (PACKAGE / "runtime" / "timing.py").read_text()
+    assert lines[at + 1].strip() in (PACKAGE / "runtime" / "timing.py").read_text()
 
 
 @needs_compiled

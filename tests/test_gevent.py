@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 from contextlib import AbstractContextManager
-from pathlib import Path
 from subprocess import Popen
 from textwrap import dedent
 
@@ -63,10 +62,17 @@ def stop_in_time():
 
 
 def program(
-    server: Exchange | ScriptedServer, body: str, authority: Path | None = None
+    server: Exchange | ScriptedServer, body: str, certificates: Certificates | None = None
 ) -> AbstractContextManager[Popen[str]]:
+    """Of a stream that is connected to `server`, over TLS if there are certificates."""
     key = server.api_key if isinstance(server, Exchange) else KEY
-    return started("-c", PREAMBLE + dedent(body), server.url, key, str(authority or ""))
+    authority = certificates.authority if certificates else ""
+    return started("-c", PREAMBLE + dedent(body), server.url, key, str(authority))
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def tls(request: pytest.FixtureRequest, certificates: Certificates) -> Certificates | None:
+    return certificates if request.param == "tls" else None
 
 
 def finish(process: Popen[str]) -> str:
@@ -77,8 +83,7 @@ def finish(process: Popen[str]) -> str:
     return out.strip()
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
-def test_a_stream_and_its_faults(certificates: Certificates, tls: bool) -> None:
+def test_a_stream_and_its_faults(tls: Certificates | None) -> None:
     body = """
         stream.start()
         assert stream.wait_ready(10)
@@ -90,12 +95,8 @@ def test_a_stream_and_its_faults(certificates: Certificates, tls: bool) -> None:
         gevent.spawn(stop_in_time).get()
         say("others had their turns", longest < 2)
     """
-    context = certificates.good.context() if tls else None
-    authority = certificates.authority if tls else None
-    with (
-        Exchange(ssl_context=context) as exchange,
-        program(exchange, body, authority) as process,
-    ):
+    context = tls.good.context() if tls else None
+    with Exchange(ssl_context=context) as exchange, program(exchange, body, tls) as process:
         assert exchange.wait_for_subscribers(1, 10)
         faults = (
             exchange.drop,
@@ -115,8 +116,7 @@ def test_a_stream_and_its_faults(certificates: Certificates, tls: bool) -> None:
         assert exchange.violations == []
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
-def test_peer_that_does_not_read(certificates: Certificates, tls: bool) -> None:
+def test_peer_that_does_not_read(tls: Certificates | None) -> None:
     """A send that would wait must not hold up a stop()."""
     pings = frame(PING, b"x" * 125) * 1000
 
@@ -139,12 +139,8 @@ def test_peer_that_does_not_read(certificates: Certificates, tls: bool) -> None:
         orders.get(timeout=10)
         stop_in_time()
     """
-    context = certificates.good.context() if tls else None
-    authority = certificates.authority if tls else None
-    with (
-        ScriptedServer(serve, context) as server,
-        program(server, body, authority) as process,
-    ):
+    context = tls.good.context() if tls else None
+    with ScriptedServer(serve, context) as server, program(server, body, tls) as process:
         assert "does not read" in read_until(process, "[")
         assert finish(process) == "stopped True"
 
@@ -176,14 +172,3 @@ def test_ctrl_c_in_run_forever(exchange: Exchange) -> None:
     assert status == 3
     assert "Traceback" not in err  # the exception's name is there: gevent's main loop shows it
     assert exchange.wait_for("close")
-
-
-def test_exit_without_stop(exchange: Exchange) -> None:
-    body = """
-        stream.start()
-        assert stream.wait_ready(10)
-        say("ready")
-    """
-    with program(exchange, body) as process:
-        assert finish(process) == "ready"
-    assert exchange.wait_for_clients(0)

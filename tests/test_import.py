@@ -1,13 +1,13 @@
-"""What `import fastpos` does to the process of its host: nothing that was not asked for."""
+"""What `import os
+import subprocess
+import sys
+import fastpos` does to the process of its host: nothing that was not asked for."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ import pytest
 
 import fastpos
 from fastpos.model import events
+from tests.support.programs import run, said
 
 # Modules of the standard library that may be imported beyond those that isal and orjson import,
 # with what they import by themselves in one version of Python or the other.
@@ -25,20 +26,8 @@ ALLOWED = {
     *("base64", "binascii", "struct", "_struct", "ipaddress", "urllib", "urllib.parse"),
     *("decimal", "_decimal", "numbers", "math", "random", "_random", "bisect", "_bisect"),
     *("_sha2", "_sha512", "logging", "atexit", "string", "_string", "textwrap", "traceback"),
-    *(
-        "_colorize",
-        "queue",
-        "_queue",
-        "heapq",
-        "_heapq",
-        "mmap",
-        "threading",
-        "typing",
-        "typing.io",
-        "typing.re",
-        "_typing",
-        "warnings",
-    ),
+    *("_colorize", "queue", "_queue", "heapq", "_heapq", "mmap", "threading", "warnings"),
+    *("typing", "typing.io", "typing.re", "_typing"),
 }
 
 PROGRAM = """
@@ -87,24 +76,9 @@ print(json.dumps({
 """
 
 
-def run(project: Path, program: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        check=False,
-        cwd=project,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout
-
-
 @pytest.mark.parametrize("pure", ["0", "1"])
 def test_importing_changes_nothing(project: Path, pure: str) -> None:
-    report: dict[str, Any] = json.loads(run(project, PROGRAM, FASTPOS_PURE=pure))
+    report: dict[str, Any] = json.loads(said(PROGRAM, where=project, FASTPOS_PURE=pure))
     assert report["changed"] == {}
     assert report["logger"] == [0, 0, 0, True]
 
@@ -121,7 +95,7 @@ def test_importing_imports_little(project: Path, pure: str) -> None:
 
         print(*sorted(set(sys.modules) - before))
     """
-    imported = set(run(project, textwrap.dedent(program), FASTPOS_PURE=pure).split())
+    imported = set(said(textwrap.dedent(program), where=project, FASTPOS_PURE=pure).split())
     own = {name for name in imported if name.partition(".")[0] == "fastpos"}
     assert "fastpos.stream" in own
     assert own.isdisjoint(
@@ -142,15 +116,8 @@ def test_in_a_checkout_what_was_installed_is_run(
     (checkout / "benchmarks" / "__main__.py").write_text(
         "from fastpos import cli\ncli.main(['info'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", module, "info"],
-        check=True,
-        cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr == ""
+    done = run("-m", module, "info", where=checkout, PYTHONPATH=str(installed))
+    assert (done.returncode, done.stderr) == (0, "")
     assert f" {installed / 'fastpos'}\n" in done.stdout
 
 

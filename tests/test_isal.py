@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,11 +11,13 @@ import pytest
 from isal import ISAL_VERSION, isal_zlib
 
 from fastpos import _c
+from tests.support.programs import said
 
 inflate = _c.mechanism("_inflate")
-needs_native = pytest.mark.skipif(inflate is None, reason=str(_c.why_not.get("_inflate")))
+pytestmark = pytest.mark.skipif(inflate is None, reason=str(_c.why_not.get("_inflate")))
 
 COMPILER = shutil.which("cc")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 
 # What a library does otherwise than ISA-L, which does all the rest. Reads and writes go by the
 # offsets that _isal.h has: 0 next_out, 8 avail_out, 12 total_out, 16 next_in, 32 avail_in.
@@ -62,7 +63,7 @@ int isal_inflate_stateless(char *state) {{
 PROGRAM = """
 import ctypes, sys, types
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
-extension, library, version, load = sys.argv[1:]
+extension, library, version, load, packed = sys.argv[1:]
 package, module = types.ModuleType("isal"), types.ModuleType("isal.isal_zlib")
 if load == "load":
     kept = ctypes.CDLL(library)
@@ -77,7 +78,7 @@ try:
 except ImportError as error:
     print(error)
 else:
-    member = bytes.fromhex(sys.stdin.read())
+    member = bytes.fromhex(packed)
     print(inflate.ISAL_VERSION, len(inflate.Inflater().inflate(member, 99)))
 """
 
@@ -92,28 +93,20 @@ def build(folder: Path, name: str, functions: str, *more: str) -> str:
 
 def outcome(library: str, version: str = ISAL_VERSION, load: str = "load") -> str:
     assert inflate is not None
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(inflate.__file__), library, version, load],
-        input=isal_zlib.compress(b"sound", wbits=31).hex(),
-        env={**os.environ, "FASTPOS_PURE": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
+    packed = isal_zlib.compress(b"sound", wbits=31).hex()
+    words = str(inflate.__file__), library, version, load, packed
+    return said(PROGRAM, *words, FASTPOS_PURE="").strip()
 
 
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+HIDDEN = "the isal package: its ISA-L is hidden"
 
 
-@needs_native
 @needs_compiler
 def test_a_library_that_does_as_isal_does_is_used(tmp_path: Path) -> None:
     library = build(tmp_path, "same", INIT + INFLATE.format(fault=""))
     assert outcome(library) == f"{ISAL_VERSION} 5"
 
 
-@needs_native
 @needs_compiler
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_library_that_does_otherwise_is_refused(tmp_path: Path, fault: str) -> None:
@@ -121,45 +114,25 @@ def test_a_library_that_does_otherwise_is_refused(tmp_path: Path, fault: str) ->
     assert outcome(library).startswith("the isal package: its ISA-L ")
 
 
-@needs_native
 @needs_compiler
-@pytest.mark.parametrize("functions", [INIT, INFLATE.format(fault="")])
-def test_a_library_without_one_of_the_functions_is_refused(tmp_path: Path, functions: str) -> None:
-    library = build(tmp_path, "half", functions)
-    assert outcome(library) == "the isal package: its ISA-L is hidden"
-
-
-@needs_native
-@needs_compiler
-def test_functions_of_two_libraries_are_refused(tmp_path: Path) -> None:
-    build(tmp_path, "one", INIT)
+def test_functions_that_are_missing_or_of_two_libraries_are_refused(tmp_path: Path) -> None:
+    assert outcome(build(tmp_path, "one", INIT)) == HIDDEN
+    assert outcome(build(tmp_path, "other", INFLATE.format(fault=""))) == HIDDEN
     more = [f"-L{tmp_path}", "-Wl,--no-as-needed", "-lone", f"-Wl,-rpath,{tmp_path}"]
-    library = build(tmp_path, "two", INFLATE.format(fault=""), *more)
-    assert outcome(library) == "the isal package: its ISA-L is hidden"
+    assert outcome(build(tmp_path, "two", INFLATE.format(fault=""), *more)) == HIDDEN
 
 
-@needs_native
 @pytest.mark.parametrize(
-    ("version", "reason"),
+    ("version", "library", "load", "reason"),
     [
-        ("2.23.0", "its ISA-L is not known here"),
-        ("3.0.0", "its ISA-L is not known here"),
-        ("nonsense", "its ISA-L is not known here"),
-        ("", "it does not say what it is"),
+        *((v, isal_zlib.__file__, "load", "its ISA-L is not known here")
+          for v in ("2.23.0", "3.0.0", "nonsense")),
+        ("", isal_zlib.__file__, "load", "it does not say what it is"),
+        (ISAL_VERSION, isal_zlib.__file__, "no", "its library is not to be found"),
+        (ISAL_VERSION, "/nowhere/isal.so", "no", "its library is not to be found"),
     ],
-)
-def test_a_version_that_is_not_known_is_refused(version: str, reason: str) -> None:
-    assert outcome(isal_zlib.__file__, version) == f"the isal package: {reason}"
-
-
-@needs_native
-def test_a_library_that_is_not_loaded_is_not_looked_for() -> None:
-    reason = "its library is not to be found"
-    assert outcome(isal_zlib.__file__, load="no") == f"the isal package: {reason}"
-    assert outcome("/nowhere/isal.so", load="no") == f"the isal package: {reason}"
-
-
-@needs_native
-def test_it_names_the_version() -> None:
-    assert inflate is not None
-    assert inflate.ISAL_VERSION == ISAL_VERSION
+)  # fmt: skip
+def test_what_is_not_known_or_not_loaded_is_refused(
+    version: str, library: str, load: str, reason: str
+) -> None:
+    assert outcome(library, version, load) == f"the isal package: {reason}"

@@ -104,20 +104,3 @@ def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: 
     assert counts["unsub"] == counts["close"] == runs + 2 * WARM_UP
     print(f"{runs} runs: {after - before:+} bytes")
     assert after - before < ALLOWED
-
-
-def test_many_at_once() -> None:
-    """Two threads and one descriptor for each, and none when they are stopped."""
-    with exchange_elsewhere(None) as exchange:
-        threads, open_before = kernel_threads(), descriptors()
-        url, key, broker = exchange.url, exchange.api_key, exchange.broker
-        streams = [
-            PositionStream(url, api_key=key, broker=broker, proxy="").start() for _ in range(50)
-        ]
-        assert all(stream.wait_ready(SOON) for stream in streams)
-        assert kernel_threads() == threads + 100
-        assert len(descriptors()) == len(open_before) + 50
-        for stream in streams:
-            stream.stop()
-        until(lambda: kernel_threads() == threads, what="that no thread is left")
-        assert descriptors() == open_before

@@ -11,8 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,8 @@ from fastpos._c import mechanism, why_not
 from fastpos.net import tls
 from fastpos.net.tls import TlsTransport
 from tests.support.certificates import Certificates
-from tests.support.connections import concurrently
 from tests.support.gil import another_thread
-from tests.support.records import (
-    RECORD,
-    Pair,
-    Sealer,
-    Server,
-    read,
-    read_all,
-    reads_of,
-    shaken_hands,
-)
+from tests.support.records import Pair, read, reads_of, shaken_hands
 
 _tls = mechanism("_tls")
 Reader: Any = None if _tls is None else _tls.Reader
@@ -65,17 +54,6 @@ def test_a_batch_is_read_at_once(pair: Pair) -> None:
         assert not client.wait(0)
 
 
-@pytest.mark.parametrize("size", [1, 100, RECORD - 1, RECORD, RECORD + 1])
-def test_a_buffer_that_is_smaller_than_what_came(pair: Pair, size: int) -> None:
-    client, server = pair
-    data = random.Random(size).randbytes(RECORD if size > 1 else 50)
-    server.sock.sendall(server.seal(data) + server.seal(b"after"))
-    assert client.wait(5)
-    first = read(client, size)
-    assert len(first) == min(size, len(data) + len(b"after"))
-    assert first + read_all(client, size) == data + b"after"
-
-
 def test_pieces_and_buffers_of_all_sizes(pair: Pair) -> None:
     client, server = pair
     chance = random.Random(7)
@@ -95,78 +73,6 @@ def test_pieces_and_buffers_of_all_sizes(pair: Pair) -> None:
         assert client.wait(5)
         got += read(client)
     assert got == sent
-
-
-def test_what_is_sent_meanwhile_arrives(pair: Pair) -> None:
-    client, server = pair
-    for number in range(50):
-        server.sock.sendall(server.seal(b"down %d" % number))
-        client.send(b"up %d" % number, 1.0)
-        assert read(client) == b"down %d" % number
-        assert server.hear() == b"up %d" % number
-
-
-@pytest.fixture
-def odd_pair(
-    certificates: Certificates, tmp_path: Path, decrypting: str
-) -> Iterator[tuple[TlsTransport, Server, Sealer]]:
-    context = certificates.good.context(ssl.TLSVersion.TLSv1_3)
-    context.num_tickets = 0  # so that the first record is ours
-    context.keylog_filename = str(tmp_path / "keys")
-    with shaken_hands(context, certificates) as (client, server):
-        assert server.tls.cipher() == ("TLS_AES_256_GCM_SHA384", "TLSv1.3", 256)
-        lines = Path(context.keylog_filename).read_text().splitlines()
-        (secret,) = (line.split()[2] for line in lines if line.startswith("SERVER_TRAFFIC_SECRET"))
-        yield client, server, Sealer(bytes.fromhex(secret))
-
-
-def test_empty_records_are_no_end(odd_pair: tuple[TlsTransport, Server, Sealer]) -> None:
-    client, server, sealer = odd_pair
-    empty = sealer.seal(b"")
-    assert reads_of(client, server, empty) == b""
-    wire = b"".join(sealer.seal(data, 5) for data in (b"", b"one", b"", b"", b"two", b""))
-    assert reads_of(client, server, wire) == b"onetwo"
-    assert reads_of(client, server, sealer.seal(b"three")) == b"three"
-
-
-def test_nothing_but_empty_records_is_an_error(
-    odd_pair: tuple[TlsTransport, Server, Sealer],
-) -> None:
-    client, server, sealer = odd_pair
-    wire = sealer.seal(b"good") + b"".join(sealer.seal(b"") for _ in range(100))
-    assert reads_of(client, server, wire) == b"good"
-    with pytest.raises(ssl.SSLError) as failed:
-        read(client)
-    assert failed.value.reason == "RECORD_TOO_SMALL"
-
-
-@pytest.mark.usefixtures("decrypting")
-def test_callbacks_during_a_read(certificates: Certificates) -> None:
-    seen: list[str] = []
-
-    def note(_connection: object, direction: str, *_: object) -> None:
-        seen.append(direction)
-        time.sleep(0)  # another thread may run
-
-    clients = certificates.client_context()
-    clients._msg_callback = note  # type: ignore[attr-defined]
-    with shaken_hands(certificates.good.context(), certificates, clients) as (client, server):
-        del seen[:]
-        assert reads_of(client, server, server.seal(b"one") + server.seal(b"two")) == b"onetwo"
-        assert "read" in seen
-
-
-@pytest.mark.usefixtures("decrypting")
-def test_connections_that_are_read_on_threads_of_their_own(certificates: Certificates) -> None:
-    def serve(name: bytes) -> None:
-        with shaken_hands(certificates.good.context(), certificates) as (client, server):
-            for number in range(200):
-                data = name * (number + 1)
-                server.sock.sendall(server.seal(data))
-                assert read(client) == data
-
-    with concurrently(lambda: serve(b"a")), concurrently(lambda: serve(b"b")):
-        serve(b"c")
 
 
 # --- how it ends ----------------------------------------------------------------------------------
@@ -213,22 +119,6 @@ def test_a_corrupted_record(pair: Pair) -> None:
     assert "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed" in str(error)
     with pytest.raises(ssl.SSLError, match=r"(?i)alert bad record mac"):  # the peer is told
         server.hear()
-
-
-def no_tls(_server: Server) -> bytes:
-    return b"HTTP/1.1 400 Bad\r\n"
-
-
-@pytest.mark.parametrize(
-    ("sent", "reason"),
-    [(no_tls, "WRONG_VERSION_NUMBER"), (Server.alert, "SSLV3_ALERT_BAD_RECORD_MAC")],
-)
-def test_what_openssl_refuses(pair: Pair, sent: Callable[[Server], bytes], reason: str) -> None:
-    client, server = pair
-    assert reads_of(client, server, server.seal(b"good") + sent(server)) == b"good"
-    error = raised(client)
-    assert type(error) is ssl.SSLError
-    assert reason in str(error.reason)
 
 
 def test_a_failure_says_nothing_of_another_connection(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import ssl
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,6 +22,7 @@ from fastpos import Balance, Order, Position, Snapshot, SnapshotError
 from fastpos.rest import AccountSnapshot
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
+from tests.support.connections import at_once
 from tests.support.programs import run
 from tests.support.pushes import bomb, pushed
 from tests.support.recording import KEY, SOON, until
@@ -128,7 +129,13 @@ def answering(*answers: bytes) -> Callable[[socket.socket], None]:
 def failure(source: AccountSnapshot) -> SnapshotError:
     with pytest.raises(SnapshotError) as caught:
         source()
-    return caught.value
+    error = caught.value
+    assert error.__cause__ is error.__context__ is None
+    # The credentials' plugin looks at what it says; this at the frames that it passed.
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    shown = [repr(f.f_locals) for f in frames if f.f_code.co_filename != __file__]
+    assert not any(secret in text for text in shown for secret in (KEY, SECRET))
+    return error
 
 
 def paths(exchange: Exchange) -> list[str]:
@@ -143,11 +150,6 @@ WORKED_OUT = [
     (
         (SECRET, 1700000000000, "GET", "/fapi/v1/account", ""),
         "92503d567377b3392d6d9cd495c8a4cd2c5dfcbb4573af410e24e4c6bce012c2",
-    ),
-    # printf '1700000000001GET/fapi/v1/account' | openssl dgst -sha256 -hmac 'k3y w1th späces/+='
-    (
-        ("k3y w1th späces/+=", 1700000000001, "GET", "/fapi/v1/account", ""),
-        "845df3e364adb0241a91537db8791b563109ac19927d08f7c7889e10f4d5feb8",
     ),
     # printf '1588591511721POST/fapi/v1/order?a=1{"symbol":"BTC-USDT","volume":1}' \
     #   | openssl dgst -sha256 -hmac '902ae3cb34ecee2779aa4d3e1d226686'
@@ -191,29 +193,8 @@ def test_what_is_sent(new_source: NewSource) -> None:
         assert signed["x-ch-sign"] == fastpos.rest._signature(SECRET, stamp, "GET", path, "")
 
 
-def test_wrong_credentials(exchange: Exchange) -> None:
-    right = exchange.api_key, exchange.api_secret
-    for given, expected in (
-        (("another-key", right[1]), (-2015, 401)),
-        ((right[0], "another-secret"), (-1022, 400)),
-    ):
-        with AccountSnapshot(exchange.rest_url, *given, proxy="") as source:
-            error = failure(source)
-        assert (error.code, error.status) == expected
-
-
 # --- the snapshot ---------------------------------------------------------------------------------
 
-DECIMALS = {
-    "volume",
-    "open_price",
-    "liquidation_price",
-    "isolated_margin",
-    "realized_pnl",
-    "margin_rate",
-    "open_margin",
-    "closable_volume",
-}
 KEYS = fastpos.simulator._account.POSITION_KEYS
 """What a position's attributes are called on the wire."""
 
@@ -256,7 +237,9 @@ def test_it_is_the_truth(tidy: None, new_source: NewSource, style: str) -> None:
         expected["margin_mode"] = {1: "CROSS", 2: "ISOLATED"}[wire["pt"]]
         shown = {name: getattr(position, name) for name in KEYS}
         assert shown == expected
-        assert {name for name in KEYS if type(shown[name]) is Decimal} == DECIMALS
+        decimals = {name for name in KEYS if type(shown[name]) is Decimal}
+        assert decimals.isdisjoint({"id", "contract_id", "leverage"})
+        assert decimals >= {"volume", "open_price", "margin_rate", "realized_pnl"}
         assert type(position.id) is type(position.contract_id) is type(position.leverage) is int
         assert position.uid == exchange.uid
         assert position.complete
@@ -291,6 +274,7 @@ def with_positions(positions: Any) -> Any:
 def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: AccountSnapshot) -> None:
     bare = {"id": "7", "newField": {"a": 1}}
     nulls = {"id": 8, "uid": None, "volume": 3, "side": None, "openPrice": None, "contractId": None}
+    closed = [{"id": 1, "volume": volume} for volume in (0, "0.000", 0.0)]
     odd = {"id": 9, "volume": "12", "leverageLevel": "20x", "openPrice": "NaN", "holdAmount": [1]}
     answer = {
         "code": 0,
@@ -301,7 +285,7 @@ def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: Account
                 "marginCoin": "BTC",
                 "accountLock": "0.10",
                 "positionVos": [
-                    {"positions": []},
+                    {"positions": closed},
                     {"contractId": "127", "contractName": None, "positions": [bare, nulls, odd]},
                 ],
             },
@@ -323,13 +307,6 @@ def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: Account
         Balance(coin="EXUSD"),
     ]
     assert {type(second.volume), type(snapshot.balances[1].frozen)} == {float}
-
-
-def test_closed_positions_are_left_out(exchange: Exchange, source: AccountSnapshot) -> None:
-    volumes = [0, 1, "0.000", 0.0, "2"]
-    positions = [{"id": id, "volume": volume} for id, volume in enumerate(volumes)]
-    snapshot = from_account(exchange, source, with_positions(positions))
-    assert [position.id for position in snapshot.positions] == [1, 4]
 
 
 # --- open orders ----------------------------------------------------------------------------------
@@ -467,20 +444,13 @@ def test_a_time_that_is_none(exchange: Exchange, source: AccountSnapshot, told: 
     assert paths(exchange) == [TIME]
 
 
-def test_long_texts_are_shortened(exchange: Exchange, source: AccountSnapshot) -> None:
-    with pytest.raises(SnapshotError) as caught:
-        from_account(exchange, source, {"code": -1, "msg": "x" * 10_000}, 400)
-    assert 200 < len(str(caught.value)) < 400
-
-
-@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
-def test_redirects_are_refused(new_source: NewSource, status: str) -> None:
+def test_redirects_are_refused(new_source: NewSource) -> None:
     with ScriptedServer(answering(answer(EMPTY))) as other:
         headers = {"Location": base_url(other) + ACCOUNT}
-        with ScriptedServer(answering(answer(b"", status, headers))) as server:
+        with ScriptedServer(answering(answer(b"", "308 Moved", headers))) as server:
             error = failure(new_source(server))
         assert other.accepted == 0
-    assert error.status == int(status[:3])
+    assert error.status == 308
     assert f"redirects to '{base_url(other)}" in str(error)
 
 
@@ -540,25 +510,19 @@ def test_retry_after(told: str | None, date: str | None, seconds: float | None) 
 # --- the exchange's clock -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hours", [-20, 3])
-def test_a_clock_that_is_hours_off(exchange: Exchange, source: AccountSnapshot, hours: int) -> None:
-    exchange.clock_offset_ms = hours * HOUR_MS
+def test_a_clock_that_is_hours_off(
+    exchange: Exchange, source: AccountSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange.clock_offset_ms = -20 * HOUR_MS
     assert source().balances
-    assert source().balances
+    with monkeypatch.context() as host:  # whose clock is set: that changes nothing
+        host.setattr(fastpos.rest, "time", lambda: 0.0)
+        host.setattr(fastpos.rest, "time_ns", lambda: 0)
+        assert source().balances
     assert paths(exchange) == [TIME, ACCOUNT, ORDERS, ACCOUNT, ORDERS]
     exchange.clock_offset_ms = 0  # a timestamp that is refused is put right
     assert source().balances
     assert paths(exchange)[5:] == [ACCOUNT, TIME, ACCOUNT, ORDERS]
-
-
-def test_a_host_clock_that_is_set_changes_nothing(
-    exchange: Exchange, source: AccountSnapshot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert source().balances
-    monkeypatch.setattr(fastpos.rest, "time", lambda: 0.0)
-    monkeypatch.setattr(fastpos.rest, "time_ns", lambda: 0)
-    assert source().balances
-    assert paths(exchange) == [TIME, *[ACCOUNT, ORDERS] * 2]
 
 
 def test_a_timestamp_that_is_always_refused(new_source: NewSource) -> None:
@@ -596,11 +560,8 @@ def test_the_clock_is_taken_from_the_middle_of_the_round_trip(
 
 @contextmanager
 def timed_out(what: str = "no whole answer in 0.3 s") -> Iterator[None]:
-    started = time.monotonic()
-    with pytest.raises(SnapshotError, match=what) as caught:
+    with at_once(AT_ONCE), pytest.raises(SnapshotError, match=what):
         yield
-    assert SHORT * 0.9 < time.monotonic() - started < AT_ONCE
-    assert (caught.value.code, caught.value.status) == (None, None)
 
 
 # What the server begins its answer with, and then sends again and again, a byte at a time.
@@ -636,21 +597,6 @@ def test_an_answer_without_an_end(new_source: NewSource, part: str) -> None:
             over.set()
 
 
-def test_the_time_out_is_for_both_requests(new_source: NewSource) -> None:
-    over = threading.Event()
-
-    def handler(peer: socket.socket) -> None:
-        read_request(peer)
-        over.wait(SHORT * 0.6)
-        peer.sendall(answer({"serverTime": 0}))
-        read_request(peer)
-        over.wait(SHORT * 0.6)
-        peer.sendall(answer(EMPTY))
-
-    with ScriptedServer(handler) as server, timed_out():
-        new_source(server, timeout=SHORT)()
-
-
 def test_a_silent_tls_handshake(new_source: NewSource, certificates: Certificates) -> None:
     over = threading.Event()
     with ScriptedServer(lambda _: over.wait(SOON)) as server:
@@ -680,6 +626,7 @@ def test_nobody_listens(new_source: NewSource) -> None:
         (b"SSH-2.0-OpenSSH\r\n\r\n", "illegal"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", "closed connection"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 40_000, "too"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + bytes(5 << 20), "larger than 4 MiB"),
     ],
 )
 def test_a_broken_answer(new_source: NewSource, said: bytes, expected: str) -> None:
@@ -694,18 +641,6 @@ def test_a_broken_answer(new_source: NewSource, said: bytes, expected: str) -> N
         error = failure(new_source(server))
     assert expected in str(error)
     assert error.status is None
-
-
-def test_an_answer_that_is_too_large(new_source: NewSource) -> None:
-    def handler(peer: socket.socket) -> None:
-        read_request(peer)
-        with suppress(OSError):
-            peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            while True:
-                peer.sendall(bytes(65536))
-
-    with ScriptedServer(handler) as server:
-        assert "larger than 4 MiB" in str(failure(new_source(server)))
 
 
 def test_gzip_that_was_not_asked_for(exchange: Exchange, source: AccountSnapshot) -> None:
@@ -747,21 +682,11 @@ def test_a_connection_that_the_server_ended(exchange: Exchange, source: AccountS
     assert source().balances
 
 
-def test_several_threads(exchange: Exchange, source: AccountSnapshot) -> None:
-    exchange.open_position()
-    with ThreadPoolExecutor(8) as pool:
-        snapshots = list(pool.map(lambda _: source(), range(12)))
-    assert all(snapshot == snapshots[0] for snapshot in snapshots)
-    assert paths(exchange) == [TIME, *[ACCOUNT, ORDERS] * 12]
-
-
 def test_a_call_does_not_wait_longer_for_another(exchange: Exchange, new_source: NewSource) -> None:
     source = new_source(exchange, timeout=SHORT)
     exchange.rest_delay(60)
-    started = time.monotonic()
-    with ThreadPoolExecutor(4) as pool:
+    with at_once(AT_ONCE), ThreadPoolExecutor(4) as pool:
         errors = list(pool.map(lambda _: failure(source), range(4)))
-    assert time.monotonic() - started < AT_ONCE
     assert {str(error).partition(": ")[2] for error in errors} >= {
         f"{TIME}: no whole answer in 0.3 s"
     }
@@ -839,58 +764,6 @@ def test_an_unusable_proxy_in_the_environment(
 # --- credentials ----------------------------------------------------------------------------------
 
 
-def assert_tells_nothing(error: SnapshotError, *secrets: str, frames: bool = True) -> None:
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    shown = [str(error), repr(error), repr(vars(error))]
-    traceback = error.__traceback__
-    while traceback is not None and frames:
-        if traceback.tb_frame.f_code.co_filename != __file__:
-            shown += map(repr, traceback.tb_frame.f_locals.values())
-        traceback = traceback.tb_next
-    for secret in secrets:
-        assert secret not in "\n".join(shown)
-
-
-def test_no_credential_in_logs_and_exceptions(
-    new_source: NewSource, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    signatures: list[str] = []
-
-    def handler(peer: socket.socket) -> None:
-        peer.sendall(rightly(read_request(peer)[0]) or b"")
-        _, headers = read_request(peer)
-        signatures.append(headers["x-ch-sign"])
-        peer.sendall(said)
-
-    for said in (
-        answer(EMPTY),
-        answer(b"<html>", "502 Bad Gateway"),
-        answer({"code": -2015, "msg": "invalid"}, "401 Unauthorized"),
-        answer(b"", "302 Found", {"Location": "https://elsewhere.example/x"}),
-        b"no HTTP\r\n\r\n",
-        answer({"account": 1}),
-        answer(b"", "429 Slow", {"Retry-After": "9"}),
-        b"",
-    ):
-        with ScriptedServer(handler) as server:
-            source = new_source(server)
-            assert repr(source) == f"AccountSnapshot('{base_url(server)}')"
-            if b"positionVos" in said:
-                source()
-            else:
-                assert_tells_nothing(failure(source), KEY, SECRET, signatures[-1])
-            if b"429" in said:  # once more, in the pause
-                assert_tells_nothing(failure(source), KEY, SECRET)
-            source.close()
-    assert len(set(signatures)) == 8
-    assert {record.name.partition(".")[0] for record in caplog.records} >= {"httpx", "httpcore"}
-    logged = "\n".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
-    for secret in (KEY, SECRET, *signatures):
-        assert secret not in logged
-
-
 @pytest.mark.parametrize("where", ["msg", "location", "status"])
 def test_what_the_exchange_repeats_is_hidden(new_source: NewSource, where: str) -> None:
     def handler(peer: socket.socket) -> None:
@@ -904,10 +777,9 @@ def test_what_the_exchange_repeats_is_hidden(new_source: NewSource, where: str) 
         else:
             peer.sendall(f"{text}\r\n\r\n".encode())
 
-    with ScriptedServer(handler) as server:
-        error = failure(new_source(server))
-    assert "*** *** *** refused" in str(error)
-    assert_tells_nothing(error, KEY, SECRET, frames=False)
+    hidden = pytest.raises(SnapshotError, match=r"\*\*\* \*\*\* \*\*\* refused")
+    with ScriptedServer(handler) as server, hidden:
+        new_source(server)()
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
-from tests.chaos.rig import (
-    CONNECT_TIMEOUT,
-    PING_INTERVAL,
-    PONG_TIMEOUT,
-    SUBSCRIBE_TIMEOUT,
-    Rig,
-)
+from tests.chaos.rig import CONNECT_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, SUBSCRIBE_TIMEOUT, Rig
 from tests.support.pushes import bomb, packed
 from tests.support.recording import until
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from fastpos import PositionStream, ReconnectPolicy
 from fastpos.simulator import Exchange
 from tests.chaos.host import LOOKED_UP, Host
-from tests.chaos.ledger import Ledger
 from tests.support import rig
 from tests.support.certificates import make_certificates
+from tests.support.ledger import Ranges, note
 from tests.support.network import TcpProxy
 from tests.support.recording import SOON, Recorder, until
 
@@ -66,7 +66,12 @@ class Rig(rig.Rig):
         self.host = Host()
         self.exchange = Exchange(ssl_context=server)
         self.recorder = Recorder()
-        self.ledger = Ledger()
+        self.sent: dict[int, Ranges] = {}
+        """The numbers of the events that were sent on each connection."""
+        self.events = 0
+        """How many events there were; they are numbered from 1."""
+        self.unsent = 0
+        """How many of them were sent on no connection."""
         self._policy = _SeededPolicy(random.Random(f"{seed} jitter").random)
         self._client_context = client
         self._stop_feeding = threading.Event()
@@ -114,7 +119,12 @@ class Rig(rig.Rig):
     def _happen(self) -> bool:
         exchange = self.exchange
         there = [c.number for c in exchange.connections if c.subscribed]
-        number = self.ledger.next(there if exchange.faults.pushes else [])
+        takers = there if exchange.faults.pushes else []
+        self.events += 1
+        self.unsent += not takers
+        for taker in takers:
+            note(self.sent.setdefault(taker, []), self.events)
+        number = self.events
         if number % 2:
             exchange.change_order(self._order, volume=number)
         else:
@@ -157,7 +167,7 @@ class Rig(rig.Rig):
     def settle(self) -> None:
         """Let nothing more happen, and wait until what did is delivered and shown."""
         self._end_feeding()
-        last = self.ledger.count
+        last = self.events
         until(lambda: self.sessions[-1][-1:] == [last], SOON, f"that event {last} came")
         volume = self.exchange.positions[self._position]["pv"]
         shown = self.stream.positions[self._position].volume

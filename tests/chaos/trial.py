@@ -9,6 +9,7 @@ from time import monotonic, sleep
 from fastpos import DecodeError
 from tests.chaos.faults import BACK_WITHIN, RESET, RETRY_WITHIN, Fault, Loss, Seen
 from tests.chaos.rig import Rig
+from tests.support.ledger import compare, noted
 from tests.support.recording import SOON, until
 
 __all__ = ["Outcome", "try_fault"]
@@ -119,11 +120,14 @@ def _account(fault: Fault, rig: Rig, outcome: Outcome) -> None:
     """Hold what was told against what happened, once nothing more happens."""
     recorder, problems = rig.recorder, outcome.problems
     sessions = rig.sessions
-    outcome.events = rig.ledger.count
-    outcome.unsent = rig.ledger.unsent
+    outcome.events = rig.events
+    outcome.unsent = rig.unsent
     came = {number for session in sessions for number in session}
     outcome.broken_off = outcome.events - outcome.unsent - len(came)
-    problems += rig.ledger.problems(sessions, all_arrives=fault.loss is not Loss.BROKEN)
+    # Each connection was ended in order, or lives, unless the fault breaks it.
+    sent = [(ranges, fault.loss is not Loss.BROKEN) for _, ranges in sorted(rig.sent.items())]
+    last = len(sessions) - 1
+    problems += compare([(noted(s), at == last) for at, s in enumerate(sessions)], sent)
     if fault.loss is Loss.NONE and len(came) != outcome.events:
         problems.append(f"{outcome.events - len(came)} events are missing")
     ends = fault.seen in (Seen.END, Seen.ATTEMPT)

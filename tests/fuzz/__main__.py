@@ -22,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 HARNESSES = ("frames", "decoder", "session", "opening")
@@ -66,19 +65,21 @@ def run(harness: str, seconds: int, keep: bool) -> bool:
             path.mkdir()
         for data in importlib.import_module(f"tests.fuzz.{harness}").seeds():
             write(seeds, data)
-        began = time.monotonic()
-        said, good = fuzz(harness, f"-max_total_time={seconds}", found, corpus, seeds)
-        print(summary(harness, said, time.monotonic() - began), flush=True)
-        if not good:
-            print(trouble(said), file=sys.stderr, flush=True)
-            return False
-        if keep:
-            # By edges alone: how often each was taken would keep three times as many.
-            options = ("-merge=1", "-set_cover_merge=1", "-use_counters=0")
-            said, good = fuzz(harness, *options, kept, corpus, seeds, found)
+        # The second: by edges alone, for how often each was taken would keep three times as many
+        passes: list[tuple[str | Path, ...]] = [
+            (f"-max_total_time={seconds}", found, corpus, seeds),
+            ("-merge=1", "-set_cover_merge=1", "-use_counters=0", kept, corpus, seeds, found),
+        ]
+        for number, words in enumerate(passes if keep else passes[:1]):
+            said, good = fuzz(harness, *words)
+            if number == 0:
+                print(summary(harness, said, seconds), flush=True)
             if not good:
-                print(trouble(said), file=sys.stderr, flush=True)
+                progress = ("#", "INFO", "WARNING")
+                lines = [line for line in said.splitlines() if not line.startswith(progress)]
+                print("\n".join(lines)[-8000:], file=sys.stderr, flush=True)
                 return False
+        if keep:
             shutil.rmtree(corpus)
             corpus.mkdir()
             for path in kept.iterdir():
@@ -97,20 +98,14 @@ def fuzz(harness: str, *arguments: str | Path) -> tuple[str, bool]:
     return (done.stdout + done.stderr).decode("utf-8", "replace"), done.returncode == 0
 
 
-def summary(harness: str, said: str, seconds: float) -> str:
+def summary(harness: str, said: str, seconds: int) -> str:
     executed = re.findall(r"stat::number_of_executed_units: +(\d+)", said)
     reached = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", said)
     edges, features, inputs = reached[-1] if reached else ("no", "no", "no")
     return (
-        f"{harness}: {executed[-1] if executed else 'no'} executions in {seconds:.0f} s, "
+        f"{harness}: {executed[-1] if executed else 'no'} executions in {seconds} s, "
         f"{edges} edges, {features} features, {inputs} inputs"
     )
-
-
-def trouble(said: str) -> str:
-    """What libFuzzer says without its progress."""
-    lines = [line for line in said.splitlines() if not line.startswith(("#", "INFO", "WARNING"))]
-    return "\n".join(lines)[-8000:]
 
 
 def write(directory: Path, data: bytes) -> None:

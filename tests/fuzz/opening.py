@@ -21,7 +21,6 @@ from fastpos.net.connection import Connection
 from fastpos.net.upgrade import MAX_HANDSHAKE, MAX_RETRY_AFTER
 from fastpos.wire.credential import Credential
 from tests.fuzz.mutators import mutate_bytes
-from tests.fuzz.peer import Peer
 from tests.support.upgrade import upgrade_response
 
 __all__ = ["mutate", "one", "seeds"]
@@ -53,9 +52,37 @@ LINES = [
     b"",
 ]
 
-HEADER = rb"[A-Za-z0-9-]+:[ -~]*\r\n"
-ANSWER = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) [ -~]*\r\n((?:" + HEADER + rb")*)\r\n")
-TUNNELLED = re.compile(rb"HTTP/1\.[01] 2[0-9]{2}(?: [ -~]*)?\r\n(?:" + HEADER + rb")*\r\n")
+ANSWER = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ")
+
+
+class Peer:
+    """What `fastpos.net.transport.Transport` is to its users; the peer says `data` and is gone."""
+
+    def __init__(self, data: bytes) -> None:
+        self.left = data
+        self.closed = False
+
+    def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
+        count = min(len(view), len(self.left))
+        if not count:
+            raise EOFError("the peer ended the connection")
+        view[:count], self.left = self.left[:count], self.left[count:]
+        return count
+
+    def wait(self, timeout: float) -> bool:
+        return True
+
+    def send(self, data: bytes, timeout: float) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+    def shutdown(self) -> None:
+        self.left = b""
+
+    def unread(self) -> bool:
+        return bool(self.left)
 
 
 def one(data: bytes) -> None:
@@ -72,16 +99,11 @@ def one(data: bytes) -> None:
     else:
         assert peer.closed
         check_error(error, SECRET, *[PASSWORD] * bool(proxy))
-    if proxy.startswith("http"):
-        tunnelled = TUNNELLED.match(said)
-        if tunnelled is None:
-            return
-        said = said[tunnelled.end() :]
-    elif proxy:
-        return
-    answer = ANSWER.match(said)
-    if answer is not None and len(data) < MAX_HANDSHAKE:
-        check_answer(error, int(answer[1]), answer[2], said[answer.end() :], peer.left)
+    if not proxy and said.startswith(RIGHT):
+        assert error is None, repr(error)
+        assert peer.left == said[len(RIGHT) :]
+    if not proxy and (answer := ANSWER.match(said)) and answer[1] != b"101":
+        assert error is not None
 
 
 def opened(peer: Peer, proxy: str) -> FastposError | None:
@@ -122,44 +144,6 @@ def check_error(error: FastposError, *secrets: str) -> None:
         assert 0 <= error.retry_after <= MAX_RETRY_AFTER
 
 
-def check_answer(
-    error: FastposError | None, status: int, lines: bytes, rest: bytes, left: bytes
-) -> None:
-    """A well-formed answer is taken for what it says."""
-    pairs = [line.split(b":", 1) for line in lines.split(b"\r\n")[:-1]]
-    headers = {name.lower(): value.strip() for name, value in pairs}
-    if len(headers) < len(pairs):
-        return  # some of the same name, which may be joined or not
-    refused = any(headers.get(b"sec-websocket-" + name) for name in (b"extensions", b"protocol"))
-    right = (
-        status == 101
-        and headers.get(b"upgrade", b"").lower() == b"websocket"
-        and headers.get(b"connection", b"").lower() == b"upgrade"
-        and headers.get(b"sec-websocket-accept") == ACCEPT
-        and not refused
-    )
-    if right:
-        assert error is None, repr(error)
-        assert left == rest
-    elif error is None:
-        # Lists of tokens are allowed in these two; all else must be as it is above.
-        assert status == 101
-        assert b"websocket" in headers[b"upgrade"].lower()
-        assert b"upgrade" in headers[b"connection"].lower()
-        assert headers[b"sec-websocket-accept"].lower() == ACCEPT.lower()
-        assert not refused
-    elif status != 101:
-        edge = (
-            b"cloudflare" in headers.get(b"server", b"").lower()
-            or any(name.startswith(b"cf-") for name in headers)
-            or b"text/html" in headers.get(b"content-type", b"").lower()
-        )
-        refused = status == 401 or (status == 403 and not edge)
-        assert isinstance(error, AuthenticationError) == refused, repr(error)
-        if isinstance(error, ConnectionFailed):
-            assert error.status == status
-
-
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     random = Random(seed)
     if random.random() < 0.4:
@@ -174,40 +158,18 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 
 
 def seeds() -> list[bytes]:
+    """The corpus has more."""
     secret = SECRET.encode()
     answers = [
         RIGHT,
         RIGHT + b"\x81\x00",
-        RIGHT.replace(b"Upgrade\r\n", b"keep-alive, Upgrade\r\n"),
-        RIGHT.replace(b"101", b"200"),
-        RIGHT.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
-        RIGHT.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"),
-        *(b"HTTP/1.1 %d x\r\n\r\n" % status for status in (100, 204, 402, 403, 404, 426, 599)),
-        RIGHT.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\nContent-Length: 9\r\n\r\n"),
-        RIGHT.replace(ACCEPT, ACCEPT[::-1]),
-        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 99999999999\r\n\r\n",
+        *(b"HTTP/1.1 %d x\r\n\r\n" % status for status in (100, 204, 403, 599)),
         b"HTTP/1.1 301 Moved\r\nLocation: wss://elsewhere/?token=" + secret + b"\r\n\r\n",
         b"HTTP/1.1 403 Forbidden\r\nServer: cloudflare\r\ncf-mitigated: challenge\r\n\r\n",
         b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\n\r\n",
         b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\n\r\n",
         b"HTTP/1.1 429 Slow\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n\r\n",
-        b"HTTP/1.1 400 " + secret + b"\r\nX: " + secret + b"\r\n\r\n" + secret,
-        b"HTTP/1.1 x\r\n\r\n",
-        b"\xff\xfe\r\n: \r\n\r\n",
-        b"",
     ]
-    tunnels = [
-        b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\n" + RIGHT,
-        b"HTTP/1.0 200\r\n\r\n" + RIGHT,
-        b"HTTP/1.1 407 Proxy Authentication Required " + PASSWORD.encode() + b"\r\n\r\n",
-        b"SSH-2.0\r\n\r\n",
-    ]
-    socks = [
-        b"\x05\x02\x01\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50" + RIGHT,
-        b"\x05\x00\x05\x00\x00\x03\x04name\x00\x50" + RIGHT,
-        b"\x05\x02\x01\x01",
-        b"\x05\xff",
-        b"\x05\x00\x05\x05\x00\x01",
-    ]
-    ways = enumerate([answers, tunnels, socks])
-    return [bytes([way]) + said for way, several in ways for said in several]
+    tunnel = b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\n" + RIGHT
+    socks = b"\x05\x02\x01\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50" + RIGHT
+    return [*(b"\0" + said for said in answers), b"\1" + tunnel, b"\2" + socks]

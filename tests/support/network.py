@@ -7,40 +7,26 @@ import contextlib
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig
 
-__all__ = ["ProxiedConnection", "TcpProxy"]
+__all__ = ["TcpProxy"]
 
 T = TypeVar("T")
 
 READ_SIZE = 64 * 1024
-SENDER = {"up": "client", "down": "server"}
-RECEIVER = {"up": "server", "down": "client"}
 
 
 @dataclass(eq=False)
-class ProxiedConnection:
-    """One connection through a `TcpProxy`, kept after its end."""
+class _Connection:
+    """One through a `TcpProxy`."""
 
-    started: float
-    """`time.monotonic()` when it was accepted."""
-
-    up_bytes: int = 0
-    """Forwarded from the client to the server."""
-
-    down_bytes: int = 0
-    """Forwarded from the server to the client."""
-
-    ended: str | None = None
-    """None while it lasts, then who or what ended it."""
-
-    _sockets: tuple[socket.socket, ...] = field(default=(), repr=False)
-    _tasks: tuple[asyncio.Task[None], ...] = field(default=(), repr=False)
+    ended: bool = False
+    sockets: tuple[socket.socket, ...] = ()
+    tasks: tuple[asyncio.Task[None], ...] = ()
 
 
 class TcpProxy(Rig):
@@ -58,7 +44,7 @@ class TcpProxy(Rig):
         super().__init__()
         self.port = 0
         self._target = (target_host, target_port)
-        self._connections: list[ProxiedConnection] = []
+        self._connections: list[_Connection] = []
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._open = {"up": asyncio.Event(), "down": asyncio.Event()}
@@ -66,23 +52,6 @@ class TcpProxy(Rig):
 
     def url(self, scheme: str = "ws", path: str = "/") -> str:
         return f"{scheme}://{LOOPBACK}:{self.port}{path}"
-
-    @property
-    def connections(self) -> list[ProxiedConnection]:
-        """All there were, the oldest first; what they count is exact at this moment."""
-        return self._do(lambda: list(self._connections))
-
-    @property
-    def open_connections(self) -> int:
-        return sum(connection.ended is None for connection in self.connections)
-
-    @property
-    def up_bytes(self) -> int:
-        return sum(connection.up_bytes for connection in self.connections)
-
-    @property
-    def down_bytes(self) -> int:
-        return sum(connection.down_bytes for connection in self.connections)
 
     def blackhole(self) -> None:
         """Nothing passes in either direction, ends of connections included; sockets stay open."""
@@ -118,11 +87,7 @@ class TcpProxy(Rig):
 
     def reset(self) -> None:
         """RST to both sides of every connection."""
-        self._do(lambda: self._end_all("reset", abruptly=True))
-
-    def close(self) -> None:
-        """FIN to both sides of every connection."""
-        self._do(lambda: self._end_all("closed"))
+        self._do(lambda: self._end_all(abruptly=True))
 
     def refuse(self) -> None:
         """New connections are refused; those there are go on."""
@@ -150,7 +115,7 @@ class TcpProxy(Rig):
 
     def _stop(self, thread: threading.Thread) -> None:
         self._do(self._stop_listening)
-        self._do(lambda: self._end_all("closed"))
+        self._do(self._end_all)
         self._loop.call_soon_threadsafe(self._loop.stop)
         thread.join(TIMEOUT)
         # What was cancelled ends in one more turn.
@@ -183,25 +148,24 @@ class TcpProxy(Rig):
     async def _accept(self, listener: socket.socket) -> None:
         while True:
             client, _ = await self._loop.sock_accept(listener)
-            connection = ProxiedConnection(started=time.monotonic())
-            self._connections.append(connection)
             try:
                 server = socket.create_connection(self._target, TIMEOUT)
-            except OSError as error:
-                connection.ended = f"the server can't be reached: {error}"
+            except OSError:
                 _close(client, abruptly=True)
                 continue
             for sock in (client, server):
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection._sockets = (client, server)
-            connection._tasks = (
+            connection = _Connection()
+            self._connections.append(connection)
+            connection.sockets = (client, server)
+            connection.tasks = (
                 self._loop.create_task(self._forward(connection, client, server, "up")),
                 self._loop.create_task(self._forward(connection, server, client, "down")),
             )
 
     async def _forward(
-        self, connection: ProxiedConnection, source: socket.socket, target: socket.socket, way: str
+        self, connection: _Connection, source: socket.socket, target: socket.socket, way: str
     ) -> None:
         try:
             while True:
@@ -210,46 +174,42 @@ class TcpProxy(Rig):
                 if not data:
                     break
                 while data:
-                    data = data[await self._pass_on(connection, data, target, way) :]
+                    data = data[await self._pass_on(data, target, way) :]
             await self._open[way].wait()
             target.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self._end(connection, f"by the {SENDER[way]}: {error}", abruptly=True)
-        if all(task.done() or task is asyncio.current_task() for task in connection._tasks):
-            self._end(connection, f"by the {RECEIVER[way]}")
+        except OSError:
+            self._end(connection, abruptly=True)
+        if all(task.done() or task is asyncio.current_task() for task in connection.tasks):
+            self._end(connection)
 
-    async def _pass_on(
-        self, connection: ProxiedConnection, data: bytes, target: socket.socket, way: str
-    ) -> int:
+    async def _pass_on(self, data: bytes, target: socket.socket, way: str) -> int:
         """Forward as much as may go at once; how many bytes that was."""
         await self._open[way].wait()
         if way == "up":
             await self._loop.sock_sendall(target, data)
-            connection.up_bytes += len(data)
             return len(data)
         allowance = self._allowance
         piece = data[: self._step if allowance is None else min(self._step, allowance)]
         await self._loop.sock_sendall(target, piece)
-        connection.down_bytes += len(piece)
         if self._allowance is not None:
             self._allowance -= len(piece)
             if self._allowance <= 0:
                 self._allowance = None
-                self._end_all("truncated")
+                self._end_all()
         if self._interval:
             await asyncio.sleep(self._interval)
         return len(piece)
 
-    def _end_all(self, how: str, abruptly: bool = False) -> None:
+    def _end_all(self, abruptly: bool = False) -> None:
         for connection in self._connections:
-            self._end(connection, how, abruptly)
+            self._end(connection, abruptly)
 
-    def _end(self, connection: ProxiedConnection, how: str, abruptly: bool = False) -> None:
-        if connection.ended is None:
-            connection.ended = how
-            for task in connection._tasks:
+    def _end(self, connection: _Connection, abruptly: bool = False) -> None:
+        if not connection.ended:
+            connection.ended = True
+            for task in connection.tasks:
                 task.cancel()
-            for sock in connection._sockets:
+            for sock in connection.sockets:
                 self._loop.remove_reader(sock)
                 self._loop.remove_writer(sock)
                 _close(sock, abruptly)

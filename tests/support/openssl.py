@@ -118,10 +118,6 @@ class OpensslServer(Rig):
         """Until so many TLS handshakes have been completed, over all."""
         self._wait_for(lambda: self.handshakes >= count, f"{count} handshakes")
 
-    def wait_ended(self) -> None:
-        """Until the connection is over for the server."""
-        self._wait_for(lambda: self._ended, "the end of the connection")
-
     def _write(self, packet: bytes) -> None:
         # Commands are understood only after the handshake.
         self.wait_handshakes(1)

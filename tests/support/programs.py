@@ -14,24 +14,36 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 
-def _started(words: tuple[str, ...], more: dict[str, str]) -> subprocess.Popen[str]:
+def _started(
+    words: tuple[str, ...], more: dict[str, str], where: Path | None = None
+) -> subprocess.Popen[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTPOS_T")}
     kept.pop("FASTPOS_API_KEY", None)
-    script = words and (words[0] == "-c" or words[0].endswith(".py"))
+    script = words and (words[0] in ("-c", "-m") or words[0].endswith(".py"))
     return subprocess.Popen(
         [sys.executable, "-u", *(() if script else ("-m", "fastpos")), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=where,
         env={**kept, "PYTHONPATH": str(ROOT), **more},
     )
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `fastpos` with these words, or the script that the first is, or the one after -c."""
-    with _started(words, environment) as process:
+def run(
+    *words: str, where: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `fastpos` with these words, the script that the first is, or what is after -c or -m."""
+    with _started(words, environment, where) as process:
         output, errors = process.communicate(timeout=60)
     return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+def said(program: str, *words: str, where: Path | None = None, **environment: str) -> str:
+    """What a program prints that has nothing to complain of."""
+    done = run("-c", program, *words, where=where, **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.support.recording import until
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, free_port, program
 
 __all__ = ["HttpProxy", "SocksProxy"]
@@ -37,11 +38,7 @@ class _ProgramProxy(Rig):
 
     def wait_logged(self, text: str, timeout: float = TIMEOUT) -> None:
         """Until the proxy has logged `text`: how a test knows that it was not passed by."""
-        deadline = time.monotonic() + timeout
-        while text not in self.log:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{text!r} is not in the proxy's log:\n{self.log}")
-            time.sleep(0.01)
+        until(lambda: text in self.log, timeout, f"{text!r} in the proxy's log")
 
     @property
     def log(self) -> str:
@@ -76,13 +73,8 @@ class HttpProxy(_ProgramProxy):
     scheme = "http"
 
     def _command(self, directory: Path) -> list[str]:
-        lines = [
-            f"Port {self.port}",
-            f"Listen {LOOPBACK}",
-            f"Allow {LOOPBACK}",
-            "Timeout 60",
-            "LogLevel Connect",
-        ]
+        lines = [f"Port {self.port}", f"Listen {LOOPBACK}", f"Allow {LOOPBACK}", "Timeout 60"]
+        lines += ["LogLevel Connect"]
         if self.user is not None:
             lines.append(f"BasicAuth {self.user} {self.password}")
         configuration = directory / "tinyproxy.conf"
@@ -96,7 +88,5 @@ class SocksProxy(_ProgramProxy):
     scheme = "socks5h"
 
     def _command(self, directory: Path) -> list[str]:
-        command = [program("microsocks"), "-i", LOOPBACK, "-p", str(self.port)]
-        if self.user is not None:
-            command += ["-u", self.user, "-P", str(self.password)]
-        return command
+        user = [] if self.user is None else ["-u", self.user, "-P", str(self.password)]
+        return [program("microsocks"), "-i", LOOPBACK, "-p", str(self.port), *user]

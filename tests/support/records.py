@@ -9,16 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from fastpos.net.tls import TlsTransport
 from tests.support.certificates import Certificates
 from tests.support.connections import concurrently
 from tests.support.recording import until
 
-__all__ = ["RECORD", "Pair", "Sealer", "Server", "read", "read_all", "reads_of", "shaken_hands"]
+__all__ = ["RECORD", "Pair", "Server", "read", "read_all", "reads_of", "shaken_hands"]
 
 RECORD = 16 * 1024  # the most that one holds
 
@@ -107,25 +104,3 @@ def reads_of(client: TlsTransport, server: Server, wire: bytes) -> bytes:
     server.sock.sendall(wire)
     until(lambda: len(client._sock.recv(1 << 20, socket.MSG_PEEK)) == len(wire))
     return read(client)
-
-
-class Sealer:
-    """Makes TLS 1.3 records by itself (RFC 8446, section 5.2), of the kinds OpenSSL never sends."""
-
-    def __init__(self, secret: bytes) -> None:
-        self._key = AESGCM(self._expand(secret, b"key", 32))
-        self._iv = int.from_bytes(self._expand(secret, b"iv", 12), "big")
-        self._number = 0
-
-    @staticmethod
-    def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-        label = b"tls13 " + label
-        info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
-        return HKDFExpand(hashes.SHA384(), size, info).derive(secret)
-
-    def seal(self, data: bytes, padding: int = 0) -> bytes:
-        inner = data + b"\x17" + bytes(padding)
-        header = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2, "big")
-        nonce = (self._iv ^ self._number).to_bytes(12, "big")
-        self._number += 1
-        return header + self._key.encrypt(nonce, inner, header)

@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import socket
 import subprocess
-from types import TracebackType
 from typing import TypeVar
 
 import pytest
@@ -34,12 +33,7 @@ class Rig:
             self._cleanup = self._cleanup.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._cleanup.close()
 
     def _start(self) -> None:

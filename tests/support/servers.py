@@ -7,7 +7,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
 from tests.support.frames import CLOSE, ClientFrame, frame, read_frame, text_frame
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig
@@ -60,17 +59,11 @@ class ScriptedServer(Rig):
             if not self._changed.wait_for(lambda: self.finished >= count, timeout):
                 raise AssertionError(f"{self.finished} connections ended, not {count}")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, traceback)
-        if error is None:
-            for failure in self.errors:
-                if not isinstance(failure, OSError):
-                    raise failure
+    def __exit__(self, kind: object, *more: object) -> None:
+        super().__exit__(kind, *more)
+        for failure in self.errors if kind is None else ():
+            if not isinstance(failure, OSError):
+                raise failure
 
     def _start(self) -> None:
         listener = self._cleanup.enter_context(socket.create_server((LOOPBACK, 0), backlog=128))
