@@ -113,6 +113,7 @@ class PositionStream(Callbacks):
             self._dispatcher,
             settings.credential.hide,
         )
+        self._owner.in_child = self._delivery.abandon
         self._sync = Snapshots(
             settings.snapshot,
             settings.snapshot_timeout,

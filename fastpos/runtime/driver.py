@@ -247,7 +247,8 @@ class Driver:
             failure = error
             raise
         except BaseException as error:  # Ctrl-C, sys.exit() in a callback, a mistake of ours
-            self._leave_callbacks()
+            if not self._owner.is_another:
+                self._leave_callbacks()
             failure = FastposError(f"the stream was ended by {type(error).__name__}: {error}")
             failure.__cause__ = error
             raise
@@ -294,15 +295,16 @@ class Driver:
     def _connect_and_reconnect(self, run: Run) -> None:
         buffers = Buffers()
         while not run.stopping:
-            self._check_process()
             self._feed.attempt()
             final, retry_in = self._serve(run, buffers)
+            self._check_process()
             if final is not None:
                 raise final
             if retry_in is not None:
                 self._changes.wait_for(lambda: run.stopping, retry_in)
 
     def _check_process(self) -> None:
+        """To be called after each call of a user's function, before anything else is done."""
         if self._owner.is_another:
             raise Forked
 
@@ -351,7 +353,6 @@ class Driver:
         run.pinger.ask(self._follow)  # whatever was asked while there was no session
         feed, snapshots = self._feed, self._snapshots
         while True:
-            self._check_process()
             link.read(POLL_INTERVAL if snapshots.pending else None)
             while (event := link.next_event()) is not None:
                 if type(event) is Closed:
@@ -361,6 +362,7 @@ class Driver:
                 if type(event) is Subscribed:
                     self._changes.notify()
                 feed.take(link, event)
+                self._check_process()
             feed.count(link)
             if snapshots.pending and not run.stopping:
                 for name, told in snapshots.poll():
@@ -368,3 +370,4 @@ class Driver:
                         self._delivery.report(told)
                     else:
                         self._delivery.tell(name, told)
+                self._check_process()
