@@ -1,12 +1,17 @@
 """Which process a stream runs in: `os.fork()` gives the child a copy that must not be used.
 
 The child has no reader and no ping thread, locks that those held are held for ever there, and the
-socket is the parent's: a close frame from the child would end the parent's connection.
+socket is the parent's: a close frame from the child would end the parent's connection. Nor may the
+events be told there that the parent tells, even those that were read already: a function of the
+user's that forks returns into the library in both. So Python is asked to say when it has forked,
+which costs nothing until it does.
 """
 
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Callable
 
 __all__ = ["Forked", "OwnerProcess"]
 
@@ -20,11 +25,15 @@ class OwnerProcess:
 
     def __init__(self) -> None:
         self._pid: int | None = None
+        self.in_child: Callable[[], object] | None = None
+        """Called in a child that was forked off this process, before anything else is done there
+        (where the system has `os.fork`)."""
 
     def claim(self) -> None:
         """It is this process; raises RuntimeError if it was another."""
         self.check()
         self._pid = os.getpid()
+        _claimed.add(self)
 
     @property
     def is_another(self) -> bool:
@@ -38,3 +47,16 @@ class OwnerProcess:
                 "the stream was started in another process, before os.fork(); "
                 "make a stream of its own in this one"
             )
+
+
+_claimed: weakref.WeakSet[OwnerProcess] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for owner in tuple(_claimed):
+        if owner.in_child is not None:
+            owner.in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -7,8 +7,9 @@ hold a call up for ever; the sockets under it are therefore this library's own, 
 stream opens its (see net/), with one deadline for everything.
 
 Threads: any may call or close an `AccountSnapshot`. `_lock` is held for the length of a call and
-guards all that calls change; the network's own lock guards what `close` needs in order to end a
-call that is under way.
+guards all that calls change. What `close` needs in order to end a call that is under way takes no
+lock that a call holds, as a signal handler may have interrupted that call: who finds its own thread
+in `_inside` leaves the rest of closing to what runs there.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ class AccountSnapshot:
         source = None if source_address is None else parse_source(source_address)
         self._network = _Network(target, ssl_context, proxy, source)
         self._lock = threading.Lock()
+        self._inside: list[int] = []  # the threads that hold it, or are about to
         self._client: httpx.Client | None = None
         self._warned = target.scheme == "https" or target.is_loopback
         self._offset_ms: float | None = None  # the exchange's clock less our monotonic one
@@ -162,6 +164,16 @@ class AccountSnapshot:
             SnapshotError: it did not work out. When the exchange asked for a pause (HTTP 429 or
                 418 with ``Retry-After``), calls fail at once until that is over, and ask nothing.
         """
+        me = threading.get_ident()
+        self._inside.append(me)
+        try:
+            return self._call()
+        finally:
+            self._inside.remove(me)
+            if self._network.stopped:  # by a signal handler, in the last steps of this
+                self.close()
+
+    def _call(self) -> Snapshot:
         deadline = monotonic() + self._timeout
         if not self._lock.acquire(timeout=self._timeout):
             raise self._failure(f"another call has not ended in {self._timeout:g} s")
@@ -182,19 +194,38 @@ class AccountSnapshot:
             snapshot = self._account()
             return snapshot._replace(orders=self._open_orders())
         finally:
-            self._lock.release()
+            self._let_go()
 
     def close(self) -> None:
         """Close the connection, and end a call that is under way; it raises `SnapshotError`.
 
-        A later call opens a new one.
+        A later call opens a new one. It may be called in a signal handler, too.
         """
         self._network.stop()
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
-            self._network.restart()
+        me = threading.get_ident()
+        if me in self._inside:
+            return  # in a signal handler: what it interrupted closes
+        self._inside.append(me)
+        try:
+            # A call ends soon now, but for a look-up of the name, which can't be interrupted.
+            acquired = self._lock.acquire(timeout=self._timeout)
+            if acquired:
+                self._let_go()
+        finally:
+            self._inside.remove(me)
+        if acquired and self._network.stopped:
+            self.close()
+
+    def _let_go(self) -> None:
+        """Give the lock back; before that, close what is to be closed."""
+        try:
+            if self._network.stopped:
+                client, self._client = self._client, None
+                if client is not None:
+                    client.close()
+                self._network.restart()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -504,7 +535,8 @@ class _Body(httpx.SyncByteStream):
 class _Network(httpcore.NetworkBackend):
     """Opens connections to one host, each and all of what is done on them until `deadline`.
 
-    `_lock` guards `_transport` and `stopped`.
+    No lock: `stop` sets `stopped` and looks at `_transport`; who opens one sets that and looks at
+    `stopped`. One of the two sees the other.
     """
 
     def __init__(
@@ -519,7 +551,6 @@ class _Network(httpcore.NetworkBackend):
         self._context = context
         self._proxy = parse_proxy(proxy) if proxy else None
         self._proxy_from_environment = proxy is None
-        self._lock = threading.Lock()
         self._transport: Transport | None = None  # the last that was made
         self.stopped = False
         """True from `stop` to `restart`: nothing new is opened."""
@@ -543,22 +574,20 @@ class _Network(httpcore.NetworkBackend):
 
     def stop(self) -> None:
         """End the connection, whatever is under way on it."""
-        with self._lock:
-            self.stopped = True
-            if self._transport is not None:
-                self._transport.shutdown()
+        self.stopped = True
+        transport = self._transport
+        if transport is not None:
+            transport.shutdown()
 
     def restart(self) -> None:
         """Allow connections again."""
-        with self._lock:
-            self.stopped = False
-            self._transport = None
+        self._transport = None
+        self.stopped = False
 
     def _adopt(self, transport: Transport) -> None:
-        with self._lock:
-            if self.stopped:
-                raise ConnectionAbortedError("stopped")
-            self._transport = transport
+        self._transport = transport
+        if self.stopped:
+            raise ConnectionAbortedError("stopped")
 
     def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.NetworkStream:
         """Connect to the host, through the proxy if there is one (httpcore's interface)."""

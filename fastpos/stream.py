@@ -41,6 +41,8 @@ __all__ = ["PositionStream"]
 _numbers = itertools.count(1)
 # Waits are cut into slices, as a Ctrl-C that comes just before one does not end it, seconds.
 SLICE = 0.5
+# How long the thread of a run that has ended is waited for, seconds.
+LAST_STEPS = 2.0
 
 
 class PositionStream(Callbacks):
@@ -113,6 +115,7 @@ class PositionStream(Callbacks):
             self._dispatcher,
             settings.credential.hide,
         )
+        self._owner.in_child = self._delivery.abandon
         self._sync = Snapshots(
             settings.snapshot,
             settings.snapshot_timeout,
@@ -151,12 +154,15 @@ class PositionStream(Callbacks):
             RuntimeError: it is running already, or was started before an `os.fork()`.
             ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
-        run = self._begin(next(_numbers), threading.current_thread(), is_ours=False)
+        run = Run(next(_numbers), threading.current_thread(), is_ours=False)
         try:
+            self._begin(run)
             self._driver.run(run)
         except Forked:
             self._owner.check()
             raise
+        finally:  # whatever a Ctrl-C left undone
+            self._driver.give_up(run)
 
     def start(self) -> PositionStream:
         """Run in a thread of its own; return the stream.
@@ -172,11 +178,12 @@ class PositionStream(Callbacks):
             name=f"fastpos-reader-{number}",
             daemon=True,
         )
-        run = self._begin(number, thread, is_ours=True)
+        run = Run(number, thread, is_ours=True)
         try:
+            self._begin(run)
             thread.start()
-        except BaseException:
-            self._driver.never_began(run)
+        except BaseException:  # a Ctrl-C may find the thread begun
+            self._driver.give_up(run)
             raise
         return self
 
@@ -255,16 +262,17 @@ class PositionStream(Callbacks):
     ) -> None:
         self.stop()
 
-    def _begin(self, number: int, thread: threading.Thread, is_ours: bool) -> Run:
+    def _begin(self, run: Run) -> None:
         # Needed by the threads, but not to be imported by them: in a process that is forked
         # meanwhile nobody could import it any more.
         import_websocket_client()
         self._owner.claim()
-        run = self._driver.begin(number, thread, is_ours)
-        self._delivery.begin(background=is_ours or self._dispatcher is not None)
-        return run
+        self._driver.begin(run)
+        self._delivery.begin(background=run.is_ours or self._dispatcher is not None)
 
     def _run_in_background(self, run: Run) -> None:
+        if not run.claim():  # who started the thread was interrupted, and has given up
+            return
         try:
             self._driver.run(run)
         except Forked:
@@ -283,10 +291,13 @@ class PositionStream(Callbacks):
         """Wait until a run has ended, and its thread if it is ours."""
         if not self._driver.wait_ended(run, max(deadline - monotonic(), 0.0)):
             return False
-        while run.is_ours and run.thread.is_alive():  # in its last steps
-            remaining = deadline - monotonic()
+        # Its thread is in its last steps. A signal handler that has interrupted this very wait may
+        # find it alive for as long as it looks, hence the bound.
+        last = min(deadline, monotonic() + LAST_STEPS)
+        while run.is_ours and run.thread.is_alive():
+            remaining = last - monotonic()
             if remaining <= 0:
-                return False
+                return last < deadline
             run.thread.join(min(remaining, SLICE))
         return True
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -23,7 +24,17 @@ import pytest
 from fastpos import PositionStream
 from fastpos.simulator import Exchange
 from tests.certificates import Certificates
-from tests.recording import SOON, Recorder, order
+from tests.recording import (
+    KEY,
+    SOON,
+    Recorder,
+    answer_until_close,
+    load,
+    order,
+    push_frame,
+    serve_subscription,
+)
+from tests.servers import ScriptedServer
 
 if not hasattr(os, "fork"):
     pytest.skip("no os.fork() here", allow_module_level=True)
@@ -246,12 +257,14 @@ def wait_for_child():
 """
 
 
-def run(exchange: Exchange, project: Path, body: str, dispatch: str = "reader") -> str:
+def run(
+    exchange: Exchange | ScriptedServer, project: Path, body: str, dispatch: str = "reader"
+) -> str:
     """What a program prints; it must not complain, and it ends by itself."""
     done = subprocess.run(
         [
             *(sys.executable, "-c", PREAMBLE + textwrap.dedent(body)),
-            *(exchange.url, exchange.api_key, dispatch),
+            *(exchange.url, getattr(exchange, "api_key", KEY), dispatch),
         ],
         cwd=project,
         capture_output=True,
@@ -339,3 +352,88 @@ print("connects", stream.stats.connects, stream.stats.disconnects)
     assert done == ["child ended with 0\nconnects 1 {'stopped': 1}\n"]
     assert len(exchange.connections) == 1
     assert exchange.counts["unsub"] == exchange.counts["close"] == 1
+
+
+def _both() -> dict[str, Any]:
+    """A push that goes to two callbacks."""
+    push = load("account_update_create")
+    assert push["d"]["a"]
+    assert push["d"]["p"]
+    return push
+
+
+@pytest.mark.parametrize("dispatch", ["reader", "thread"])
+@pytest.mark.parametrize("where", ["on_position", "on_error", "on_system_close"])
+def test_child_gets_nothing_of_what_was_read_before_the_fork(
+    project: Path, where: str, dispatch: str
+) -> None:
+    """Else a bot that starts a helper trades twice: all this was read at once."""
+    forking = {"on_position": _both(), "on_error": {"channel": "order", "order": 5}}.get(
+        where, load("system_close")
+    )
+    rest = [_both(), order(1), {"channel": "order", "order": 5}, load("adl_price_two"), order(2)]
+    body = f"""
+    child = None
+
+    def fork(event):
+        global child
+        if child is None:
+            child = os.fork()
+            if child:
+                wait_for_child()
+            else:
+                signal.alarm(10)
+
+    def told(event):
+        print("child" if child == 0 else "parent", type(event).__name__, flush=True)
+        if getattr(event, "order_id", None) == "2":
+            stream.stop()
+
+    stream.{where}(fork)
+    for name in "position account order adl_price error system_close disconnect".split():
+        getattr(stream, "on_" + name)(told)
+    stream.start()
+    stream.join()
+    """
+
+    def serve(peer: socket.socket) -> None:
+        serve_subscription(peer)
+        peer.sendall(b"".join(push_frame(push) for push in [forking, *rest]))
+        answer_until_close(peer)
+
+    with ScriptedServer(serve) as server:
+        lines = run(server, project, body, dispatch).splitlines()
+    assert lines[0] == "child ended with 0"
+    assert [line for line in lines if line.startswith("child")] == lines[:1]
+    names = [line.partition(" ")[2] for line in lines[1:]]
+    assert names[-2:] == ["Order", "Disconnect"]
+    assert names.count("Order") == 2
+
+
+def test_child_asks_for_no_snapshot(exchange: Exchange, project: Path) -> None:
+    body = """
+    child = None
+
+    def source():
+        print("asked by", "child" if child == 0 else "parent", flush=True)
+        stream.stop()
+        return Snapshot([], [])
+
+    def fork(event):
+        global child
+        child = os.fork()
+        if child:
+            wait_for_child()
+        else:
+            signal.alarm(10)
+
+    from fastpos import Snapshot
+    stream = PositionStream(
+        url, api_key=key, broker=1003, proxy="", on_ready=fork, snapshot=source
+    )
+    try:
+        stream.run_forever()
+    except RuntimeError:
+        time.sleep(0.2)  # for a thread that was started
+    """
+    assert run(exchange, project, body) == "child ended with 0\nasked by parent\n"

@@ -42,12 +42,14 @@ from tests.recording import (
 from tests.servers import (
     ScriptedServer,
     accept_upgrade,
+    answer_until_close,
     close_frame,
     frame,
     frames,
     read_frame,
     read_request,
 )
+from tests.support.certificates import Certificates
 from tests.support.connections import at_once, concurrently
 
 NewStream = Callable[..., PositionStream]
@@ -620,6 +622,122 @@ def test_a_condition_is_waited_for() -> None:
     assert changes._waiting == []
 
 
+def test_a_stop_that_overlaps_the_next_start_leaves_it_alone(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    """As where one thread restarts a stream, and another stops it."""
+    stream = new_stream(exchange)
+    for number in range(1, 21):
+        stream.start()
+        assert stream.wait_ready(SOON)
+        with within(3.0), concurrently(stream.stop):
+            assert stream.join(SOON)
+            stream.start()
+        assert stream.wait_ready(SOON)
+        exchange.push(order(number))
+        recorder.wait("on_order", number)
+        stream.stop()
+
+
+def test_a_worker_that_runs_for_ever_again_and_again_may_be_stopped_as_often(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    stream = new_stream(exchange)
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            stream.run_forever()
+
+    with concurrently(work):
+        for number in range(1, 21):
+            recorder.wait("on_ready", number)
+            with within(3.0):
+                stream.stop()
+        recorder.wait("on_ready", 21)
+        exchange.push(order(1))
+        recorder.wait("on_order")
+        over.set()
+        stream.stop()
+
+
+def test_a_start_that_is_interrupted_leaves_a_stream_that_can_be_started(
+    exchange: Exchange, new_stream: NewStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ctrl-C may come before the thread is started, or when it has begun already."""
+    stream = new_stream(exchange)
+    real = threading.Thread.start
+    for begun in (False, True):
+
+        def start(thread: threading.Thread, begun: bool = begun) -> None:
+            if thread.name.startswith("fastpos-reader-"):
+                if begun:
+                    real(thread)
+                    assert stream.wait_ready(SOON)
+                raise KeyboardInterrupt
+            real(thread)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(KeyboardInterrupt):
+                stream.start()
+        with within(3.0):
+            assert stream.join(SOON)
+        with stream:
+            assert stream.wait_ready(SOON)
+
+
+@pytest.mark.parametrize("dispatch", ["reader", "thread"])
+@pytest.mark.parametrize("timeout", [5.0, None])
+def test_stop_between_start_and_the_first_step_of_its_thread(
+    exchange: Exchange,
+    new_stream: NewStream,
+    monkeypatch: pytest.MonkeyPatch,
+    dispatch: str,
+    timeout: float | None,
+) -> None:
+    """In a signal handler, which runs in the midst of `start`; so it can't wait for what comes."""
+    stream = new_stream(exchange, dispatch=dispatch)
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("fastpos-reader-"):
+            with within(1.0):
+                stream.stop(timeout)
+        real(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        stream.start()
+    with within(3.0):
+        assert stream.join(SOON)
+    assert exchange.connections == []
+    with stream:
+        assert stream.wait_ready(SOON)
+
+
+def test_start_after_a_stop_during_a_look_up_of_the_name(
+    exchange: Exchange, new_stream: NewStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, release, real = threading.Event(), threading.Event(), socket.getaddrinfo
+
+    def look_up(*args: Any, **options: Any) -> Any:
+        entered.set()
+        release.wait(SOON)
+        return real(*args, **options)
+
+    stream = new_stream(exchange)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", look_up)
+        stream.start()
+        assert entered.wait(SOON)
+        stream.stop(timeout=0.1)
+        release.set()
+        assert stream.join(SOON)
+    with stream:
+        assert stream.wait_ready(SOON)
+
+
 # --- whole processes ------------------------------------------------------------------------------
 
 PREAMBLE = """
@@ -799,6 +917,209 @@ def test_a_signal_that_comes_just_before_a_read_waits(
         _, err = finish(process)
     assert err == ""
     assert exchange.connections[0].close_code == 1000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals come to no thread there")
+@pytest.mark.long
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+@pytest.mark.parametrize("what", ["SIGINT", "SIGTERM"])
+def test_a_signal_at_any_moment_is_acted_on_within_a_second(
+    project: Path, certificates: Certificates, what: str, tls: bool
+) -> None:
+    """200 times: right after the subscription, in the midst of the opening; to the main thread, or
+    to another one, so that it does not even end a system call of the main one. No push comes."""
+    body = f"""
+        import random, ssl
+
+        luck = random.Random(7)
+        context = ssl._create_unverified_context() if url.startswith("wss") else None
+        stream = PositionStream(url, api_key=key, broker=1003, proxy="", ssl_context=context,
+                                on_error=lambda error: None)
+        signal.signal(signal.SIGTERM, lambda *_: stream.stop())
+        ready = threading.Event()
+        stream.on_ready(lambda event: ready.set())
+        main = threading.main_thread().ident
+        sent = 0.0
+
+        def send(after_ready, wait, last):
+            global sent
+            if after_ready:
+                ready.wait(5)
+            while stream._driver.last_run is last:
+                time.sleep(0)
+            time.sleep(wait)
+            sent = time.monotonic()
+            if luck.random() < 0.9:
+                signal.pthread_kill(main, signal.{what})
+            else:
+                signal.raise_signal(signal.{what})  # to this thread
+
+        longest = 0.0
+        for number in range(200):
+            ready.clear()
+            kill = threading.Thread(
+                target=send,
+                args=(
+                    luck.random() < 0.7,
+                    luck.choice([0, 0.002, 0.02]) * luck.random(),
+                    stream._driver.last_run,
+                ),
+            )
+            try:
+                kill.start()
+                stream.run_forever()
+            except KeyboardInterrupt:
+                pass
+            took = time.monotonic() - sent
+            if not sent:
+                break  # it ended by itself
+            longest = max(longest, took)
+            kill.join()
+            sent = 0.0
+        print(number, longest < 1.5 or longest, flush=True)
+    """
+    with (
+        Exchange(ssl_context=certificates.good.context() if tls else None) as exchange,
+        script(exchange, project, body) as process,
+    ):
+        out, err = process.communicate(timeout=120)
+    assert err == ""
+    assert out.splitlines()[-1] == "199 True"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
+@pytest.mark.parametrize("dispatch", ["reader", "thread"])
+@pytest.mark.parametrize("again", ["in on_disconnect", "while the peer is given time"])
+def test_a_second_ctrl_c(project: Path, again: str, dispatch: str) -> None:
+    """It comes while the first is obeyed, and nothing is left behind."""
+    body = f"""
+        import fastpos, os
+
+        from fastpos.net.connection import Connection
+
+        stream = PositionStream(url, api_key=key, broker=1003, proxy="", dispatch={dispatch!r})
+        ctrl_c = lambda: signal.raise_signal(signal.SIGINT)
+        ready = threading.Event()
+        stream.on_ready(lambda event: ready.set())
+        if {again!r} == "in on_disconnect":
+            from fastpos.runtime.feed import Feed
+            finish = Feed.finish
+            Feed.finish = lambda *args: (ctrl_c(), finish(*args))[1]
+            Feed.left = lambda *args, left=Feed.left: (ctrl_c(), left(*args))
+        else:
+            drain = Connection.drain
+            Connection.drain = lambda *args: (ctrl_c(), drain(*args))
+            leave = type(stream._driver)._leave_callbacks
+            type(stream._driver)._leave_callbacks = lambda self: (ctrl_c(), leave(self))
+
+        def sockets():
+            paths = [f"/proc/self/fd/{{fd}}" for fd in os.listdir("/proc/self/fd")]
+            return [path for path in paths if os.path.islink(path) and "sock" in os.readlink(path)]
+
+        for _ in range(3):
+            ready.clear()
+            kill = lambda: (ready.wait(5), time.sleep(0.05), os.kill(os.getpid(), signal.SIGINT))
+            threading.Thread(target=kill).start()
+            try:
+                stream.run_forever()
+            except KeyboardInterrupt:
+                print("raised", flush=True)
+            deadline = time.monotonic() + 5
+            while own() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            try:
+                stream.join(0)
+            except fastpos.FastposError as error:
+                print(own(), sockets() if os.path.exists("/proc") else [], error, flush=True)
+    """
+
+    def serve(peer: socket.socket) -> None:
+        serve_subscription(peer)
+        answer_until_close(peer)
+
+    with ScriptedServer(serve) as server, script(server, project, body) as process:
+        out, err = finish(process)
+    assert err == ""
+    assert out == "raised\n[] [] the stream was ended by KeyboardInterrupt: \n" * 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers there")
+@pytest.mark.parametrize("doing", ["looking", "pausing", "starting", "snapshot"])
+def test_anything_may_be_called_in_a_signal_handler_that_interrupted_anything(
+    exchange: Exchange, project: Path, doing: str
+) -> None:
+    """Thousands of times a second, while pushes come; what it waits for must not be what it has
+    interrupted."""
+    body = f"""
+        from fastpos import Snapshot
+        from fastpos.rest import AccountSnapshot
+
+        faulthandler.dump_traceback_later(9, exit=True)
+        stream = PositionStream(url, api_key=key, broker=1003, proxy="")
+        account = AccountSnapshot("http://127.0.0.1:9", "key", "secret", timeout=5, proxy="")
+        calls, longest, busy = 0, 0.0, False
+
+        def look():
+            return (stream.positions, stream.balances, stream.orders, stream.triggers,
+                    stream.book.dump(), stream.synced, stream.stats, stream.name, repr(stream))
+
+        def pause():
+            stream.unsubscribe()
+            stream.subscribe()
+
+        def start():
+            try:
+                stream.start()
+            except RuntimeError:
+                pass
+            stream.stop()
+
+        def snapshot():
+            try:
+                account()
+            except Exception:
+                pass
+            account.close()
+
+        def handle(*_):
+            global calls, longest, busy
+            if busy:
+                return
+            busy = True
+            began = time.monotonic()
+            look()
+            account.close()
+            if {doing!r} == "pausing" or calls % 50 == 0:
+                pause()
+            if {doing!r} == "starting":
+                stream.stop()
+            longest = max(longest, time.monotonic() - began)
+            calls += 1
+            busy = False
+
+        doing = {{"looking": look, "pausing": pause, "starting": start, "snapshot": snapshot}}
+        signal.signal(signal.SIGALRM, handle)
+        stream.start()
+        assert stream.wait_ready(10)
+        end = time.monotonic() + 1.5
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0013)
+        while time.monotonic() < end:
+            doing[{doing!r}]()
+        signal.signal(signal.SIGALRM, lambda *_: stream.stop())
+        if {doing!r} == "starting":
+            start()
+        while not stream.join(0):
+            look()
+        signal.setitimer(signal.ITIMER_REAL, 0, 0)
+        print(calls > 3, longest < 4 or longest, own(), flush=True)
+    """
+    with script(exchange, project, body) as process:
+        exchange.open_position()
+        exchange.start_ticking(0.001)
+        out, err = process.communicate(timeout=20)
+    assert err == ""
+    assert out == "True True []\n"
 
 
 # Where a stream may be when the program ends, and what leads there.

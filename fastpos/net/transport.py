@@ -2,7 +2,9 @@
 
 Threads: one thread reads, and it alone closes. Any thread may send or `shutdown`. `_lock` guards
 the socket's sending side, `_pending` and, in the TLS subclass, the OpenSSL object; it is held for
-work in memory and for system calls that can't block, never while waiting.
+work in memory and for system calls that can't block, never while waiting. It may be entered again
+by the thread that holds it, for the sake of a signal handler that has interrupted it and calls
+`shutdown`, which changes nothing that others rely on.
 
 Where the platform has MSG_DONTWAIT the socket stays in blocking mode, so that a read which waits
 for data gives up the GIL once, not twice (once to poll, once to read): beside a busy thread each
@@ -41,7 +43,7 @@ class Transport:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pending = bytearray()
         self._closed = False
         self._shut = False

@@ -39,14 +39,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Handlers(Generic[E]):
     """The functions registered for one kind of event, called in the order they were added.
 
-    `functions` is replaced, never changed, so any thread may read it; `_lock` guards replacing.
+    `functions` is replaced, never changed, so any thread may read it; `_lock` guards replacing. A
+    signal handler that has interrupted who holds it may enter it again.
     """
 
     __slots__ = ("_lock", "functions", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.functions: tuple[Callable[[E], object], ...] = ()
 
     def __call__(self, function: F) -> F:

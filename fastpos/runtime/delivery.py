@@ -109,6 +109,10 @@ class Delivery:
         """Call no function any more."""
         self._muted = True
 
+    def abandon(self) -> None:
+        """Deliver nothing any more, not even what is at hand: this is a copy in another process."""
+        self._muted = self._halted = True
+
     @property
     def counts(self) -> dict[str, int]:
         """How many events were delivered, by the name of their class."""
@@ -127,7 +131,7 @@ class Delivery:
             received_ns: when they were read, `time.time_ns`.
 
         Returns:
-            Whether one of them said that the system closes.
+            Whether one of them said that the system closes, and more may be done about it.
 
         Raises:
             BaseException: what a function raised to end the stream.
@@ -151,7 +155,7 @@ class Delivery:
                     closes = True
             if refused is not None:
                 self.refuse(refused)
-        return closes
+        return closes and not self._halted
 
     def refuse(self, error: DecodeError) -> None:
         """Report that something can't be decoded, with the credential hidden in it."""

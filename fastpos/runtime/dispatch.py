@@ -5,8 +5,8 @@ makes the reader wait: no order, trigger, position, balance or error is dropped.
 waits the kernel keeps what the exchange sends, and the pings go on.
 
 Threads: the reader calls `start`, `put` and `finish`; the rest is anybody's. `_changed` guards what
-`__init__` lists below it; it is not held while a function runs or something is logged. It may be
-entered again by the thread that holds it, so a signal handler that interrupts `put` may `discard`.
+`__init__` lists below it; it is not held while a function runs or something is logged. What a
+signal handler may do, `discard` and looking, takes no lock: it may have interrupted who holds it.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Dispatcher:
         self._owner = owner
         self._thread: threading.Thread | None = None  # the reader's; the one that was last started
 
+        self._discarding = False  # set by anybody, taken back by `start`
         self._changed = threading.Condition()
         self._waiting: deque[_Entry] = deque()
         self._ticks = 0  # how many of those are ticks
         self._conflated = 0
         self._waited = -inf  # until when the reader last waited
         self._current: tuple[Handlers[Any], float] | None = None  # being delivered, since when
-        self._discarding = False
         self._finishing = False
         self._failure: BaseException | None = None  # with which a function ended the thread
 
@@ -117,9 +117,7 @@ class Dispatcher:
             BaseException: what a function raised to end the stream, KeyboardInterrupt or such.
         """
         deadline = None if timeout is None else monotonic() + timeout
-        with self._changed:
-            self._finishing = True
-            self._changed.notify_all()
+        self.leave()
         while self.is_alive:
             assert self._thread is not None
             left = SLICE if deadline is None else min(SLICE, deadline - monotonic())
@@ -128,6 +126,12 @@ class Dispatcher:
             self._thread.join(left)
         if self._failure is not None:
             raise self._failure
+
+    def leave(self) -> None:
+        """Have the thread end once all that waits was delivered, but do not wait for it."""
+        with self._changed:
+            self._finishing = True
+            self._changed.notify_all()
 
     def _append(self, entry: _Entry) -> None:
         """Called under the lock."""
@@ -138,7 +142,7 @@ class Dispatcher:
 
     def _is_full(self, tick: bool) -> bool:
         """Whether an event has to wait for room; makes some where it can. Called under the lock."""
-        if len(self._waiting) < self._size:
+        if len(self._waiting) < self._size or self._discarding:
             return False
         keep = 0 if tick else 1
         if self._ticks > keep:
@@ -182,13 +186,15 @@ class Dispatcher:
 
     def discard(self) -> None:
         """Deliver nothing of what waits, and of what comes only a `Disconnect`."""
+        self._discarding = True
+
+    def wake(self) -> None:
+        """Have it seen at once that `discard` was called. Not for signal handlers."""
         with self._changed:
             if self._discarding:
-                return
-            self._discarding = True
-            self._waiting.clear()
-            self._ticks = 0
-            self._changed.notify_all()
+                self._waiting = deque(e for e in self._waiting if not self._unwanted(e[1]))
+                self._ticks = 0
+                self._changed.notify_all()
 
     @property
     def is_current(self) -> bool:

@@ -51,6 +51,8 @@ class Run:
         self.number = number
         self.thread = thread
         self.is_ours = is_ours
+        self.beginner = threading.current_thread()
+        """The thread that makes it begin."""
         self.pinger = Pinger()
         self.stopping = False
         """It was asked to end."""
@@ -59,6 +61,15 @@ class Run:
         """What ended it; None if it was `stop`."""
         self.interruption: BaseException | None = None
         """A Ctrl-C that came to another thread."""
+        self._unclaimed = [self]
+
+    def claim(self) -> bool:
+        """Whether this is the first call: who is told so runs it, or says that nobody does."""
+        try:
+            self._unclaimed.pop()  # one step, whoever comes in between
+        except IndexError:
+            return False
+        return True
 
 
 class Driver:
@@ -93,8 +104,8 @@ class Driver:
 
     # --- anybody's --------------------------------------------------------------------------
 
-    def begin(self, number: int, thread: threading.Thread, is_ours: bool) -> Run:
-        """Make ready for a run; see `Run`.
+    def begin(self, run: Run) -> None:
+        """Make ready for a run.
 
         Raises:
             RuntimeError: one is under way.
@@ -106,15 +117,17 @@ class Driver:
                 raise RuntimeError("the stream is running already")
             if self._dispatcher is not None and self._dispatcher.is_alive:
                 raise RuntimeError("a callback of the stream's last run is still running")
-            self._run = Run(number, thread, is_ours)
-            return self._run
+            self._run = run
         finally:
             self._beginning.release()
 
-    def never_began(self, run: Run) -> None:
-        """Take `begin` back."""
-        run.ended = True
-        self._changes.notify()
+    def give_up(self, run: Run) -> None:
+        """Have a run not begin; where that is too late, end soon."""
+        if run.claim():
+            run.ended = True
+            self._changes.notify()
+        else:
+            self.stop(run)
 
     def wait_ready(self, timeout: float | None) -> bool:
         """Wait until the stream is subscribed; False when the time is up or it has ended.
@@ -131,7 +144,7 @@ class Driver:
             # The run may not have ended yet because of a callback that calls this.
             return self._is_ready() or run.ended or run.stopping or run.failure is not None
 
-        if run.thread is threading.current_thread() and not is_known():
+        if self._is_waited_for(run) and not is_known():
             raise RuntimeError("wait_ready() on the reader thread would wait for itself")
         self._changes.wait_for(is_known, timeout)
         if run.failure is not None:
@@ -157,7 +170,13 @@ class Driver:
             return False
         if self._dispatcher is not None and self._dispatcher.is_current:
             return True
-        return run.thread is threading.current_thread()
+        return self._is_waited_for(run)
+
+    def _is_waited_for(self, run: Run) -> bool:
+        """Whether this thread is the one that a run can't go on without."""
+        thread = threading.current_thread()
+        # Or it is about to start that one, and this is asked by a signal handler in between.
+        return run.thread is thread or (run.thread.ident is None and run.beginner is thread)
 
     def stop(self, run: Run) -> None:
         """Ask a run to end: unsubscribe, send a close frame, begin nothing new."""
@@ -218,6 +237,8 @@ class Driver:
         self._changes.notify()
 
     def _close(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.wake()
         if self._link is not None:
             self._link.close()
 
@@ -247,15 +268,19 @@ class Driver:
             failure = error
             raise
         except BaseException as error:  # Ctrl-C, sys.exit() in a callback, a mistake of ours
-            self._leave_callbacks()
             failure = FastposError(f"the stream was ended by {type(error).__name__}: {error}")
             failure.__cause__ = error
+            if not self._owner.is_another:
+                self._leave_callbacks()
             raise
         finally:
             if not self._owner.is_another:  # else all of it is the parent's (see fork.py)
                 try:
                     run.pinger.stop()
-                finally:
+                finally:  # also if a second Ctrl-C came, wherever that was
+                    run.pinger.leave()
+                    if self._dispatcher is not None:
+                        self._dispatcher.leave()
                     run.failure = failure
                     run.ended = True
                     self._changes.notify()
@@ -294,15 +319,16 @@ class Driver:
     def _connect_and_reconnect(self, run: Run) -> None:
         buffers = Buffers()
         while not run.stopping:
-            self._check_process()
             self._feed.attempt()
             final, retry_in = self._serve(run, buffers)
+            self._check_process()
             if final is not None:
                 raise final
             if retry_in is not None:
                 self._changes.wait_for(lambda: run.stopping, retry_in)
 
     def _check_process(self) -> None:
+        """To be called after each call of a user's function, before anything else is done."""
         if self._owner.is_another:
             raise Forked
 
@@ -333,10 +359,12 @@ class Driver:
             raise
         finally:
             if not self._owner.is_another:
-                self._link = None
-                self._feed.left(link)
-                if link is not None:
-                    link.end()
+                try:
+                    self._link = None
+                    self._feed.left(link)
+                finally:
+                    if link is not None:
+                        link.end()
         return self._feed.finish(closed, run.stopping)
 
     def _converse(self, run: Run, link: Link) -> Closed:
@@ -351,7 +379,6 @@ class Driver:
         run.pinger.ask(self._follow)  # whatever was asked while there was no session
         feed, snapshots = self._feed, self._snapshots
         while True:
-            self._check_process()
             link.read(POLL_INTERVAL if snapshots.pending else None)
             while (event := link.next_event()) is not None:
                 if type(event) is Closed:
@@ -361,6 +388,7 @@ class Driver:
                 if type(event) is Subscribed:
                     self._changes.notify()
                 feed.take(link, event)
+                self._check_process()
             feed.count(link)
             if snapshots.pending and not run.stopping:
                 for name, told in snapshots.poll():
@@ -368,3 +396,4 @@ class Driver:
                         self._delivery.report(told)
                     else:
                         self._delivery.tell(name, told)
+                self._check_process()

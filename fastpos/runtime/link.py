@@ -171,9 +171,11 @@ class Link:
     def end(self) -> None:
         """Close the socket, once the peer has ended the connection if that is to be waited for."""
         session = self.session
-        if session is not None and session.phase is Phase.ENDED:
-            self._connection.drain(session.deadline, self._buffers.received.view)
-        self._connection.end()
+        try:
+            if session is not None and session.phase is Phase.ENDED:
+                self._connection.drain(session.deadline, self._buffers.received.view)
+        finally:
+            self._connection.end()
 
     def _lost(self, error: Exception) -> None:
         assert self.session is not None

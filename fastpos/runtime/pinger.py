@@ -48,9 +48,13 @@ class Pinger:
 
     def stop(self) -> None:
         """End the thread and wait for it. What is asked from now on is not done."""
-        self._requests.put(None)
+        self.leave()
         if self._thread is not None:
             self._thread.join()
+
+    def leave(self) -> None:
+        """End the thread, but do not wait for it. For anybody."""
+        self._requests.put(None)
 
     def ask(self, request: Callable[[], object]) -> None:
         """Have `request` called on the thread; it must not wait for anything. For anybody."""

@@ -166,7 +166,7 @@ def test_discard_throws_away_what_waits_and_lets_only_a_disconnect_in(desk: Desk
     desk.tick(1)
     disconnect = Disconnect(reason="stopped")
     desk.put(disconnect)
-    desk.dispatcher.discard()
+    desk.dispatcher.wake()
     assert desk.dispatcher.depth == 1
     desk.dispatcher._waiting.append((desk._handlers, Order(order_id="4"), 0.0))
     assert desk.finish() == [0, disconnect]
