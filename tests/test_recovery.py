@@ -32,10 +32,13 @@ pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 # --- ends of a connection -------------------------------------------------------------------------
 
 
-def test_drop(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
+@pytest.mark.parametrize("how", [{}, {"clean": True, "code": None}], ids=["reset", "bare end"])
+def test_drop(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, how: dict[str, Any]
+) -> None:
     with new_stream(exchange) as stream:
         assert stream.wait_ready(SOON)
-        exchange.drop()
+        exchange.drop(**how)
         first, second = recorder.wait("on_ready", 2)
         exchange.push(order(1))
         recorder.wait("on_order")
@@ -182,18 +185,38 @@ def test_fresh_token_after_a_drop(
 # --- upgrades that fail ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [302, 404, 429, 503])
-def test_other_refusals_of_the_upgrade_are_tried_again(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, status: int
+def refused(status: int) -> Callable[[Exchange], None]:
+    return lambda exchange: exchange.refuse_upgrade(status, body=b"<html>no</html>", times=2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        *((refused(status), status) for status in (302, 404, 429, 503)),
+        (lambda exchange: exchange.silent_connect(times=2), None),
+        (lambda exchange: exchange.ignore_subscription(times=2), None),
+    ],
+    ids=["302", "404", "429", "503", "no greeting", "no answer to sub"],
+)
+def test_what_fails_is_tried_again(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    fault: Callable[[Exchange], None],
+    status: int | None,
 ) -> None:
-    exchange.refuse_upgrade(status, body=b"<html>no</html>", times=2)
-    with new_stream(exchange):
+    fault(exchange)
+    with new_stream(exchange, subscribe_timeout=0.1):
         (ready,) = recorder.wait("on_ready")
     # Failures before the first subscription are no gap.
     assert (ready.first, ready.gap_s, ready.attempts) == (True, None, 3)
-    assert exchange.rejections == [status, status]
-    assert [error.status for error in recorder.on_error] == [status, status]
-    assert all(str(status) in e.reason or status == 302 for e in recorder.on_disconnect[:2])
+    assert [event.error for event in recorder.on_disconnect[:2]] == recorder.on_error
+    for error in recorder.on_error:
+        if status is None:
+            assert type(error) is SubscriptionError
+            assert "within 0.1 s" in str(error)
+        else:
+            assert error.status == status
 
 
 # --- what is told ---------------------------------------------------------------------------------
