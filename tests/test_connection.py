@@ -50,7 +50,6 @@ from tests.support.frames import (
     read_frame,
     text_frame,
 )
-from tests.support.network import TcpProxy
 from tests.support.pushes import order, push_frame
 from tests.support.recording import until
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
@@ -535,34 +534,3 @@ def test_shutdown_wakes_the_reader_and_is_harmless_later(serving: Serving) -> No
         done.set()
     assert messages == []
     assert "lost" in ended.reason
-
-
-# --- faults of the network ------------------------------------------------------------------------
-
-
-def test_faults_of_a_network() -> None:
-    def echo(peer: socket.socket) -> None:
-        accept_upgrade(peer)
-        for received in frames(peer):
-            peer.sendall(frame(received.opcode, received.payload))
-
-    with ScriptedServer(echo) as server, TcpProxy("127.0.0.1", server.port) as proxy:
-        proxy.trickle(1)
-        with opened(proxy.url()) as connection:
-            connection.send("slow" * 100)
-            assert take(connection, 1) == [(TEXT, "slow" * 100)]
-            proxy.resume()
-            proxy.pause_downstream()
-            connection.send("held back")
-            assert list(connection.receive(0.05)) == []
-            proxy.resume()
-            assert take(connection, 1) == [(TEXT, "held back")]
-            proxy.truncate_after(3)
-            connection.send("truncated")
-            messages, ended = read_until_end(connection)
-            assert messages == []
-            assert ended.close_code is None
-        with opened(proxy.url()) as connection:
-            proxy.reset()
-            messages, ended = read_until_end(connection)
-            assert isinstance(ended.error, ConnectionFailed)

@@ -102,15 +102,6 @@ def test_valid(
         assert parse(pieces(data), splitter=splitter) == (messages, None)
 
 
-@pytest.mark.parametrize("size", [0, 125, 126, 65536])
-def test_nothing_is_given_before_it_is_complete(size: int) -> None:
-    data = frame(BINARY, bytes(size))
-    for length in {0, 1, 2, 3, 4, 9, 10, 11, len(data) - 1}:
-        if length < len(data):
-            assert parse(data[:length]) == ([], None)
-            assert parse([data[:length], data[length:]]) == ([(BINARY, bytes(size))], None)
-
-
 # --- what is not ----------------------------------------------------------------------------------
 
 
@@ -158,12 +149,6 @@ def test_invalid(
         messages, refused = parse(pieces(after + data), splitter=splitter)
         assert messages == ([(TEXT, "fine")] * 3 if after else [])
         assert refused == code
-
-
-def test_a_message_is_over_with_its_final_fragment() -> None:
-    whole = frame(TEXT, b"a", fin=False) + frame(CONTINUATION)
-    assert parse(whole + frame(CONTINUATION)) == ([(TEXT, "a")], 1002)
-    assert parse(whole + frame(TEXT, b"b")) == ([(TEXT, "a"), (TEXT, "b")], None)
 
 
 def test_close_codes() -> None:

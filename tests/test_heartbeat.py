@@ -50,68 +50,33 @@ def test_pings_keep_their_schedule_while_a_callback_is_slow(
     assert exchange.violations == []  # among them: a ping's value is the time in ms
 
 
-# --- the server's part of the bargain -------------------------------------------------------------
-
-
-def test_server_that_misses_pings_disconnects_and_the_stream_comes_back(
-    new_stream: NewStream, recorder: Recorder
-) -> None:
-    with Exchange(ping_timeout=0.2) as exchange:
-        with new_stream(exchange, ping_interval=30.0) as stream:
-            recorder.wait("on_ready", 2)
-            assert stream.stats.connects >= 2
-        assert exchange.connections[0].timed_out
-    event = recorder.on_disconnect[0]
-    assert event.close_code == 1001
-    assert "no ping" in event.reason
-
-
 # --- no pong --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pushes", [False, True], ids=["silence", "ticks"])
+@pytest.mark.parametrize("every", [None, 1.0, 0.1, 0.01])
 def test_no_pong_ends_the_connection(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, pushes: bool
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, every: float | None
 ) -> None:
+    """Data is no pong: a server that sends much is noticed as soon as any other."""
     exchange.open_position()
     stream = new_stream(exchange, ping_interval=INTERVAL, pong_timeout=PONG_TIMEOUT)
     with stream:
         assert stream.wait_ready(SOON)
         assert exchange.wait_for("ping")
-        if pushes:
-            exchange.start_ticking(1.0)
+        if every is not None:
+            exchange.start_ticking(every)
         began = time.monotonic()
-        exchange.stall(pushes=pushes, handshakes=True)
+        exchange.stall(pushes=every is not None, handshakes=True)
         (event,) = recorder.wait("on_disconnect")
         noticed = time.monotonic() - began
+        exchange.clear_faults()
         recorder.wait("on_ready", 2)
-        exchange.resume()
     assert noticed < INTERVAL + PONG_TIMEOUT + 1.0
     assert "no pong within 0.3 s" in event.reason
     assert type(event.error) is ConnectionFailed
     assert event.close_code is None
     assert event.retry_in_s is not None
     assert event.error in recorder.on_error
-
-
-@pytest.mark.parametrize("every", [0.1, 0.01], ids=["10/s", "100/s"])
-def test_data_is_no_pong(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, every: float
-) -> None:
-    """A server that sends much and answers no ping: noticed as soon as any other."""
-    exchange.open_position()
-    stream = new_stream(exchange, ping_interval=INTERVAL, pong_timeout=PONG_TIMEOUT)
-    with stream:
-        assert stream.wait_ready(SOON)
-        exchange.start_ticking(every)
-        recorder.wait("on_adl_price", 3)
-        began = time.monotonic()
-        exchange.stall(pushes=True, handshakes=True)
-        (event,) = recorder.wait("on_disconnect", timeout=3.0)
-        assert time.monotonic() - began < INTERVAL + PONG_TIMEOUT + 1.0
-        exchange.clear_faults()
-        recorder.wait("on_ready", 2)
-    assert "no pong" in event.reason
 
 
 def test_half_open_connection(
@@ -163,23 +128,3 @@ def test_pong_that_lies_unread_is_not_missing(
         assert exchange.wait_for("ping", count=exchange.counts["ping"] + 3)
         assert recorder.on_disconnect == []
     assert len(exchange.connections) == 1
-
-
-def test_dead_connection_is_noticed_after_a_slow_callback(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    release = threading.Event()
-    with new_stream(exchange, ping_interval=0.1, pong_timeout=0.2) as stream:
-        stream.on_order(lambda _: release.wait(SOON))
-        assert stream.wait_ready(SOON)
-        exchange.push(order(1))
-        recorder.wait("on_order")
-        exchange.stall(handshakes=True)
-        assert exchange.wait_for("ping", count=exchange.counts["ping"] + 5)
-        began = time.monotonic()
-        release.set()
-        (event,) = recorder.wait("on_disconnect")
-        assert time.monotonic() - began < 1.0 + PONG_TIMEOUT
-        exchange.clear_faults()
-        recorder.wait("on_ready", 2)
-    assert "no pong" in event.reason

@@ -1,13 +1,13 @@
-"""What `import os
-import subprocess
-import sys
-import fastpos` does to the process of its host: nothing that was not asked for."""
+"""What `import fastpos` does to the process of its host: nothing that was not asked for."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shutil
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType

@@ -170,30 +170,6 @@ def test_no_callback_after_stop(new_stream: NewStream, recorder: Recorder) -> No
         assert own_threads() == []
 
 
-def test_stop_of_a_server_that_goes_on_at_leisure(
-    new_stream: NewStream, recorder: Recorder
-) -> None:
-    """Ten pushes a second and no answer to the close frame."""
-    over = threading.Event()
-
-    def serve(peer: socket.socket) -> None:
-        serve_subscription(peer)
-        number = 0
-        while not over.wait(0.1):
-            peer.sendall(push_frame(order(number)))
-            number += 1
-
-    with ScriptedServer(serve) as server:
-        stream = new_stream(server.url).start()
-        recorder.wait("on_order")
-        try:
-            with within(3.0):
-                stream.stop()
-            assert own_threads() == []
-        finally:
-            over.set()
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("fault", ["stall", "never_read"])
 def test_stop_of_a_silent_server(
@@ -228,26 +204,6 @@ def test_stop_from_many_threads_at_once(
                 thread.join(SOON)
         assert own_threads() == []
         assert len(recorder.on_disconnect) == run
-
-
-def test_stop_from_a_thread_and_from_a_callback_at_once(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    stream = new_stream(exchange)
-    inside = threading.Event()
-
-    @stream.on_order
-    def leave(_: object) -> None:
-        inside.set()
-        stream.stop()
-
-    stream.start()
-    assert stream.wait_ready(SOON)
-    exchange.push(order(1))
-    assert inside.wait(SOON)
-    with within(3.0):
-        stream.stop()
-    assert own_threads() == []
 
 
 @pytest.mark.parametrize("where", ["credential", "snapshot"])
@@ -302,16 +258,6 @@ def test_stop_right_after_start(exchange: Exchange, new_stream: NewStream) -> No
     assert exchange.violations == []
 
 
-def test_stop_while_the_server_does_not_upgrade(new_stream: NewStream, recorder: Recorder) -> None:
-    with ScriptedServer(lambda peer: read_request(peer) and peer.recv(1)) as server:
-        stream = new_stream(server.url).start()
-        server.wait_accepted(1)
-        with within(1.5):
-            stream.stop()
-        assert own_threads() == []
-    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
-
-
 @pytest.mark.parametrize("phase", ["greeting", "subscribing"])
 def test_stop_while_a_reply_is_awaited(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder, phase: str
@@ -327,38 +273,6 @@ def test_stop_while_a_reply_is_awaited(
     assert own_threads() == []
     assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
     assert exchange.violations == []
-
-
-def test_stop_during_a_tls_stall(new_stream: NewStream) -> None:
-    def serve(peer: socket.socket) -> None:
-        while peer.recv(4096):
-            pass
-
-    with ScriptedServer(serve) as server:
-        stream = new_stream(server.url.replace("ws:", "wss:")).start()
-        server.wait_accepted(1)
-        with within(2.0):
-            stream.stop()
-        assert own_threads() == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="how full a backlog can be differs")
-def test_stop_while_tcp_connects(new_stream: NewStream) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        port = listener.getsockname()[1]
-        fillers = [socket.socket() for _ in range(4)]
-        try:
-            for filler in fillers:
-                filler.setblocking(False)
-                filler.connect_ex(("127.0.0.1", port))
-            stream = new_stream(f"ws://127.0.0.1:{port}/").start()
-            assert stream.join(0.1) is False
-            with within(1.5):
-                stream.stop()
-            assert own_threads() == []
-        finally:
-            for filler in fillers:
-                filler.close()
 
 
 def test_stop_during_back_off(
@@ -438,24 +352,6 @@ def test_callback_that_outlasts_stop(
     assert stream.wait_ready(SOON)
     exchange.push(order(9))
     recorder.wait("on_order", 2)
-
-
-def test_other_functions_of_the_same_event_after_stop_timed_out(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    release = threading.Event()
-    later: list[object] = []
-    stream = new_stream(exchange)
-    stream.on_order(lambda _: release.wait(SOON))
-    stream.on_order(later.append)
-    with stream:
-        assert stream.wait_ready(SOON)
-        exchange.push(order(1))
-        recorder.wait("on_order")
-        stream.stop(timeout=0.1)
-        release.set()
-        assert stream.join(SOON)
-    assert later == []
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -1440,19 +1336,3 @@ def test_credential_in_what_the_callable_raised(
     assert any("has expired" in reason for reason in reasons)
     assert exchange.token not in repr(reasons)
     assert exchange.token not in repr(stream.stats)
-
-
-def test_proxy_password_is_not_shown(
-    new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    answer = http("407 Proxy Authentication Required", "Proxy-Authenticate: Basic\r\n")
-    with ScriptedServer(refusing(answer)) as server:
-        proxy = f"http://trader:pa55-w0rd-of-proxy@127.0.0.1:{server.port}"
-        stream = new_stream("ws://127.0.0.1:9/", proxy=proxy).start()
-        recorder.wait("on_disconnect")
-        stream.stop()
-    assert "pa55-w0rd" not in shown(recorder, stream, None) + caplog.text
-
-
-# --- the credential in clear ----------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +28,6 @@ from tests.servers import (
     frame,
     frames,
     read_exactly,
-    read_frame,
     read_request,
 )
 
@@ -340,27 +338,6 @@ def test_a_target_that_a_real_proxy_cannot_reach(
     assert f"connect to 127.0.0.1:{port}: " in str(error)
 
 
-@pytest.mark.proxy
-def test_a_large_message_through_a_real_proxy() -> None:
-    large = bytes(1_000_000)
-    heard = threading.Event()
-
-    def serve(peer: socket.socket) -> None:
-        accept_upgrade(peer)
-        peer.sendall(frame(2, large))
-        assert read_frame(peer).payload == large
-        heard.set()
-
-    with (
-        ScriptedServer(serve) as server,
-        HttpProxy() as proxy,
-        opened(server.url, proxy=parse_proxy(proxy.url)) as connection,
-    ):
-        assert take(connection, 1) == [(2, large)]
-        connection.send(large, 2, timeout=10)
-        assert heard.wait(10)
-
-
 # --- streams --------------------------------------------------------------------------------------
 
 
@@ -390,15 +367,3 @@ def test_a_stream_through_a_proxy(
         assert stream.wait_ready(5)
         stream.stop()
         assert len(proxy.requests) == 2
-
-
-@pytest.mark.proxy
-def test_a_stream_through_a_real_proxy_of_the_environment(
-    exchange: Exchange, new_stream: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with HttpProxy("user", "secret") as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        stream = new_stream(exchange, proxy=None).start()
-        assert stream.wait_ready(5)
-        proxy.wait_logged("CONNECT 127.0.0.1:")
-        stream.stop()

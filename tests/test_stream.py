@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
-import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,24 +15,17 @@ from fastpos import (
     AdlPrice,
     CallbackError,
     ConnectionFailed,
-    DecodeError,
     Order,
     Position,
     PositionStream,
-    ReconnectPolicy,
     SystemClose,
     Trigger,
     Unknown,
 )
 from fastpos.simulator import Exchange
 from tests.certificates import Certificates
-from tests.recording import (
-    SOON,
-    Recorder,
-    load,
-    order,
-    until,
-)
+from tests.recording import SOON, Recorder, load, order, until
+from tests.support.pushes import REAL
 
 NewStream = Callable[..., PositionStream]
 
@@ -73,27 +61,6 @@ def test_credential_travels_in_the_header_and_in_the_messages(
     assert len(connection.subscriptions) == 1
     assert exchange.wait_for("unsub")
     assert connection.close_code == 1000
-    assert exchange.violations == []
-
-
-def test_callable_credential_is_asked_at_every_connect(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    asked = []
-
-    def token() -> str:
-        asked.append(threading.current_thread().name)
-        exchange.token = f"fresh-token-{len(asked)}"  # the one before has expired
-        return exchange.token
-
-    with new_stream(exchange, token=token):
-        recorder.wait("on_ready", 1)
-        exchange.drop()
-        recorder.wait("on_ready", 2)
-        exchange.place_order()
-        recorder.wait("on_order")
-    assert len(asked) == 2
-    assert exchange.rejections == []
     assert exchange.violations == []
 
 
@@ -149,94 +116,36 @@ def test_over_tls(new_stream: NewStream, recorder: Recorder, certificates: Certi
         assert exchange.violations == []
 
 
-def test_default_tls_settings_verify_the_server(
-    new_stream: NewStream, certificates: Certificates
-) -> None:
-    with Exchange(ssl_context=certificates.good.context()) as exchange:
-        stream = new_stream(exchange, reconnect=None)
-        with pytest.raises(ConnectionFailed, match="certificate"):
-            stream.run_forever()
-        assert exchange.connections == []
-        assert isinstance(stream.stats.disconnects, dict)
-    assert ssl.create_default_context().verify_mode is ssl.CERT_REQUIRED  # nobody changed it
-
-
 # --- the channels ---------------------------------------------------------------------------------
 
 
-def test_all_five_channels_typed(
+def test_all_channels_in_the_order_in_which_they_came(
     exchange: Exchange, stream: PositionStream, recorder: Recorder
 ) -> None:
+    """What is in each event is the subject of test_events.py."""
     before = time.time_ns()
-    tick_frame = base64.b64decode((Path(__file__).parent / "frames/adl_price.b64").read_bytes())
     sent = {name: load(name) for name in ("account_update_create", "order", "trig_order")}
     for message in sent.values():
         exchange.push(message)
-    exchange.push_bytes(tick_frame)
+    # A frame as it was recorded, gzip and all.
+    exchange.push_bytes(REAL)
+    exchange.push({"channel": "news"})
     exchange.push(load("system_close"))
     recorder.wait("on_system_close")
     after = time.time_ns()
-
-    (update,) = recorder.on_account
-    assert type(update) is AccountUpdate
-    assert update.raw == sent["account_update_create"]
-    assert (update.uid, update.event_type, update.time_ms) == (1001, "CREATE", 1564745798938)
-    assert update.balances["USDT"].available == 122624.12345678
-    assert update.balances["BTC"].frozen == 100.12345678
-
-    (position,) = recorder.on_position
-    assert type(position) is Position
-    assert position.raw == sent["account_update_create"]
-    assert position == update.position
-    assert position.change == "CREATE"
-    assert position.complete
-    assert (position.id, position.side, position.volume) == (90762, "BUY", 12)
-    assert (position.margin_mode, position.leverage) == ("CROSS", 20)
-
-    (placed,) = recorder.on_order
-    assert type(placed) is Order
-    assert placed.raw == sent["order"]
-    assert placed.order_id == "2094043912705377045"
-    assert (placed.action, placed.side, placed.price) == ("NEW", "xxx", 61001)
-    assert placed.take_profit is not None
-    assert placed.take_profit.active is False
-
-    (trigger,) = recorder.on_trigger
-    assert type(trigger) is Trigger
-    assert trigger.raw == sent["trig_order"]
-    assert (trigger.trigger_order_id, trigger.side) == ("1322738336974712854", "BUY")
-
-    (price,) = recorder.on_adl_price
-    assert type(price) is AdlPrice
-    assert price.raw == json.loads(gzip.decompress(tick_frame))
-    assert price.ticks
-    assert all(tick.mark_price is not None for tick in price.ticks)
-
-    (system,) = recorder.on_system_close
-    assert type(system) is SystemClose
-    assert system.uid == 1001
-
-    events = (update, position, placed, trigger, price, system)
-    assert all(before <= event.received_ns <= after for event in events)
-    assert recorder.names == [
-        "on_position",
-        "on_account",
-        "on_order",
-        "on_trigger",
-        "on_adl_price",
-        "on_system_close",
+    assert [(name, type(event)) for name, event in recorder.calls[1:]] == [
+        ("on_position", Position),
+        ("on_account", AccountUpdate),
+        ("on_order", Order),
+        ("on_trigger", Trigger),
+        ("on_adl_price", AdlPrice),
+        ("on_unknown", Unknown),
+        ("on_system_close", SystemClose),
     ]
-
-
-def test_unknown_channel(exchange: Exchange, stream: PositionStream, recorder: Recorder) -> None:
-    exchange.push({"channel": "funding", "rate": "0.0001"})
-    exchange.push({"channel": "SYSTEM", "et": "maintenance"})
-    funding, maintenance = recorder.wait("on_unknown", 2)
-    assert type(funding) is Unknown
-    assert funding.raw == {"channel": "funding", "rate": "0.0001"}
-    assert maintenance.raw["et"] == "maintenance"
-    assert stream.stats.unknown_channels == {"funding": 1, "SYSTEM": 1}
-    assert recorder.on_system_close == []
+    events = [event for _, event in recorder.calls[1:]]
+    assert [events[index].raw for index in (0, 2, 3)] == list(sent.values())
+    assert all(before <= event.received_ns <= after for event in events)
+    assert stream.stats.unknown_channels == {"news": 1}
 
 
 # --- positions, balances, stats -------------------------------------------------------------------
@@ -277,65 +186,6 @@ def test_stats(exchange: Exchange, stream: PositionStream, recorder: Recorder) -
 # --- functions ------------------------------------------------------------------------------------
 
 
-def test_three_ways_to_register(exchange: Exchange, recorder: Recorder) -> None:
-    called: list[str] = []
-    stream = PositionStream(
-        exchange.url,
-        api_key=exchange.api_key,
-        broker=exchange.broker,
-        proxy="",
-        on_order=lambda _: called.append("argument"),
-        on_trigger=lambda _: called.append("replaced"),
-    )
-
-    @stream.on_order
-    def decorated(order: Order) -> None:
-        called.append("decorator")
-
-    stream.on_order(lambda _: called.append("call"))
-    stream.on_trigger = lambda _: called.append("assignment")
-    stream.on_error = recorder.callbacks["on_error"]
-    with stream:
-        assert stream.wait_ready(SOON)
-        exchange.place_order()
-        exchange.place_trigger()
-        until(lambda: len(called) == 4)
-        stream.on_order = None
-        exchange.place_order()
-        exchange.place_trigger()
-        until(lambda: len(called) == 5)
-    assert called == ["argument", "decorator", "call", "assignment", "assignment"]
-    assert callable(decorated)
-    assert recorder.on_error == []
-
-
-def test_callback_that_raises_is_reported_and_the_rest_go_on(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    after: list[Order] = []
-
-    @stream.on_order
-    def broken(order: Order) -> None:
-        raise KeyError(f"no such order: {order.order_id}")
-
-    stream.on_order(after.append)
-    exchange.push(order(1))
-    exchange.push(order(2))
-    until(lambda: len(after) == 2)
-    first, second = recorder.wait("on_error", 2)
-    assert type(first) is CallbackError
-    assert first.event is recorder.on_order[0]
-    assert first.callback is broken
-    assert isinstance(first.__cause__, KeyError)
-    assert first.__cause__.__traceback__ is not None
-    assert "on_order" in str(first)
-    assert "broken" in str(first)
-    assert second.event.order_id == "2"
-    assert ids(recorder.on_order) == ids(after) == ["1", "2"]
-    assert stream.stats.callback_errors == 2
-    assert stream.stats.connects == 1
-
-
 def test_on_ready_and_on_disconnect_may_raise(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder
 ) -> None:
@@ -354,128 +204,6 @@ def test_on_ready_and_on_disconnect_may_raise(
         recorder.wait("on_order")
     errors = [error for error in recorder.on_error if isinstance(error, CallbackError)]
     assert len(errors) == 4
-
-
-def test_exception_that_cannot_be_shown_does_not_end_the_stream(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    class Unspeakable(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("nor this")
-
-    @stream.on_trigger
-    def fail(_: Trigger) -> None:
-        raise Unspeakable
-
-    exchange.place_trigger()
-    exchange.push(order(1))
-    recorder.wait("on_order")
-    (error,) = recorder.on_error
-    assert isinstance(error.__cause__, Unspeakable)
-
-
-def test_callback_that_exits_does_not_silently_end_a_background_stream(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder
-) -> None:
-    @stream.on_trigger
-    def leave(_: Trigger) -> None:
-        raise SystemExit(3)
-
-    exchange.place_trigger()
-    exchange.push(order(1))
-    recorder.wait("on_order")
-
-
-def test_on_error_that_raises_is_logged(
-    exchange: Exchange,
-    stream: PositionStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    @stream.on_error
-    def fail(_: object) -> None:
-        raise ArithmeticError("on_error itself")
-
-    exchange.push_bytes(b"garbage")
-    exchange.push(order(1))
-    recorder.wait("on_order")
-    (record,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
-    assert record.name == "fastpos"
-    assert record.exc_info is not None
-    assert isinstance(record.exc_info[1], ArithmeticError)
-    assert len(recorder.on_error) == 1
-
-
-def test_without_on_error_both_kinds_are_logged_with_their_traceback(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def fail(_: Trigger) -> None:
-        raise ArithmeticError("what the user's function raised")
-
-    with new_stream(exchange, on_error=None, on_trigger=fail) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.push_bytes(b"garbage")
-        exchange.place_trigger()
-        exchange.push(order(1))
-        recorder.wait("on_order")
-    decode, callback = [r for r in caplog.records if r.levelno >= logging.ERROR]
-    assert decode.name == callback.name == "fastpos"
-    assert decode.exc_info is not None
-    assert isinstance(decode.exc_info[1], DecodeError)
-    assert callback.exc_info is not None
-    assert isinstance(callback.exc_info[1], CallbackError)
-    assert "what the user's function raised" in caplog.text
-    assert "in fail" in caplog.text
-
-
-# --- bad pushes -----------------------------------------------------------------------------------
-
-MEMBER = gzip.compress(json.dumps(order(1)).encode())
-
-BAD = {
-    "not gzip": b"\x00\x01\x02 nothing of the kind",
-    "JSON without gzip": json.dumps(order(1)).encode(),
-    "empty": b"",
-    "cut short": MEMBER[:-9],
-    "wrong checksum": MEMBER[:-8] + bytes([MEMBER[-8] ^ 1]) + MEMBER[-7:],
-    "wrong length": MEMBER[:-1] + b"\x01",
-    "corrupt block": MEMBER[:12] + bytes([MEMBER[12] ^ 0xFF]) + MEMBER[13:],
-    "not JSON": gzip.compress(b'{"channel":"order",'),
-    "NaN": gzip.compress(b'{"channel":"order","order":{"price":NaN}}'),
-    "not UTF-8": gzip.compress(b'{"channel":"\xff\xfe"}'),
-    "a list": gzip.compress(b'[{"channel":"order"}]'),
-    "a number": gzip.compress(b"17"),
-    "null": gzip.compress(b"null"),
-    "no channel": gzip.compress(b'{"order":{}}'),
-    "channel is no string": gzip.compress(b'{"channel":5}'),
-    "order is missing": gzip.compress(b'{"channel":"order"}'),
-    "order is a list": gzip.compress(b'{"channel":"order","order":[]}'),
-    "trigOrder is a string": gzip.compress(b'{"channel":"trigOrder","trigOrder":"x"}'),
-    "d is a list": gzip.compress(b'{"channel":"ACCOUNT_UPDATE","d":[1]}'),
-    "p is a string": gzip.compress(b'{"channel":"ACCOUNT_UPDATE","d":{"p":"x"}}'),
-    "a is an object": gzip.compress(b'{"channel":"ACCOUNT_UPDATE","d":{"a":{"c":"USDT"}}}'),
-    "l holds a number": gzip.compress(b'{"channel":"ADL_PRICE","l":[{"id":1},2]}'),
-    "long": gzip.compress(b'{"order":"' + b"x" * 5000 + b'"}'),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_push_is_reported_and_the_next_is_delivered(
-    exchange: Exchange, stream: PositionStream, recorder: Recorder, name: str
-) -> None:
-    exchange.push_bytes(BAD[name])
-    exchange.push(order(2))
-    assert ids(recorder.wait("on_order")) == ["2"]
-    (error,) = recorder.on_error
-    assert isinstance(error, DecodeError)
-    assert isinstance(error.data, bytes)
-    assert len(error.data) <= 500
-    assert bool(error.data) == bool(BAD[name])
-    assert stream.stats.decode_errors == 1
-    assert stream.stats.connects == 1
 
 
 # --- pausing --------------------------------------------------------------------------------------
@@ -538,24 +266,6 @@ def test_paused_before_the_start(
         assert (ready.first, ready.attempts) == (True, 1)
 
 
-def test_a_paused_stream_that_comes_back_has_not_failed(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    policy = ReconnectPolicy(initial=0.02, maximum=0.02, max_attempts=2)
-    with new_stream(exchange, reconnect=policy) as stream:
-        recorder.wait("on_ready")
-        stream.unsubscribe()
-        assert exchange.wait_for("unsub")
-        for count in range(1, 6):
-            exchange.drop()
-            recorder.wait("on_disconnect", count)
-            assert exchange.wait_for("connect", count=count + 1)
-            until(lambda want=2 + count: stream.stats.messages == want, what="it was greeted")
-        stream.subscribe()
-        ready = recorder.wait("on_ready", 2)[1]
-        assert (ready.first, ready.attempts) == (False, 5)
-
-
 def test_pause_and_resume_from_callbacks(
     exchange: Exchange, stream: PositionStream, recorder: Recorder
 ) -> None:
@@ -572,6 +282,21 @@ def test_pause_and_resume_from_callbacks(
 # --- life cycle, the ordinary part ----------------------------------------------------------------
 
 
+def test_run_forever_calls_back_on_the_calling_thread(
+    exchange: Exchange, new_stream: NewStream
+) -> None:
+    stream = new_stream(exchange)
+    threads: list[int] = []
+
+    @stream.on_ready
+    def leave(_: object) -> None:
+        threads.append(threading.get_ident())
+        stream.stop()
+
+    stream.run_forever()
+    assert threads == [threading.get_ident()]
+
+
 def test_with(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
     stream = new_stream(exchange)
     with stream as entered:
@@ -582,32 +307,6 @@ def test_with(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> 
     assert (event.reason, event.error, event.retry_in_s) == ("stopped", None, None)
     assert stream.join(0) is True
     assert stream.wait_ready(0) is False
-
-
-def test_run_forever_returns_after_stop(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    stream = new_stream(exchange)
-    here = threading.get_ident()
-    threads: list[int] = []
-    stream.on_order(lambda _: threads.append(threading.get_ident()))
-    stopped: list[float] = []
-
-    def stop_later() -> None:
-        recorder.wait("on_ready")
-        exchange.push(order(1))
-        recorder.wait("on_order")
-        stream.stop()
-        stopped.append(time.monotonic())
-
-    helper = threading.Thread(target=stop_later)
-    helper.start()
-    stream.run_forever()
-    helper.join(SOON)
-    assert threads == [here]
-    assert stopped
-    assert exchange.wait_for_clients(0)
-    assert exchange.connections[0].close_code == 1000
 
 
 def test_restart_after_stop(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:

@@ -107,18 +107,6 @@ def test_messages_of_many_records_with_openssl(
             assert read_frame(server).payload == LARGE
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_messages_of_many_records_with_python(certificates: Certificates, version: Version) -> None:
-    def send_and_hear(peer: ssl.SSLSocket) -> None:
-        peer.sendall(frame(BINARY, LARGE))
-        peer.sendall(frame(BINARY, read_frame(peer).payload))
-
-    with python(certificates, send_and_hear, version) as (_, connection):
-        assert take(connection, 1) == [(BINARY, LARGE)]
-        connection.send(LARGE[::-1], BINARY, timeout=10)
-        assert take(connection, 1) == [(BINARY, LARGE[::-1])]
-
-
 def test_records_of_one_byte(certificates: Certificates) -> None:
     wire = frame(TEXT, b"x" * 300) + close_frame(1000)
 
@@ -215,21 +203,6 @@ def test_ends_with_close_notify_and_without(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("end", [OpensslServer.end, OpensslServer.kill])
-def test_openssl_ends_without_close_notify(
-    certificates: Certificates, version: Version, end: Callable[[OpensslServer], None]
-) -> None:
-    with openssl(certificates, version) as (server, connection):
-        server.sendall(frame(TEXT, b"last"))
-        assert take(connection, 1) == [(TEXT, "last")]
-        end(server)
-        messages, ended = read_until_end(connection)
-    assert messages == []
-    assert ended.close_code is None
-    assert re.search(r"close_notify|reset", ended.reason)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
 def test_the_client_ends_with_close_notify(certificates: Certificates, version: Version) -> None:
     rest: list[bytes] = []
 
@@ -244,16 +217,6 @@ def test_the_client_ends_with_close_notify(certificates: Certificates, version: 
         connection.end()
         server.wait_finished(1)
     assert rest == [b""]
-
-
-def test_a_closing_handshake_with_openssl(certificates: Certificates) -> None:
-    with openssl(certificates) as (server, connection):
-        server.sendall(close_frame(1001, b"going"))
-        with concurrently(lambda: read_until_end(connection)) as reading:
-            assert read_frame(server).close_code == 1001
-            server.end()
-            _, ended = reading.result(10)
-    assert ended.close_code == 1001
 
 
 def test_what_is_no_tls_ends_the_connection_after_the_messages_before_it(
@@ -319,33 +282,6 @@ def bombard(connection: Client, name: str, count: int) -> None:
     sizes = random.Random(name)
     for number in range(count):
         connection.send(f"{name}{number}:" + name * sizes.randrange(2000), timeout=10)
-
-
-@pytest.mark.usefixtures("hasty_switches")
-@pytest.mark.parametrize("version", VERSIONS)
-def test_two_threads_send_while_one_reads_python(
-    certificates: Certificates, version: Version
-) -> None:
-    count = 400
-
-    def echo_on(peer: ssl.SSLSocket) -> None:
-        for received in frames(peer):
-            peer.sendall(frame(received.opcode, received.payload))
-
-    with python(certificates, echo_on, version) as (_, connection):
-        with (
-            concurrently(lambda: bombard(connection, "a", count)),
-            concurrently(lambda: bombard(connection, "b", count)),
-        ):
-            messages = [text for _, text in take(connection, 2 * count, 30)]
-        connection.close()
-        _, ended = read_until_end(connection)
-    assert ended.close_code == 1000
-    for name in "ab":
-        sizes = random.Random(name)
-        assert [text for text in messages if text[0] == name] == [
-            f"{name}{number}:" + name * sizes.randrange(2000) for number in range(count)
-        ]
 
 
 @pytest.mark.usefixtures("hasty_switches")
