@@ -53,7 +53,7 @@ class Exchange:
 
 
 def said(record: Any) -> dict[str, Any]:
-    values = {name: getattr(record, name) for name in dir(type(record)) if name[0] != "_"}
+    values = {name: getattr(record, name) for name in type(record)._fields}
     return {
         name: value
         for name, value in values.items()
