@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from fastpos import AccountUpdate, AdlPrice, Position, decode
 from fastpos.account import state
 from fastpos.account.book import Book
 
-from .pushes import is_of_a_book, load, pushed
+from .pushes import is_of_a_book, load, packed, pushed
 from .truth import merge
 
 
@@ -383,3 +384,13 @@ def test_like_a_plain_dict(steps: list[tuple[str, int, dict[str, int]]]) -> None
         } == {coin: (wire.get("an"), wire.get("la")) for coin, wire in balances.items()}
     for position, values in handed:
         assert said(position) == values
+
+
+@pytest.mark.parametrize("number", [float, Decimal])
+@pytest.mark.parametrize("id", ["2", "2.0", '"2"', '"2.00"'])
+def test_a_dump_is_loaded_whatever_form_an_id_came_in(number: Any, id: str) -> None:
+    book, loaded = Book(number), Book(number)
+    text = f'{{"channel":"ACCOUNT_UPDATE","d":{{"et":"CREATE","p":{{"id":{id},"pv":1.50}}}}}}'
+    merge(book, decode(packed(text), number))
+    loaded.load(book.dump())
+    assert {key: known.volume for key, known in loaded.positions.items()} == {2: number("1.50")}

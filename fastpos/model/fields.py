@@ -92,9 +92,12 @@ def as_integer(value: Any) -> Any:
         return value
     if kind is str:
         text = value
+        whole, point, fraction = text.partition(".")
+        if point and fraction.strip("0") == "" != fraction:  # "2.0" is 2, as 2.0 is
+            text = whole
         digits = text if text.isdigit() else text[text[:1] == "-" :]
         if digits.isascii() and digits.isdigit() and len(digits) < 100:
-            return int(value)
+            return int(text)
         if value in _NO_NUMBER:
             return None
     elif (kind is float and value.is_integer()) or (kind is Decimal and _is_whole(value)):
