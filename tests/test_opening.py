@@ -23,7 +23,7 @@ from fastpos.net import dial as dial_module
 from fastpos.net import transport as transport_module
 from fastpos.net.address import Source, parse_proxy, parse_url
 from fastpos.net.connection import Connection
-from fastpos.net.dial import ATTEMPT_DELAY, _by_turns, _Place
+from fastpos.net.dial import ATTEMPT_DELAY, _by_turns
 from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
 from tests.connections import Client, at_once, concurrently, opened, take
 from tests.recording import SOON, until
@@ -627,13 +627,13 @@ def test_a_race_of_connects_can_be_aborted(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_families_are_tried_by_turns() -> None:
-    def place(family: int, number: int) -> _Place:
-        return _Place(family, 0, 0, number)
+    def place(family: int, number: int) -> tuple[int, int, int, int]:
+        return family, 0, 0, number
 
     six, four = socket.AF_INET6, socket.AF_INET
     given = [place(six, 1), place(six, 2), place(six, 3), place(four, 4), place(four, 5)]
-    assert [each.name for each in _by_turns(given)] == [1, 4, 2, 5, 3]
-    assert [each.name for each in _by_turns(given[3:] + given[:1])] == [4, 1, 5]
+    assert [name for *_, name in _by_turns(given)] == [1, 4, 2, 5, 3]
+    assert [name for *_, name in _by_turns(given[3:] + given[:1])] == [4, 1, 5]
     assert _by_turns([]) == []
 
 
