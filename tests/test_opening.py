@@ -559,11 +559,11 @@ def test_an_address_that_is_slow_may_still_win(monkeypatch: pytest.MonkeyPatch) 
     begin = transport_module.Transport.begin_connect
     with unresponsive() as silent, ScriptedServer(accept_upgrade) as server:
 
-        def begin_connect(self: transport_module.Transport, place: Any) -> int:
+        def begin_connect(self: transport_module.Transport, place: Any) -> None:
             begun.append(self)
             if len(begun) == 2:  # only now the first one's packets arrive
                 begin(begun[0], ("127.0.0.1", server.port))
-            return 0 if len(begun) == 1 else begin(self, place)
+                begin(self, place)
 
         monkeypatch.setattr(transport_module.Transport, "begin_connect", begin_connect)
         monkeypatch.setattr(dial_module, "_ready", only_begun_ones(dial_module._ready, begun))
@@ -640,9 +640,9 @@ def test_families_are_tried_by_turns() -> None:
 def test_the_other_family_is_tried_second(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[Any, ...]] = []
 
-    def begin(self: transport_module.Transport, place: tuple[Any, ...]) -> int:
+    def begin(self: transport_module.Transport, place: tuple[Any, ...]) -> None:
         tried.append(place)
-        return 101  # unreachable, which is known at once
+        raise OSError("unreachable")  # which is known at once
 
     found = [
         *((socket.AF_INET6, socket.SOCK_STREAM, 0, "", (f"::{n}", 1, 0, 0)) for n in (1, 2)),

@@ -10,7 +10,6 @@ transport that it gave to `adopt`.
 from __future__ import annotations
 
 import ipaddress
-import os
 import selectors
 import socket
 import sys
@@ -114,12 +113,14 @@ def _race(
                 try:
                     transport = Transport(_new_socket(family, kind, protocol, source))
                 except OSError as error:
-                    failure, next_begin = error, 0.0
+                    failure, next_begin = error.with_traceback(None), 0.0
                     continue
                 racing.append(transport)
                 adopt(transport)
-                if code := transport.begin_connect(name):
-                    failure, next_begin = _error(code), 0.0
+                try:
+                    transport.begin_connect(name)
+                except OSError as error:
+                    failure, next_begin = error.with_traceback(None), 0.0
                     racing.remove(transport)
                     transport.close()
                     continue
@@ -127,8 +128,10 @@ def _race(
             for transport in _ready(racing, min(max(until - now, 0.0), SHUTDOWN_CHECK)):
                 if transport.is_shut:
                     raise ConnectionAbortedError("stopped")
-                if code := transport.end_connect():
-                    failure, next_begin = _error(code), 0.0
+                try:
+                    transport.end_connect()
+                except OSError as error:
+                    failure, next_begin = error.with_traceback(None), 0.0
                     racing.remove(transport)
                     transport.close()
                 else:
@@ -163,7 +166,3 @@ def _ready(racing: list[Transport], timeout: float) -> list[Transport]:
             selector.register(transport, selectors.EVENT_WRITE)
         ready = {key.fileobj for key, _ in selector.select(timeout)}
     return [transport for transport in racing if transport in ready]
-
-
-def _error(code: int) -> OSError:
-    return OSError(code, os.strerror(code))
