@@ -23,7 +23,7 @@ from fastpos.net import dial as dial_module
 from fastpos.net import transport as transport_module
 from fastpos.net.address import Source, parse_proxy, parse_url
 from fastpos.net.connection import Connection
-from fastpos.net.dial import ATTEMPT_DELAY, _by_turns, _Place
+from fastpos.net.dial import ATTEMPT_DELAY, _by_turns
 from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
 from tests.connections import Client, at_once, concurrently, opened, take
 from tests.recording import SOON, until
@@ -559,11 +559,11 @@ def test_an_address_that_is_slow_may_still_win(monkeypatch: pytest.MonkeyPatch) 
     begin = transport_module.Transport.begin_connect
     with unresponsive() as silent, ScriptedServer(accept_upgrade) as server:
 
-        def begin_connect(self: transport_module.Transport, place: Any) -> int:
+        def begin_connect(self: transport_module.Transport, place: Any) -> None:
             begun.append(self)
             if len(begun) == 2:  # only now the first one's packets arrive
                 begin(begun[0], ("127.0.0.1", server.port))
-            return 0 if len(begun) == 1 else begin(self, place)
+                begin(self, place)
 
         monkeypatch.setattr(transport_module.Transport, "begin_connect", begin_connect)
         monkeypatch.setattr(dial_module, "_ready", only_begun_ones(dial_module._ready, begun))
@@ -627,22 +627,22 @@ def test_a_race_of_connects_can_be_aborted(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_families_are_tried_by_turns() -> None:
-    def place(family: int, number: int) -> _Place:
-        return _Place(family, 0, 0, number)
+    def place(family: int, number: int) -> tuple[int, int, int, int]:
+        return family, 0, 0, number
 
     six, four = socket.AF_INET6, socket.AF_INET
     given = [place(six, 1), place(six, 2), place(six, 3), place(four, 4), place(four, 5)]
-    assert [each.name for each in _by_turns(given)] == [1, 4, 2, 5, 3]
-    assert [each.name for each in _by_turns(given[3:] + given[:1])] == [4, 1, 5]
+    assert [name for *_, name in _by_turns(given)] == [1, 4, 2, 5, 3]
+    assert [name for *_, name in _by_turns(given[3:] + given[:1])] == [4, 1, 5]
     assert _by_turns([]) == []
 
 
 def test_the_other_family_is_tried_second(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[Any, ...]] = []
 
-    def begin(self: transport_module.Transport, place: tuple[Any, ...]) -> int:
+    def begin(self: transport_module.Transport, place: tuple[Any, ...]) -> None:
         tried.append(place)
-        return 101  # unreachable, which is known at once
+        raise OSError("unreachable")  # which is known at once
 
     found = [
         *((socket.AF_INET6, socket.SOCK_STREAM, 0, "", (f"::{n}", 1, 0, 0)) for n in (1, 2)),

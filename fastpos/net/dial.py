@@ -10,14 +10,13 @@ transport that it gave to `adopt`.
 from __future__ import annotations
 
 import ipaddress
-import os
 import selectors
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import ConnectionFailed
 from .address import Address, Source
@@ -32,13 +31,8 @@ ATTEMPT_DELAY = 0.25
 SHUTDOWN_CHECK = 0.1
 
 
-class _Place(NamedTuple):
-    """One of the addresses, as the socket module has it."""
-
-    family: int
-    kind: int
-    protocol: int
-    name: Any
+_Place = tuple[int, int, int, Any]
+"""One of the addresses: its family, kind, protocol and name, as the socket module has them."""
 
 
 def connect_tcp(
@@ -71,10 +65,12 @@ def _resolve(address: Address, source: Source | None) -> list[_Place]:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ConnectionFailed(f"{address}: the host name cannot be resolved: {error}") from error
-    places = [_Place(family, kind, protocol, name) for family, kind, protocol, _, name in found]
+    places: list[_Place] = [
+        (family, kind, protocol, name) for family, kind, protocol, _, name in found
+    ]
     if source is not None:
         family = _family(source)
-        places = [place for place in places if place.family == family]
+        places = [place for place in places if place[0] == family]
         if not places:
             raise ConnectionFailed(
                 f"{address}: has no address of the kind of source_address, {source.host}"
@@ -91,7 +87,7 @@ def _by_turns(places: list[_Place]) -> list[_Place]:
     """Take one of each family by turns, the first one's first (RFC 8305, section 4)."""
     families: dict[int, deque[_Place]] = {}
     for place in places:
-        families.setdefault(place.family, deque()).append(place)
+        families.setdefault(place[0], deque()).append(place)
     ordered: list[_Place] = []
     while any(families.values()):
         ordered += [family.popleft() for family in families.values() if family]
@@ -113,16 +109,18 @@ def _race(
                 raise ConnectionAbortedError("stopped")
             if waiting and (not racing or now >= next_begin):
                 next_begin = now + ATTEMPT_DELAY
-                place = waiting.popleft()
+                family, kind, protocol, name = waiting.popleft()
                 try:
-                    transport = Transport(_new_socket(place, source))
+                    transport = Transport(_new_socket(family, kind, protocol, source))
                 except OSError as error:
-                    failure, next_begin = error, 0.0
+                    failure, next_begin = error.with_traceback(None), 0.0
                     continue
                 racing.append(transport)
                 adopt(transport)
-                if code := transport.begin_connect(place.name):
-                    failure, next_begin = _error(code), 0.0
+                try:
+                    transport.begin_connect(name)
+                except OSError as error:
+                    failure, next_begin = error.with_traceback(None), 0.0
                     racing.remove(transport)
                     transport.close()
                     continue
@@ -130,8 +128,10 @@ def _race(
             for transport in _ready(racing, min(max(until - now, 0.0), SHUTDOWN_CHECK)):
                 if transport.is_shut:
                     raise ConnectionAbortedError("stopped")
-                if code := transport.end_connect():
-                    failure, next_begin = _error(code), 0.0
+                try:
+                    transport.end_connect()
+                except OSError as error:
+                    failure, next_begin = error.with_traceback(None), 0.0
                     racing.remove(transport)
                     transport.close()
                 else:
@@ -144,8 +144,8 @@ def _race(
             transport.close()
 
 
-def _new_socket(place: _Place, source: Source | None) -> socket.socket:
-    sock = socket.socket(place.family, place.kind, place.protocol)
+def _new_socket(family: int, kind: int, protocol: int, source: Source | None) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
     if source is not None:
         try:
             # Several sockets may be bound to one port, and an earlier connection's is kept by the
@@ -166,7 +166,3 @@ def _ready(racing: list[Transport], timeout: float) -> list[Transport]:
             selector.register(transport, selectors.EVENT_WRITE)
         ready = {key.fileobj for key, _ in selector.select(timeout)}
     return [transport for transport in racing if transport in ready]
-
-
-def _error(code: int) -> OSError:
-    return OSError(code, os.strerror(code))

@@ -14,6 +14,7 @@ time can cost the whole switch interval.
 from __future__ import annotations
 
 import errno
+import os
 import selectors
 import socket
 import struct
@@ -53,22 +54,23 @@ class Transport:
 
     # --- the reader's -----------------------------------------------------------------------
 
-    def begin_connect(self, place: Any) -> int:
-        """Begin to connect to the socket address `place`; the error number, 0 if it is under way.
+    def begin_connect(self, place: Any) -> None:
+        """Begin to connect to the socket address `place`; raises OSError if it fails at once.
 
         It has connected or failed when the socket is writable; then call `end_connect`.
         """
         self._sock.setblocking(False)
         code = self._sock.connect_ex(place)
-        return 0 if code in _UNDER_WAY else code
+        if code and code not in _UNDER_WAY:
+            raise OSError(code, os.strerror(code))
 
-    def end_connect(self) -> int:
-        """Give the error number with which connecting has failed, 0 if it has not."""
+    def end_connect(self) -> None:
+        """Make the connection ready for use; raises OSError if it has failed."""
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not code:
-            self._sock.setblocking(bool(self._dontwait))
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return code
+        if code:
+            raise OSError(code, os.strerror(code))
+        self._sock.setblocking(bool(self._dontwait))
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def fileno(self) -> int:
         """Give the socket's descriptor, for a selector."""

@@ -30,9 +30,9 @@ MAX_RETRY_AFTER = 24 * 3600.0
 _OF_WEBSOCKET_CLIENT = ("ABNF", "WebSocket", "WebSocketBadStatusException", "WebSocketException")
 # What an answer that accepts says: a credential that is part of it by chance is not hidden in it.
 _WORD = r"(?:websocket|upgrade|keep-alive|[\w+/]{27}=)"
-_EXPECTED = re.compile(rf"{_WORD}(?:\s*,\s*{_WORD})*\s*", re.I)
+_EXPECTED = rf"{_WORD}(?:\s*,\s*{_WORD})*\s*"  # compiled when needed, which takes a while
 # Where in a line something else can begin.
-_BEGIN = re.compile(rb"HTTP/[\d.]+ \d+ |[\w-]+:\s*")
+_BEGIN = rb"HTTP/[\d.]+ \d+ |[\w-]+:\s*"
 
 
 class Guarded:
@@ -126,11 +126,11 @@ class Upgrading(Guarded):
         return data
 
     def _fit_to_be_traced(self, line: bytes) -> bytes:
-        begin = _BEGIN.match(line)
+        begin = re.match(_BEGIN, line)
         start = 0 if begin is None else begin.end()
         text = line[start:].decode("utf-8", "surrogateescape").rstrip("\r\n")
         hidden = self.hide(text)
-        if hidden != "***" and _EXPECTED.fullmatch(text):
+        if hidden != "***" and re.fullmatch(_EXPECTED, text, re.I):
             return line
         return line[:start] + f"{printable(hidden, MAX_HANDSHAKE)}\r\n".encode()
 
