@@ -32,10 +32,10 @@ class AuthenticationError(FastposError):
 
 
 class SubscriptionError(FastposError):
-    """The exchange answered the subscription with something else than ``sub success``, or not.
+    """The exchange refused the subscription, or did not answer it with ``sub success`` in time.
 
     Attributes:
-        reply: the answer, shortened and without credentials; None when there was none in time.
+        reply: the refusal, shortened and without credentials; None where there was none.
     """
 
     def __init__(self, message: str, reply: str | None = None) -> None:
@@ -90,7 +90,8 @@ class ProtocolError(FastposError):
 
 
 class DecodeError(FastposError, ValueError):
-    """A push is not what the protocol says: one gzip member with one JSON object of known shape.
+    """A message is not what the protocol says: a push is one gzip member with one JSON object of
+    known shape, and all else the greeting, a pong or the answer to a request.
 
     Attributes:
         data: the first 300 bytes of what could not be decoded: the message as it came, or the

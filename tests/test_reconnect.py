@@ -20,6 +20,7 @@ from fastpos import (
     SubscriptionError,
 )
 from fastpos import ReconnectPolicy as Policy
+from fastpos.model.exchange import Said
 from fastpos.recovery import Recovery
 
 LONG = 1000.0  # seconds: an outage that is no short one
@@ -185,6 +186,18 @@ def closed_port() -> Any:
 EXACT = Policy(initial=1.0, maximum=8.0, jitter=0.0, reset_after=60.0)
 LOST = ConnectionFailed("lost")
 REFUSED = SubscriptionError("refused", "'no'")
+BY_UPGRADE = AuthenticationError("401")
+# How a connection ends: the error, and what was said.
+End = tuple[FastposError | None, Said | None]
+CREDENTIAL: End = (REFUSED, Said.CREDENTIAL)
+CLOSED: End = (None, Said.CREDENTIAL)
+FAIL: End = (REFUSED, Said.REFUSED)
+BUSY: End = (REFUSED, Said.BUSY)
+ODD: End = (SubscriptionError("no answer"), Said.OTHER)
+SILENCE: End = (SubscriptionError("no answer"), None)
+DROP: End = (LOST, None)
+EDGE: End = (ConnectionFailed("403", 403), None)
+UPGRADE: End = (BY_UPGRADE, None)
 
 
 class Life:
@@ -192,19 +205,26 @@ class Life:
 
     def __init__(self, policy: Policy | None = EXACT, renews: bool = False) -> None:
         self.now = 100.0
+        self.credential = "key"
         self.recovery = Recovery(policy, renews, self.now)
 
     def ends(
-        self, error: FastposError | None = LOST, served: float | None = None, took: float = 0.0
+        self,
+        error: FastposError | None = LOST,
+        said: Said | None = None,
+        *,
+        served: float | None = None,
+        took: float = 0.0,
     ) -> FastposError | float | None:
         """A connection ends after so many seconds, or was in service for so many."""
         self.recovery.attempt()
+        self.recovery.uses(self.credential)
         self.now += took
         if served is not None:
             self.recovery.subscribed(self.now)
             self.now += served
             assert self.recovery.lasted(self.now) == served
-        final, retry_in_s = self.recovery.judge("it ended", error, self.now)
+        final, retry_in_s = self.recovery.judge("it ended", error, self.now, said)
         assert (final is None) != (retry_in_s is None)
         self.now += retry_in_s or 0.0
         return final if retry_in_s is None else retry_in_s
@@ -256,39 +276,106 @@ def test_a_callable_is_asked_again_before_a_refusal_is_final() -> None:
     life, refused = Life(renews=True), AuthenticationError("401")
     assert life.ends(refused) == 1.0
     assert life.ends(served=10.0) == 1.0  # it had been renewed
+    life.credential = "another"
     assert life.ends(refused) == 1.0
     assert life.ends() is not refused
     assert life.ends(refused) is refused
     life = Life(renews=True)
-    assert [type(life.ends(REFUSED)) for _ in range(3)] == [float] * 3
-    assert isinstance(life.ends(REFUSED), AuthenticationError)
+    assert [type(life.ends(*CREDENTIAL)) for _ in range(3)] == [float] * 3
+    assert isinstance(life.ends(*CREDENTIAL), AuthenticationError)
     assert Life(None, renews=True).ends(refused) is refused
 
 
-def test_a_refused_credential_is_final() -> None:
-    error = AuthenticationError("401")
-    assert Life().ends(error) is error
-    assert Life().ends(error, served=1000.0) is error
+# How the connections of a credential that never was in service end, and whether the last ends all.
+NEVER_SERVED = [
+    ([UPGRADE], True),
+    ([CREDENTIAL] * 2, False),
+    ([CREDENTIAL] * 3, True),
+    ([CLOSED] * 3, True),
+    ([CREDENTIAL, CLOSED, UPGRADE], True),
+    ([CREDENTIAL, DROP, SILENCE, CREDENTIAL, (None, None), CREDENTIAL], True),
+    *(([CREDENTIAL, CREDENTIAL, other, CREDENTIAL], False) for other in (FAIL, BUSY, ODD, EDGE)),
+    *(([end] * 9, False) for end in (FAIL, BUSY, ODD, EDGE, DROP, SILENCE)),
+]
 
 
-def test_three_refusals_in_a_row_are_final() -> None:
+@pytest.mark.parametrize(("ends", "is_final"), NEVER_SERVED)
+def test_a_credential_that_never_served(ends: list[End], is_final: bool) -> None:
     life = Life()
-    assert [type(life.ends(REFUSED)) for _ in range(2)] == [float, float]
-    final = life.ends(REFUSED)
+    *before, last = (life.ends(*end) for end in ends)
+    assert all(type(wait) is float for wait in before)
+    assert isinstance(last, AuthenticationError) == is_final
+
+
+# How connections end, again and again, each 6 s after the one before, once the credential has
+# served; and after how many the stream does.
+MINUTE = 11
+SERVED = [
+    ([UPGRADE], MINUTE),
+    ([CREDENTIAL], MINUTE),
+    ([CLOSED], MINUTE),
+    ([FAIL], MINUTE),
+    ([CREDENTIAL, FAIL, UPGRADE], MINUTE),
+    ([CREDENTIAL, SILENCE], MINUTE),
+    ([SILENCE, CREDENTIAL], MINUTE + 1),
+    *(([CREDENTIAL] * 9 + [other], None) for other in (BUSY, ODD, EDGE)),
+    *(([other], None) for other in (BUSY, ODD, EDGE, DROP, SILENCE)),
+]
+
+
+@pytest.mark.parametrize(("ends", "count"), SERVED)
+def test_a_credential_that_served_is_refused_for_a_minute(
+    ends: list[End], count: int | None
+) -> None:
+    life = Life(Policy(initial=6.0, factor=1.0, jitter=0.0))
+    life.ends(served=10.0)
+    told = [life.ends(*ends[number % len(ends)]) for number in range(count or 50)]
+    assert [type(wait) for wait in told[:-1]] == [float] * (len(told) - 1)
+    assert isinstance(told[-1], AuthenticationError) == (count is not None)
+
+
+def test_a_minute_without_three_refusals_is_none() -> None:
+    life = Life(Policy(initial=0.0))
+    assert life.ends(*FAIL) == 0.0
+    assert life.ends(*FAIL, took=100.0) == 0.0
+    final = life.ends(*FAIL, took=0.5)
     assert isinstance(final, AuthenticationError)
-    assert str(final) == "the subscription was refused 3 times in a row: 'no'"
+    assert str(final) == "the subscription was refused 3 times in a row, for 100 s: 'no'"
     assert final.__cause__ is REFUSED
 
 
-def test_refusals_with_a_service_between_them_are_not_in_a_row() -> None:
+def test_what_ends_it_says_what_was_said() -> None:
     life = Life()
-    for _ in range(3):
-        life.ends(REFUSED)
+    *_, final = (life.ends(*CREDENTIAL) for _ in range(3))
+    assert str(final) == "the subscription was refused 3 times in a row: 'no'"
+    assert final.__cause__ is REFUSED  # type: ignore[union-attr]
+    life = Life()
+    *_, final = (life.ends(*CLOSED) for _ in range(3))
+    assert str(final) == "the subscription was refused 3 times in a row: it ended"
+    assert Life().ends(*UPGRADE) is BY_UPGRADE
+
+
+def test_service_ends_a_row_of_refusals() -> None:
+    life = Life()
+    for _ in range(9):
+        assert type(life.ends(*FAIL, took=30.0)) is float
         life.ends(served=0.125)
-    # Silence is no refusal, and does not end a row of them.
-    assert [type(life.ends(REFUSED)) for _ in range(2)] == [float, float]
-    assert type(life.ends(SubscriptionError("no answer"))) is float
-    assert isinstance(life.ends(REFUSED), AuthenticationError)
+
+
+def test_who_accepts_only_to_refuse_at_once_has_accepted_nothing() -> None:
+    life = Life(Policy(initial=6.0, factor=1.0, jitter=0.0))
+    ends = [life.ends(*CLOSED, served=1.0) for _ in range(10)]
+    assert isinstance(ends[-1], AuthenticationError)
+    life = Life(Policy(initial=6.0, factor=1.0, jitter=0.0))
+    assert [life.ends(*CLOSED, served=10.0) for _ in range(20)] == [6.0] * 20, "tokens that expire"
+
+
+def test_another_credential_has_not_served() -> None:
+    life = Life(Policy(initial=0.0))
+    life.ends(served=10.0)
+    assert life.ends(*UPGRADE) == 0.0
+    life.credential = "another"
+    assert life.ends(*UPGRADE) is BY_UPGRADE
 
 
 @pytest.mark.parametrize("error", [LOST, None, SubscriptionError("no answer"), REFUSED])

@@ -192,15 +192,15 @@ def test_a_reply_is_known_in_every_wrapping(words: str, wrapped: str) -> None:
         (' { "ping" : "1790" }', Said.PING, '{"pong":"1790"}'),
         ('{"ping":[1]}', Said.PING, '{"pong":null}'),
         ('{"ping":"' + "x" * 1000 + '"}', Said.PING, '{"pong":null}'),
-        ("sub failed", Said.OTHER, "sub failed"),
+        ("sub failed", Said.REFUSED, "sub failed"),
         ("", Said.OTHER, ""),
         ("Ping", Said.OTHER, "Ping"),
         ("[1]", Said.OTHER, "[1]"),
         ('["channel"]', Said.OTHER, '["channel"]'),
         ("sub success!", Said.OTHER, "sub success!"),
         ("no sub success", Said.OTHER, "no sub success"),
-        ('{"code":-1,"msg":"Bad Token"}', Said.OTHER, '{"code":-1,"msg":"Bad Token"}'),
-        ('{"code":401,"msg":"sub success"}', Said.OTHER, '{"code":401,"msg":"sub success"}'),
+        ('{"code":-1,"msg":"Bad Token"}', Said.CREDENTIAL, '{"code":-1,"msg":"Bad Token"}'),
+        ('{"code":401,"msg":"sub success"}', Said.CREDENTIAL, '{"code":401,"msg":"sub success"}'),
         ('{"event":{"sub success":1}}', Said.OTHER, '{"event":{"sub success":1}}'),
         ("x" * 1000, Said.OTHER, "x" * 200),
     ],
@@ -210,6 +210,50 @@ def test_what_a_text_is(text: str, said: Said, words: str | None) -> None:
     if words is None:  # digit for digit
         words = text.replace("ping", "pong")
     assert read(text.encode()) == (said, words)
+
+
+REFUSALS = {
+    Said.CREDENTIAL: [
+        "sub fail: token", "no such token", "Token expired", "invalid api key", "bad key",
+        "sign error", "SIGNATURE for this request is not valid", "auth fail", "not authorized",
+        "Unauthorized", "permission denied", "please login first", "sub fail: session expired",
+        "apiKey is disabled", '{"code":401}', '{"code":"403","msg":"no"}',
+        '{"event":"sub","status":401}', '{"code":-2015,"msg":"x"}',
+        '{"error":{"code":401,"message":"x"}}', '{"success":false,"msg":"token"}',
+        '{"event":"sub","error":"bad key","status":"error"}',
+    ],
+    Said.BUSY: [
+        "sub fail: system busy", "sub fail: busy", "sub failed, too many requests",
+        "error: rate limit", "sub fail: login service unavailable", "sub fail: server under load",
+        "sub fail: maintenance", "Invalid request: token service timeout",
+        '{"code":429,"msg":"slow down"}', '{"code":503}', '{"code":1,"msg":"system upgrade"}',
+        '{"code":-1003,"msg":"key"}', '{"success":false,"message":"System under maintenance"}',
+    ],
+    Said.REFUSED: [
+        "sub fail", '"sub fail"', "connect fail", "sub error: monkey", "invalid broker",
+        "fail: operate", '{"event":"sub fail"}', '{"code":1,"msg":"sub success"}', '{"code":5}',
+        '{"success":false}',
+    ],
+    Said.OTHER: [
+        "Ping", "", "pong", "hello", "maintenance soon", "Maintenance: no login until 10:00",
+        "系统维护中", "Wartung, Login ab 10 Uhr", "system busy", "login ok", "authenticated",
+        "unsub fail: token", "null", "1", '""', "[401]", '{"event":"auth","code":0}',
+        '{"event":"sub","token":"x"}', '{"code":0,"msg":"welcome"}', '{"status":"maintenance"}',
+        '{"code":{"a":[1]}}', "{}", "x" * 1000 + " sub fail: token",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [(said, text) for said, texts in REFUSALS.items() for text in texts],
+    ids=lambda value: value[:40] if isinstance(value, str) else None,
+)
+def test_what_a_text_says_of_the_credential(said: Said, text: str) -> None:
+    assert read(text.encode())[0] is said
+    if "{" not in text:
+        assert read(text.upper().encode())[0] is said
+    assert read(f" {text}\r\n".encode())[0] is said
 
 
 @given(st.binary(max_size=500))
@@ -338,16 +382,36 @@ def test_replies_and_pongs_in_every_wrapping_and_framing(
 # phase, what is said, the events, what is answered, the next phase
 CONVERSATIONS: list[tuple[Phase, bytes, list[Any], list[tuple[int, bytes]], Phase]] = [
     (Phase.GREETING, GREETING, [], [message("sub")], Phase.SUBSCRIBING),
-    (Phase.GREETING, SUCCESS, [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED),
-    (Phase.GREETING, text_frame("hello"), [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED),
+    (Phase.GREETING, SUCCESS, [Undecodable], [], Phase.GREETING),
+    (
+        Phase.GREETING,
+        text_frame("hello") + text_frame("Ping") + GREETING + text_frame("x") * 2 + SUCCESS,
+        [Undecodable, Undecodable, Subscribed],
+        [message("sub")],
+        Phase.READY,
+    ),
     (Phase.GREETING, frame(BINARY, packed(PUSH)), [Pushes], [], Phase.GREETING),
     (Phase.GREETING, frame(TEXT, PUSH), [Pushes], [], Phase.GREETING),
     (Phase.GREETING, text_frame(' {"half":'), [Pushes], [], Phase.GREETING),
     (Phase.GREETING, frame(BINARY, PUSH), [Undecodable], [], Phase.GREETING),
     (Phase.SUBSCRIBING, GREETING, [], [], Phase.SUBSCRIBING),
     (Phase.SUBSCRIBING, SUCCESS, [Subscribed], [], Phase.READY),
-    (Phase.SUBSCRIBING, text_frame("sub fail"), [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED),
-    (Phase.SUBSCRIBING, text_frame("unsub success"), [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED),
+    (Phase.SUBSCRIBING, text_frame("unsub success"), [Undecodable], [], Phase.SUBSCRIBING),
+    *(
+        (Phase.SUBSCRIBING, odd * 3 + SUCCESS, [Undecodable, Subscribed], [], Phase.READY)
+        for text in (b"", b"Ping", "系统维护中".encode(), b'{"event":"hello"}')
+        for odd in (frame(TEXT, text), frame(BINARY, text), frame(BINARY, packed(text)))
+    ),
+    *(
+        (phase, framed, [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED)
+        for phase in (Phase.GREETING, Phase.SUBSCRIBING)
+        for text in ("sub fail", "no such token", '{"code":503}')
+        for framed in (text_frame(text), frame(BINARY, packed(text)))
+    ),
+    *(
+        (Phase.READY, text_frame(text) * 2, [Undecodable] * 2, [], Phase.READY)
+        for text in ("sub fail", "token expired", "sub fail: busy")
+    ),
     (
         Phase.SUBSCRIBING,
         frame(BINARY, packed(PUSH)) + SUCCESS,
@@ -427,8 +491,17 @@ def test_how_it_ended_is_told_once_and_without_the_credential() -> None:
     assert isinstance(refused, Closed)
     assert isinstance(refused.error, SubscriptionError)
     assert refused.error.reply == "'no such token ***'"
+    assert refused.said is Said.CREDENTIAL
+    peer = in_phase(Phase.SUBSCRIBING)
+    (odd,) = peer.says(text_frame(f"hello {SECRET}"))
+    assert isinstance(odd, Undecodable)
+    assert str(odd.error) == "'hello ***' in place of 'sub success'"
+    assert odd.error.data == b"hello ***"
     (closed,) = in_phase(Phase.READY).says(close_frame(4001, f"bad {SECRET}".encode()))
     assert closed == Closed("closed by the server with code 4001: bad ***", 4001, None)
+    (expired,) = in_phase(Phase.READY).says(close_frame(1000, b"token expired"))
+    assert isinstance(expired, Closed)
+    assert expired.said is Said.CREDENTIAL
     (broken,) = in_phase(Phase.READY).says(frame(TEXT, b"x", masked=True))
     assert isinstance(broken, Closed)
     assert isinstance(broken.error, ProtocolError)
@@ -459,6 +532,7 @@ def test_a_credential_that_is_repeated_is_not_shown(length: int, before: str, ph
     session.wrote(len(wire))
     events = list(iter(lambda: session.next_event(0.0), None))
     error = events[-1].error  # type: ignore[union-attr]
+    assert error is not None
     shown = repr(events) + repr(error.__dict__) + str(error)
     pieces = [secret[start : start + 10] for start in range(0, length - 10, 5)]
     assert [piece for piece in pieces if piece in shown] == []
@@ -512,8 +586,8 @@ def test_a_late_answer_to_unsub_refuses_nothing() -> None:
     assert peer.says(SUCCESS) == [Subscribed()]
     peer.session.want(False, peer.now)
     peer.session.want(True, peer.now)
-    (refused,) = peer.says(text_frame("unsub success") + text_frame("unsub success"))
-    assert isinstance(refused, Closed)
+    (odd,) = peer.says(text_frame("unsub success") + text_frame("unsub success"))
+    assert isinstance(odd, Undecodable)
 
 
 # --- the clock ------------------------------------------------------------------------------------
@@ -579,6 +653,30 @@ def test_no_reply(phase: Phase, owed: str) -> None:
     assert isinstance(ended.error, SubscriptionError)
     assert ended.error.reply is None
     assert ended.reason == f"no {owed!r} from the exchange within 5 s"
+
+
+@pytest.mark.parametrize("phase", [Phase.GREETING, Phase.SUBSCRIBING])
+def test_what_is_no_reply_does_not_change_when_one_is_due(phase: Phase) -> None:
+    peer = in_phase(phase)
+    for second in range(1, 5):
+        peer.now = 1000.0 + second
+        peer.says(text_frame("maintenance"))
+    assert peer.session.deadline == 1005.0
+    ended = peer.at(5.0)
+    assert isinstance(ended, Closed)
+    assert isinstance(ended.error, SubscriptionError)
+    assert (ended.error.reply, ended.said) == (None, Said.OTHER)
+
+
+def test_a_credential_with_telling_words_in_it_says_nothing() -> None:
+    credential = Credential("token", "my-login-key")
+    session = Session(credential, credential.get(), 1, TIMING, 0.0)
+    wire = GREETING + text_frame("sub fail for my-login-key")
+    session.writable(memoryview(bytearray(4096)))[: len(wire)] = wire
+    session.wrote(len(wire))
+    ended = session.next_event(0.0)
+    assert isinstance(ended, Closed)
+    assert ended.said is Said.REFUSED
 
 
 def test_each_reply_has_its_own_time() -> None:

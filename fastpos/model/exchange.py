@@ -20,6 +20,7 @@ __all__ = [
     "CONNECTED",
     "CREDENTIAL_PLACES",
     "DEFAULT_URL",
+    "REFUSALS",
     "SHOWN",
     "SUBSCRIBED",
     "UNDOCUMENTED",
@@ -55,8 +56,38 @@ SHOWN = 200
 # The keys under which a deployment that answers in JSON has the words of a reply, and the code that
 # must not contradict them.
 _WORDS = ("event", "msg", "message", "data")
-_CODES = ("code", "status")
+_CODES = ("code", "status", "success")
 _GOOD_CODES = (0, 200, "0", "200", "ok", "success", None)
+
+# What a refused subscription is answered is not documented, so a text is judged by its words: by
+# parts of words, or by whole ones where the part is in others too ("key" in "monkey"), and by codes
+# of HTTP and of the same software's REST interface. Only English is looked for; what is not
+# understood is no refusal. Of a longer text, the beginning counts, characters.
+_JUDGED = 1000
+_REFUSED = (
+    "fail", "error", "refuse", "reject", "denied", "invalid", "illegal", "forbid", "incorrect",
+    "wrong", "expire", "unauthor", "unsuccess",
+)  # fmt: skip
+_BUSY = (
+    "busy", "maint", "overload", "too many", "too fast", "unavailable", "temporar", "later",
+    "retry", "timeout", "timed out", "throttl", "capacity", "limit", "internal",
+)  # fmt: skip
+_BUSY_WHOLE = frozenset({"load", "rate", "system"})
+_BUSY_CODES = frozenset({"418", "429", "500", "502", "503", "504", "-1001", "-1003", "-1015"})
+_CREDENTIAL = (
+    "token", "apikey", "signature", "auth", "permission", "login", "log in", "expire", "credential",
+)  # fmt: skip
+_CREDENTIAL_WHOLE = frozenset({"key", "keys", "accesskey", "sign"})
+_CREDENTIAL_CODES = frozenset({"401", "403", "-1002", "-1022", "-2014", "-2015"})
+# A text that names the credential, and finds no fault with it in these words or those of a refusal,
+# says nothing about it: a notice of another language may use "login" as its own word.
+_FAULT = frozenset(
+    {
+        "again", "bad", "cannot", "disabled", "first", "insufficient", "lacks", "mismatch",
+        "missing", "must", "need", "needs", "no", "not", "please", "required", "requires",
+        "revoked", "unable", "unknown", "without",
+    }
+)  # fmt: skip
 
 
 class Said(Enum):
@@ -67,7 +98,13 @@ class Said(Enum):
     PONG = "pong"
     CONNECTED = CONNECTED
     SUBSCRIBED = SUBSCRIBED
+    CREDENTIAL = "a refusal that speaks of the credential"
+    BUSY = "a refusal that speaks of load, limits or maintenance, whatever else it speaks of"
+    REFUSED = "a refusal without a reason"
     OTHER = "something else"
+
+
+REFUSALS = (Said.CREDENTIAL, Said.BUSY, Said.REFUSED)
 
 
 def push_head(text: bytes) -> bytes | None:
@@ -88,13 +125,14 @@ def read(text: bytes) -> tuple[Said, str]:
 
     Returns:
         That, and to a PING the message that answers it, to all that is no push, ping or pong the
-        words themselves, shortened.
+        words themselves, shortened. What they mean is meant of what answers "sub" or greets.
     """
     if push_head(text) is not None:
         return Said.PUSH, ""
     stripped = text.strip()
     words = text.decode("utf-8", "replace").strip().strip('"').strip()
-    known = words
+    known = spoken = words
+    codes: list[Any] = []
     if stripped[:1] == b"{":
         try:
             said = loads(stripped)
@@ -107,10 +145,11 @@ def read(text: bytes) -> tuple[Said, str]:
         if "ping" in said:
             return Said.PING, _pong(stripped)
         known = _words_of(said)
+        spoken, codes = _spoken(said)
     for success in (Said.CONNECTED, Said.SUBSCRIBED):
         if known.lower() == success.value:
             return success, success.value
-    return Said.OTHER, words[:SHOWN]
+    return _judged(spoken[:_JUDGED].lower(), codes), words[:SHOWN]
 
 
 def why_no_push(text: bytes) -> str:
@@ -125,12 +164,47 @@ def why_no_push(text: bytes) -> str:
 
 def _words_of(said: dict[str, Any]) -> str:
     """The words of a reply that is a JSON object; "" where its code says that it is no success."""
-    if all(said.get(key) in _GOOD_CODES for key in _CODES):
+    if all(_is_good(said.get(key)) for key in _CODES):
         for key in _WORDS:
             words = said.get(key)
             if isinstance(words, str) and words.strip().lower() in (CONNECTED, SUBSCRIBED):
                 return words.strip()
     return ""
+
+
+def _spoken(said: dict[str, Any]) -> tuple[str, list[Any]]:
+    """All words and the codes of a reply that is a JSON object, or has them in one within."""
+    parts = [said, *(value for value in said.values() if isinstance(value, dict))]
+    words = [value for part in parts for value in part.values() if isinstance(value, str)]
+    codes = [part[key] for part in parts for key in _CODES if part.get(key) is not None]
+    return " ".join(words), codes
+
+
+def _is_good(code: Any) -> bool:
+    return code is True or (code is not False and code in _GOOD_CODES)
+
+
+def _is_bad(code: Any) -> bool:
+    """Whether a code says that it is no success. What is no number is among the words."""
+    return not _is_good(code) and (code is False or str(code).lstrip("-").isdigit())
+
+
+def _judged(spoken: str, codes: list[Any]) -> Said:
+    """Say what a text in lower case, with the codes beside it, is when it is no success."""
+    words = frozenset("".join(c if c.isalnum() else " " for c in spoken).split())
+    bad = {str(code) for code in codes if _is_bad(code)}
+
+    def speaks(stems: tuple[str, ...], whole: frozenset[str], numbers: frozenset[str]) -> bool:
+        return any(stem in spoken for stem in stems) or bool(words & whole or bad & numbers)
+
+    if "unsub" in spoken:  # the answer to another request
+        return Said.OTHER
+    refused = bool(bad) or any(stem in spoken for stem in _REFUSED)
+    if speaks(_BUSY, _BUSY_WHOLE, _BUSY_CODES):
+        return Said.BUSY if refused else Said.OTHER
+    if speaks(_CREDENTIAL, _CREDENTIAL_WHOLE, _CREDENTIAL_CODES) and (refused or words & _FAULT):
+        return Said.CREDENTIAL
+    return Said.REFUSED if refused else Said.OTHER
 
 
 def _pong(ping: bytes) -> str:

@@ -105,6 +105,7 @@ class Feed:
         """
         settings = self._settings
         value = settings.credential.get()
+        self._recovery.uses(value)
         proxy = settings.proxy_address
         if settings.proxy_from_environment:
             try:
@@ -229,7 +230,7 @@ class Feed:
         now = monotonic()
         verdict = Verdict(None, None)
         if not stopped:
-            verdict = self._recovery.judge(closed.reason, closed.error, now)
+            verdict = self._recovery.judge(closed.reason, closed.error, now, closed.said)
         self._tell(closed, "stopped" if stopped else closed.reason, verdict.retry_in_s, now)
         return verdict
 

@@ -32,9 +32,10 @@ Two things move, and neither waits for the other.
   sends "unsub" and is PAUSED; PAUSED with it sends "sub" and is SUBSCRIBING. So two requests are
   never under way at once, and who changes his mind in between has said nothing.
 
-`_REPLIES` has what a reply means in each phase, `_RESTS` what the wish does. The answer to "unsub"
-is not documented: while PAUSED anything is taken for it, and when it comes late, into the next
-SUBSCRIBING, it is known by its "unsub".
+`_REPLIES` has what a reply means in each phase, `_RESTS` what the wish does. What is no reply that
+is known (see exchange.py) is reported, once while a reply is waited for, and the wait goes on: only
+a refusal or the deadline ends it. The answer to "unsub" is not documented: while PAUSED anything is
+taken for it, and when it comes late, into the next SUBSCRIBING, it is known by its "unsub".
 
 Beside this every phase has pushes, pings of the exchange (answered at once), pongs, and WebSocket's
 own control frames (endpoint.py). From every phase there are two ways out, and no way back:
@@ -70,7 +71,16 @@ from ..errors import (
     ProtocolError,
     SubscriptionError,
 )
-from ..model.exchange import CONNECTED, SUBSCRIBED, Said, ping, push_head, read, why_no_push
+from ..model.exchange import (
+    CONNECTED,
+    REFUSALS,
+    SUBSCRIBED,
+    Said,
+    ping,
+    push_head,
+    read,
+    why_no_push,
+)
 from ..printable import printable
 from ..tracebacks import clears_locals
 from .credential import Credential
@@ -121,19 +131,22 @@ class _Then(Enum):
 
     IGNORE = 0
     REFUSE = 1
-    """It ends the connection: something else was to be said."""
+    """It ends the connection: no service is to be had on it."""
     REPORT = 2
-    """It is neither a push nor the answer to anything."""
+    """It is neither a push nor the answer to anything, and changes nothing."""
 
 
 # (phase, reply) -> the next phase, or what else follows. No line: IGNORE.
 _REPLIES: dict[tuple[Phase, Said], Phase | _Then] = {
     (Phase.GREETING, Said.CONNECTED): Phase.PAUSED,
-    (Phase.GREETING, Said.SUBSCRIBED): _Then.REFUSE,
-    (Phase.GREETING, Said.OTHER): _Then.REFUSE,
+    (Phase.GREETING, Said.SUBSCRIBED): _Then.REPORT,
+    (Phase.GREETING, Said.OTHER): _Then.REPORT,
     (Phase.SUBSCRIBING, Said.SUBSCRIBED): Phase.READY,
-    (Phase.SUBSCRIBING, Said.OTHER): _Then.REFUSE,
+    (Phase.SUBSCRIBING, Said.OTHER): _Then.REPORT,
     (Phase.READY, Said.OTHER): _Then.REPORT,
+    **{(Phase.GREETING, said): _Then.REFUSE for said in REFUSALS},
+    **{(Phase.SUBSCRIBING, said): _Then.REFUSE for said in REFUSALS},
+    **{(Phase.READY, said): _Then.REPORT for said in REFUSALS},  # nothing was asked for
 }
 
 # (phase at rest, whether pushes are wanted) -> the request that is sent, and the next phase.
@@ -230,16 +243,23 @@ class Closed(_Event):
         reason: how it ended, for a person; without credentials.
         close_code: of the peer's close frame, None where it sent none.
         error: the failure, None where it was none.
+        said: what the exchange said in place of what was waited for, or in its close frame, where
+            that tells something; None where it said nothing.
     """
 
-    __slots__ = ("close_code", "error", "reason")
+    __slots__ = ("close_code", "error", "reason", "said")
 
     def __init__(
-        self, reason: str, close_code: int | None = None, error: FastposError | None = None
+        self,
+        reason: str,
+        close_code: int | None = None,
+        error: FastposError | None = None,
+        said: Said | None = None,
     ) -> None:
         self.reason = reason
         self.close_code = close_code
         self.error = error
+        self.said = said
 
 
 Event = Pushes | Subscribed | Paused | Pong | Undecodable | Closed
@@ -296,6 +316,7 @@ class Session:
         self._texts: list[bytes] = []  # taken off the wire, and not given yet
         # What pushes were seen to begin with, up to "channel": whatever begins so is one.
         self._heads: tuple[bytes, ...] = ()
+        self._reported = False  # something else than the reply that is waited for
         self._unanswered = 0  # times "unsub" was sent without an answer, which is allowed
 
         self.messages = 0
@@ -371,10 +392,12 @@ class Session:
         if opcode == INFLATED:  # a ping came before them
             return self._inflated(payload)
         if opcode == CLOSE:
-            code, reason = parse_close(payload)
-            said = f": {printable(self._credential.hide(reason))}" if reason else ""
-            reason = f"closed by the server with code {code}{said}"
-            return self._end(reason, code, None, now + CLOSE_TIMEOUT)
+            code, words = parse_close(payload)
+            shown = f": {printable(self._credential.hide(words))}" if words else ""
+            reason = f"closed by the server with code {code}{shown}"
+            about = self._read(words.encode())[0] is Said.CREDENTIAL
+            said = Said.CREDENTIAL if about else None
+            return self._end(reason, code, None, now + CLOSE_TIMEOUT, said)
         self.messages += 1
         if self.phase is Phase.CLOSING:
             return None
@@ -413,7 +436,7 @@ class Session:
         return True
 
     def _text(self, text: bytes, now: float) -> Event | None:
-        said, words = read(text)
+        said, words = self._read(text)
         if said is Said.PUSH:
             return Pushes([text])
         if said is Said.PONG:
@@ -422,6 +445,12 @@ class Session:
             self._endpoint.send(words)
             return None
         return self._reply(said, words, text, now)
+
+    def _read(self, text: bytes) -> tuple[Said, str]:
+        said, words = read(text)
+        if said is Said.CREDENTIAL:  # or is it a credential with such a word in it?
+            said = read(text.replace(self._value.encode(), b""))[0]
+        return said, words
 
     def _undecodable(self, what: str, data: bytes) -> Undecodable:
         shown = self._credential.hide(data[:KEPT_BYTES].decode("latin-1"))
@@ -432,24 +461,34 @@ class Session:
         if isinstance(then, Phase):
             self.phase = then
             self._reply_due = inf
+            self._reported = False
             return self._rest(now)
-        if then is _Then.REPORT:
-            return self._undecodable(why_no_push(text), text)
         if then is _Then.REFUSE:
+            return self._refused(said, words, now)
+        if then is _Then.REPORT:
             if self._unanswered and self.phase is Phase.SUBSCRIBING and "unsub" in words.lower():
                 self._unanswered -= 1
                 return None
-            return self._refused(words, now)
+            return self._odd(words, text)
         return None
 
-    def _refused(self, words: str, now: float) -> Closed | None:
+    def _odd(self, words: str, text: bytes) -> Undecodable | None:
+        if self.phase is Phase.READY:
+            return self._undecodable(why_no_push(text), text)
+        if self._reported:
+            return None
+        self._reported = True
+        shown = printable(self._credential.hide(words))
+        return self._undecodable(f"'{shown}' in place of {_OWED[self.phase]!r}", text)
+
+    def _refused(self, said: Said, words: str, now: float) -> Closed | None:
         shown = f"'{printable(self._credential.hide(words))}'"
         if self.phase is Phase.GREETING:
-            error = SubscriptionError(f"greeted with {shown} instead of {CONNECTED}")
+            what = f"greeted with {shown} instead of {CONNECTED}"
         else:
-            error = SubscriptionError(f"the subscription was refused: {shown}", shown)
+            what = f"the subscription was refused: {shown}"
         self._endpoint.close()
-        return self._end(str(error), None, error, now)
+        return self._end(what, None, SubscriptionError(what, shown), now, said)
 
     def _rest(self, now: float) -> Event | None:
         """Follow the wish, as the phase is at rest; tell where it stays so."""
@@ -539,6 +578,7 @@ class Session:
     def _late(self, now: float) -> Closed | None:
         timing = self._timing
         error: FastposError
+        said = None
         if self.phase is Phase.CLOSING:
             error = ConnectionFailed("stopped; the server did not answer the close frame")
         elif now >= self._pong_due:
@@ -548,9 +588,10 @@ class Session:
             error = SubscriptionError(
                 f"no {owed!r} from the exchange within {timing.reply_timeout:g} s"
             )
+            said = Said.OTHER if self._reported else None
         else:
             error = ConnectionFailed("the exchange said that it closes, and did not")
-        return self._end(str(error), None, error, now)
+        return self._end(str(error), None, error, now, said)
 
     def _reckon(self) -> None:
         """Find the next deadline anew."""
@@ -561,7 +602,12 @@ class Session:
         self.deadline = min(self.limit, self.next_ping)
 
     def _end(
-        self, reason: str, close_code: int | None, error: FastposError | None, deadline: float
+        self,
+        reason: str,
+        close_code: int | None,
+        error: FastposError | None,
+        deadline: float,
+        said: Said | None = None,
     ) -> Closed | None:
         if self.phase is Phase.ENDED:
             return None
@@ -569,7 +615,7 @@ class Session:
         self._texts = []
         self.deadline = deadline
         self.limit = self.next_ping = inf
-        return Closed(reason, close_code, error)
+        return Closed(reason, close_code, error, said)
 
     # --- bytes out ----------------------------------------------------------------------------
 
