@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import multiprocessing
 import os
@@ -59,19 +60,52 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 # --- the exchanges' process -----------------------------------------------------------------------
 
 
-class NumberedExchange(Exchange):
-    """Numbers all that it pushes, and notes on which connections that was queued."""
+class BusyExchange(Exchange):
+    """Trades and fails on two threads; numbers what it pushes, and notes on which connections."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, clients: int, seed: str, **options: Any) -> None:
         super().__init__(**options)
         self.last = 0
         self.queued: defaultdict[int, Ranges] = defaultdict(list)
+        self.failed: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._clients = clients
+        self._stopping = threading.Event()
+        self._busy = [
+            threading.Thread(target=self._trade, args=(random.Random(f"{seed} trade"),)),
+            threading.Thread(target=self._fail, args=(random.Random(f"{seed} faults"),)),
+        ]
+        self._failures: dict[str, tuple[Callable[[], object], float]] = {
+            # what is done, and after how many seconds it is undone
+            "reset": (self.drop, 0),
+            "reset of one": (self._drop_one, 0),
+            "reset of another": (self._drop_one, 0),
+            "close": (lambda: self.drop(clean=True), 0),
+            "end without a close": (lambda: self.drop(clean=True, code=None), 0),
+            "system close": (self.system_close, 0),
+            "short stall": (self.stall, 0.5),
+            "stall": (self.stall, 4),
+            "no pongs": (lambda: self.stall(pushes=True, handshakes=True, closes=True), 4),
+            "never read": (self.never_read, 4),
+            "garbage": (self._push_garbage, 0),
+            "more garbage": (lambda: [self._push_garbage() for _ in range(10)], 0),
+            "half a frame": (self.truncate_frame, 0),
+            "half a frame and the end": (lambda: self.truncate_frame(end=True), 0),
+            "too large a frame": (lambda: self.announce_frame(1 << 24), 0),
+            "bad bytes": (lambda: self.send_raw(b"\xff\xff\xff"), 0),
+            "trickle": (lambda: self.trickle(7, 0.001), 2),
+            "no upgrade": (lambda: (self.refuse_upgrade(503), self.drop()), 2),
+            "no greeting": (lambda: (self.silent_connect(2), self.drop()), 0),
+            "no reply": (lambda: (self.ignore_subscription(2), self.drop()), 0),
+            "refusal": (lambda: (self.refuse_subscription(times=2), self.drop()), 0),
+            "WebSocket pings": (lambda: self.ws_ping(b"soak"), 0),
+        }
 
     def push(self, message: Any) -> int:
         with self._lock:
             return self._push_next(lambda number: self._push_of({**message, "n": number}))
 
-    def push_garbage(self) -> None:
+    def _push_garbage(self) -> None:
         self._push_next(lambda number: bytes([0x82, 16]) + b"garbage %08d" % number)
 
     def _push_next(self, frame: Callable[[int], bytes]) -> int:
@@ -85,144 +119,103 @@ class NumberedExchange(Exchange):
                 note(self.queued[record.number], self.last)
             return len(takers)
 
-
-class Driver:
-    """Makes one exchange busy and faulty, on two threads, until `stop`."""
-
-    def __init__(self, exchange: NumberedExchange, clients: int, seed: str) -> None:
-        self.exchange = exchange
-        self.faults: Counter[str] = Counter()
-        self.problems: list[str] = []
-        self._clients = clients
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._trade, args=(random.Random(f"{seed} trade"),)),
-            threading.Thread(target=self._fail, args=(random.Random(f"{seed} faults"),)),
-        ]
-        self._faults: dict[str, tuple[Callable[[], object], float]] = {
-            # what is done, and after how many seconds it is undone
-            "reset": (exchange.drop, 0),
-            "reset of one": (self._drop_one, 0),
-            "reset of another": (self._drop_one, 0),
-            "close": (lambda: exchange.drop(clean=True), 0),
-            "end without a close": (lambda: exchange.drop(clean=True, code=None), 0),
-            "system close": (exchange.system_close, 0),
-            "short stall": (exchange.stall, 0.5),
-            "stall": (exchange.stall, 4),
-            "no pongs": (lambda: exchange.stall(pushes=True, handshakes=True, closes=True), 4),
-            "never read": (exchange.never_read, 4),
-            "garbage": (exchange.push_garbage, 0),
-            "more garbage": (lambda: [exchange.push_garbage() for _ in range(10)], 0),
-            "half a frame": (exchange.truncate_frame, 0),
-            "half a frame and the end": (lambda: exchange.truncate_frame(end=True), 0),
-            "too large a frame": (lambda: exchange.announce_frame(1 << 24), 0),
-            "bad bytes": (lambda: exchange.send_raw(b"\xff\xff\xff"), 0),
-            "trickle": (lambda: exchange.trickle(7, 0.001), 2),
-            "no upgrade": (lambda: (exchange.refuse_upgrade(503), exchange.drop()), 2),
-            "no greeting": (lambda: (exchange.silent_connect(2), exchange.drop()), 0),
-            "no reply": (lambda: (exchange.ignore_subscription(2), exchange.drop()), 0),
-            "refusal": (lambda: (exchange.refuse_subscription(times=2), exchange.drop()), 0),
-            "WebSocket pings": (lambda: exchange.ws_ping(b"soak"), 0),
-        }
-
-    def start(self) -> None:
-        for thread in self._threads:
+    def begin(self) -> None:
+        for thread in self._busy:
             thread.start()
 
-    def stop(self) -> None:
+    def finish(self) -> int:
+        """The number of the last push, which all have to get."""
         self._stopping.set()
-        for thread in self._threads:
+        for thread in self._busy:
             thread.join()
-        self.exchange.clear_faults()
+        self.clear_faults()
+        before = len(self.connections)
+        self.drop(clean=True)  # half a frame may be the last that some of them got
+
+        def all_are_back() -> bool:
+            return sum(each.subscribed for each in self.connections[before:]) == self._clients
+
+        if not self.wait_for(all_are_back, PATIENCE):
+            self.problems.append("not all subscribed at the end")
+        self.push({"channel": "SYSTEM", "et": "end of the soak"})
+        return self.last
 
     def _trade(self, dice: random.Random) -> None:
-        exchange = self.exchange
         due = time.monotonic()
         for id in IDS:
-            exchange.open_position(position_id=id)
-            self._push(id, "order", "orderId", "1")
-            self._push(id, "trigOrder", "triggerOrderId", "1")
+            self.open_position(position_id=id)
+            self._order(id, "order", "orderId", "1")
+            self._order(id, "trigOrder", "triggerOrderId", "1")
         while not self._stopping.wait(max(due - time.monotonic(), 0)):
             due += 0.5
-            exchange.tick()
+            self.tick()
             if dice.random() < 0.3:
                 for _ in range(dice.choice((1, 5, 50, 200))):
                     self._event(dice)
 
     def _event(self, dice: random.Random) -> None:
-        exchange, kind, id = self.exchange, dice.random(), dice.choice(IDS)
+        kind, id = dice.random(), dice.choice(IDS)
         if kind < 0.4:
-            exchange.update_position(id, volume=dice.randrange(1, 1000))
+            self.update_position(id, volume=dice.randrange(1, 1000))
         elif kind < 0.5:
-            exchange.set_balance("USDT", available=dice.randrange(10**6))
+            self.set_balance("USDT", available=dice.randrange(10**6))
         elif kind < 0.8:
-            self._push(id, "order", "orderId", "231")
+            self._order(id, "order", "orderId", "231")
         elif kind < 0.9:
-            self._push(id, "trigOrder", "triggerOrderId", "21")
+            self._order(id, "trigOrder", "triggerOrderId", "21")
         else:
-            exchange.close_position(id)
-            exchange.open_position(position_id=id)
+            self.close_position(id)
+            self.open_position(position_id=id)
 
-    def _push(self, id: int, channel: str, key: str, actions: str) -> None:
+    def _order(self, id: int, channel: str, key: str, actions: str) -> None:
         for action in actions:
             body = {key: str(id), "volume": 10, "orderAction": action}
-            self.exchange.push({"channel": channel, channel: body})
+            self.push({"channel": channel, channel: body})
 
     def _fail(self, dice: random.Random) -> None:
-        exchange = self.exchange
         while not self._stopping.wait(dice.uniform(0.2, 3.0)):
-            name = dice.choice(list(self._faults))
-            self.faults[name] += 1
-            do, seconds = self._faults[name]
+            name = dice.choice(list(self._failures))
+            self.failed[name] += 1
+            do, seconds = self._failures[name]
             do()
             if seconds:
                 self._stopping.wait(seconds)
-                exchange.clear_faults()
-            if not exchange.wait_for_subscribers(self._clients, PATIENCE):
+                self.clear_faults()
+            if not self.wait_for_subscribers(self._clients, PATIENCE):
                 self.problems.append(f"not all subscribed {PATIENCE:g} s after: {name}")
                 return
 
     def _drop_one(self) -> None:
         """The one that has been subscribed for longest."""
-        for connection in [c for c in self.exchange.connections[-50:] if c.subscribed][:1]:
-            self.exchange.drop(connection=connection)
+        for connection in [c for c in self.connections[-50:] if c.subscribed][:1]:
+            self.drop(connection=connection)
 
 
 def serve(pipe: Pipe, streams: int, seed: int, certificates: Certificates) -> None:
     """Runs in a process of its own; the answers to what is asked over the pipe."""
     exchanges = []
     for number in range(EXCHANGES):
+        clients = len(range(number, streams, EXCHANGES))
         context = certificates.good.context() if number < OVER_TLS else None
-        exchanges.append(NumberedExchange(ssl_context=context).start())
-    drivers = [
-        Driver(exchange, len(range(number, streams, EXCHANGES)), f"{seed} {number}")
-        for number, exchange in enumerate(exchanges)
-    ]
+        exchanges.append(BusyExchange(clients, f"{seed} {number}", ssl_context=context).start())
     first = exchanges[0]
     pipe.send(([exchange.url for exchange in exchanges], first.api_key, first.broker))
     pipe.recv()
-    for driver in drivers:
-        driver.start()
+    for exchange in exchanges:
+        exchange.begin()
     pipe.recv()
-    for driver in drivers:
-        driver.stop()
-    for driver in drivers:
-        if not driver.exchange.wait_for_subscribers(driver._clients, PATIENCE):
-            driver.problems.append("not all subscribed at the end")
-        driver.exchange.push({"channel": "SYSTEM", "et": "end of the soak"})
-    pipe.send([exchange.last for exchange in exchanges])
+    pipe.send([exchange.finish() for exchange in exchanges])
     pipe.recv()
     report: dict[int, list[tuple[Ranges, int | None]]] = {n: [] for n in range(streams)}
+    faults: Counter[str] = Counter()
+    problems: list[str] = []
     for exchange in exchanges:
         for connection in exchange.connections:
-            report[int(connection.headers["X-Stream"])].append(
-                (exchange.queued[connection.number], connection.close_code)
-            )
-    faults: Counter[str] = Counter()
-    for driver in drivers:
-        faults.update(driver.faults)
-    problems = [problem for driver in drivers for problem in driver.problems]
-    problems += [f"violation: {text}" for exchange in exchanges for text in exchange.violations]
+            queued = exchange.queued[connection.number], connection.close_code
+            report[int(connection.headers["X-Stream"])].append(queued)
+        faults.update(exchange.failed)
+        problems += exchange.problems
+        problems += [f"violation: {text}" for text in exchange.violations]
     pipe.send((report, faults, problems))
     for exchange in exchanges:
         exchange.stop()
@@ -260,10 +253,10 @@ class Listener:
             self.raised += 1
 
     def on_disconnect(self, event: Disconnect) -> None:
-        runs = " ".join(f"{first}-{last}" for first, last in self._ranges)
+        line = json.dumps([self._number, self._ranges, event.reason == "stopped"])
         self._ranges = []
         with self._lock:
-            self._file.write(f"{self._number} {int(event.reason == 'stopped')} {runs}\n")
+            self._file.write(line + "\n")
 
     def _note(self, number: int) -> None:
         self.events += 1
@@ -275,9 +268,8 @@ def written(path: Path, streams: int) -> list[list[tuple[Ranges, bool]]]:
     """By stream and connection: what came, and whether `stop` ended it."""
     found: list[list[tuple[Ranges, bool]]] = [[] for _ in range(streams)]
     for line in path.read_text().splitlines():
-        number, stopped, *runs = line.split()
-        ranges = [[int(end) for end in run.split("-")] for run in runs]
-        found[int(number)].append((ranges, stopped == "1"))
+        number, ranges, stopped = json.loads(line)
+        found[number].append((ranges, stopped))
     return found
 
 

@@ -77,7 +77,10 @@ def tls(request: pytest.FixtureRequest, certificates: Certificates) -> Certifica
 
 def finish(process: Popen[str]) -> str:
     """What it still prints; nothing went wrong."""
-    out, err = process.communicate(timeout=30)
+    # What was read ahead is in the file, where communicate() does not look.
+    assert process.stdout is not None
+    out = process.stdout.read()
+    _, err = process.communicate(timeout=30)
     assert err == ""
     assert process.returncode == 0
     return out.strip()

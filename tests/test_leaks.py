@@ -52,11 +52,6 @@ def kernel_threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def traced() -> int:
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0]
-
-
 @pytest.mark.parametrize("new_each_time", [False, True], ids=["one stream", "a stream each"])
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: bool) -> None:
@@ -65,12 +60,9 @@ def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: 
     with exchange_elsewhere(certificates if tls else None) as exchange:
 
         def new() -> PositionStream:
+            key, broker = exchange.api_key, exchange.broker
             return PositionStream(
-                exchange.url,
-                api_key=exchange.api_key,
-                broker=exchange.broker,
-                proxy="",
-                ssl_context=context,
+                exchange.url, api_key=key, broker=broker, proxy="", ssl_context=context
             )
 
         stream = new()
@@ -92,12 +84,13 @@ def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: 
         tracemalloc.start()
         try:
             run(WARM_UP)
-            before = traced()
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
             run(runs)
             gc.collect()
             assert descriptors() == open_before
             until(lambda: kernel_threads() == tasks, what="that no thread is left")
-            after = traced()
+            after = tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
         counts = exchange.counts()

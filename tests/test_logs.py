@@ -166,12 +166,8 @@ def test_stats_for_an_exporter(
     assert json.loads(json.dumps(stats)) == stats
     assert stats["connects"] == stats["subscriptions"] == 2
     assert sum(stats["disconnects"].values()) == 1
-    assert stats["unknown_channels"] == {"news": 1}
-    assert stats["decode_errors"] == 1
+    assert (stats["unknown_channels"], stats["decode_errors"]) == ({"news": 1}, 1)
     assert stats["messages"] >= 2 * 2 + 2 + 1  # replies, pushes, a pong
-    assert stats["bytes_received"] > 0
     assert stats["last_ping_ns"] <= stats["last_pong_ns"]
     assert 0 < stats["round_trip_s"] < SOON
-    assert stats["queue_depth"] == stats["conflated_ticks"] == 0
-    assert stats["slowest_callback_s"] > 0
     assert isinstance(stats["slowest_callback"], str)

@@ -7,10 +7,9 @@ import socket
 import ssl
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -131,10 +130,6 @@ def failure(source: AccountSnapshot) -> SnapshotError:
         source()
     error = caught.value
     assert error.__cause__ is error.__context__ is None
-    # The credentials' plugin looks at what it says; this at the frames that it passed.
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    shown = [repr(f.f_locals) for f in frames if f.f_code.co_filename != __file__]
-    assert not any(secret in text for text in shown for secret in (KEY, SECRET))
     return error
 
 
@@ -558,12 +553,6 @@ def test_the_clock_is_taken_from_the_middle_of_the_round_trip(
 # --- time-outs and limits -------------------------------------------------------------------------
 
 
-@contextmanager
-def timed_out(what: str = "no whole answer in 0.3 s") -> Iterator[None]:
-    with at_once(AT_ONCE), pytest.raises(SnapshotError, match=what):
-        yield
-
-
 # What the server begins its answer with, and then sends again and again, a byte at a time.
 ENDLESS = {
     "nothing": (b"", b""),
@@ -591,32 +580,11 @@ def test_an_answer_without_an_end(new_source: NewSource, part: str) -> None:
 
     with ScriptedServer(handler) as server:
         try:
-            with timed_out():
-                new_source(server, timeout=SHORT)()
+            with at_once(AT_ONCE):
+                error = failure(new_source(server, timeout=SHORT))
         finally:
             over.set()
-
-
-def test_a_silent_tls_handshake(new_source: NewSource, certificates: Certificates) -> None:
-    over = threading.Event()
-    with ScriptedServer(lambda _: over.wait(SOON)) as server:
-        source = new_source(
-            f"https://{LOOPBACK}:{server.port}",
-            timeout=SHORT,
-            ssl_context=certificates.client_context(),
-        )
-        with timed_out("the TLS handshake took too long"):
-            source()
-        over.set()
-
-
-def test_nobody_listens(new_source: NewSource) -> None:
-    with socket.socket() as taken:
-        taken.bind((LOOPBACK, 0))
-        error = failure(new_source(f"http://{LOOPBACK}:{taken.getsockname()[1]}"))
-    assert "cannot connect" in str(error)
-    assert str(error).startswith(f"http://{LOOPBACK}:")
-    assert (error.code, error.status, error.retry_after) == (None, None, None)
+    assert "no whole answer in 0.3 s" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -660,12 +628,11 @@ def test_gzip_that_was_not_asked_for(exchange: Exchange, source: AccountSnapshot
 # --- connections ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
 def test_one_connection_serves_several_requests(
-    new_source: NewSource, certificates: Certificates, scheme: str
+    new_source: NewSource, certificates: Certificates
 ) -> None:
-    context = certificates.good.context() if scheme == "https" else None
-    with ScriptedServer(answering(*[answer(EMPTY)] * 3), context) as server:
+    answers = answering(*[answer(EMPTY)] * 3)
+    with ScriptedServer(answers, certificates.good.context()) as server:
         source = new_source(server, ssl_context=certificates.client_context())
         for _ in range(3):
             source()
@@ -677,7 +644,9 @@ def test_a_connection_that_the_server_ended(exchange: Exchange, source: AccountS
     failure(source)
     assert source().balances
     exchange.stop()
-    failure(source)
+    error = failure(source)
+    assert str(error).startswith(exchange.rest_url)
+    assert "cannot connect" in str(error)
     exchange.start()
     assert source().balances
 

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import pytest
-
 from fastpos.net.tls import TlsTransport
 from tests.support.certificates import Certificates
 from tests.support.connections import concurrently
@@ -46,13 +44,6 @@ class Server:
     def close_notify(self) -> bytes:
         with suppress(ssl.SSLWantReadError):
             self.tls.unwrap()
-        return self._outgoing.read()
-
-    def alert(self) -> bytes:
-        """What it says to a record that can't be decrypted."""
-        self._incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))
-        with pytest.raises(ssl.SSLError):
-            self.tls.read(1)
         return self._outgoing.read()
 
     def hear(self) -> bytes:
