@@ -1271,6 +1271,7 @@ def test_credential_that_a_server_repeats_is_never_shown(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     options: dict[str, Any] = {} if with_on_error else {"on_error": None}
+    options["subscribe_timeout"] = 0.2  # until then a reply may follow what is none
     ended: FastposError | None = None
     with ScriptedServer(ECHOES[name](SECRET)) as server:
         stream = new_stream(server.url, token=SECRET, reconnect=QUICK, **options)

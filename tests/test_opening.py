@@ -252,6 +252,7 @@ def test_a_redirect_is_refused_and_the_credential_stays_here() -> None:
         ({"Server": "cloudflare"}, True),
         ({"CF-Mitigated": "challenge", "Content-Type": "application/json"}, True),
         ({"Content-Type": "text/html; charset=UTF-8", "Retry-After": "7"}, True),
+        ({"Content-Type": "application/json", "Retry-After": "7"}, True),
     ],
 )
 def test_a_403_of_what_stands_before_the_exchange_says_nothing_of_the_credential(

@@ -12,6 +12,7 @@ import pytest
 from fastpos import (
     AuthenticationError,
     ConnectionFailed,
+    DecodeError,
     PositionStream,
     SubscriptionError,
 )
@@ -149,21 +150,80 @@ def test_restart_right_after_a_refusal_has_its_pings(
     stream.stop()
 
 
-def test_three_refusals_in_a_row_end_the_stream(
+def test_three_refusals_of_the_credential_end_the_stream(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder
 ) -> None:
-    exchange.refuse_subscription("broker unknown")
+    exchange.refuse_subscription("no such token")
     stream = new_stream(exchange)
-    with pytest.raises(AuthenticationError, match="broker unknown") as caught:
+    with pytest.raises(AuthenticationError, match="no such token") as caught:
         stream.run_forever()
     assert isinstance(caught.value.__cause__, SubscriptionError)
     assert caught.value.__cause__.reply is not None
-    assert "broker unknown" in caught.value.__cause__.reply
+    assert "no such token" in caught.value.__cause__.reply
     assert exchange.counts["refusal"] == 3
     assert len(recorder.on_disconnect) == 3
     assert [event.retry_in_s is None for event in recorder.on_disconnect] == [False, False, True]
     assert len(recorder.on_error) == 2
     assert recorder.on_ready == []
+
+
+def test_a_refusal_without_a_reason_ends_the_stream_when_there_is_nothing_else_for_long(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fastpos.recovery.REFUSED_FOR", 0.5)
+    exchange.refuse_subscription()
+    began = time.monotonic()
+    with pytest.raises(AuthenticationError, match=r"in a row, for \d s: 'sub fail'"):
+        new_stream(exchange).run_forever()
+    assert time.monotonic() - began >= 0.5
+    assert exchange.counts["refusal"] > 3
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_credential_that_served_is_not_refused_by_the_upgrade_at_once(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    with new_stream(exchange) as stream:
+        assert stream.wait_ready(SOON)
+        exchange.refuse_upgrade(status, times=5)
+        exchange.drop()
+        recorder.wait("on_ready", 2)
+        monkeypatch.setattr("fastpos.recovery.REFUSED_FOR", 0.2)
+        exchange.refuse_upgrade(status)
+        exchange.drop()
+        with pytest.raises(AuthenticationError, match=str(status)):
+            stream.join(SOON)
+    assert [type(error) for error in recorder.on_error[1:6]] == [AuthenticationError] * 5
+
+
+@pytest.mark.parametrize("text", ["Ping", "系统维护中", '{"event":"notice"}'])
+def test_a_text_that_nobody_understands_is_waited_out(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, text: str
+) -> None:
+    exchange.refuse_subscription(text, times=4)
+    with new_stream(exchange, subscribe_timeout=0.1):
+        (ready,) = recorder.wait("on_ready")
+    assert ready.attempts == 5
+    assert [type(error) for error in recorder.on_error] == [DecodeError, SubscriptionError] * 4
+    assert all("within 0.1 s" in event.reason for event in recorder.on_disconnect[:4])
+
+
+def test_a_text_that_nobody_understands_may_come_before_the_reply(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    for _ in range(4):
+        exchange.push_before_sub_success("Ping")  # as gzip
+    with new_stream(exchange):
+        (ready,) = recorder.wait("on_ready")
+    assert ready.attempts == 1
+    assert [str(error) for error in recorder.on_error] == ["'Ping' in place of 'sub success'"]
 
 
 def test_fresh_token_after_a_drop(

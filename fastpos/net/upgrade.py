@@ -213,11 +213,13 @@ def _refusal(
 def _is_of_an_edge(headers: Mapping[str, str]) -> bool:
     """Whether an answer comes from what stands before the exchange and has seen no credential.
 
-    A CDN or a firewall says so by its name, its own headers, or a page for a person.
+    A CDN or a firewall says so by its name, its own headers, or a page for a person; a rate limiter
+    by the time to wait.
     """
     return (
         "cloudflare" in headers.get("server", "").lower()
         or any(name.lower().startswith("cf-") for name in headers)
+        or "retry-after" in headers
         or "text/html" in headers.get("content-type", "").lower()
     )
 

@@ -57,6 +57,8 @@ class Fault:
     """Of other ends and attempts while it lasts: what the stream says, as in `reason`."""
     retry_after: float = 0.0
     """Seconds that the server asks to be left alone."""
+    reported: bool = False
+    """It is a bad message besides, which is told to on_error."""
     tls: bool = False
 
     @property
@@ -98,7 +100,7 @@ NAME = (
 )
 REFUSED = r"ws://localhost:\d+: cannot connect: .*Connection refused"
 NOT_SAID = f"no '%s success' from the exchange within {SUBSCRIBE_TIMEOUT:g} s"
-REFUSAL = r"the subscription was refused: 'sub fail: busy'"
+REFUSAL = "the subscription was refused: '%s'"
 SHAPE = r"wrong shape: order is not an object"
 BOMB = r"not a push: inflates to more than 1048576 bytes"
 
@@ -149,8 +151,8 @@ def upgrade_refused(status: int, headers: dict[str, str]) -> Inject:
 
 
 @contextmanager
-def refused(times: int, rig: Rig) -> Iterator[None]:
-    with exchange("refuse_subscription", "sub fail: busy", times=times, reset=True)(rig):
+def refused(text: str, times: int, rig: Rig) -> Iterator[None]:
+    with exchange("refuse_subscription", text, times=times, reset=True)(rig):
         yield
         assert rig.exchange.wait_for("refusal", count=times), "not refused as often as planned"
 
@@ -243,11 +245,13 @@ WRONG_CHECKSUM = PUSH[:-8] + bytes(4) + PUSH[-4:]
 BAD_DATA = PUSH[:10] + b"\xff" + PUSH[11:]
 ODD_SHAPE = packed('{"channel":"order","order":[]}')
 SLOW_DOWN = upgrade_refused(429, {"Retry-After": "1"})
+CHALLENGE = upgrade_refused(403, {"Server": "cloudflare", "CF-Mitigated": "challenge"})
 PORT_CLOSED = during(port_closed, lambda rig: rig.network.accept_again())
 TLS_STALLS = during(tls_stalls, lambda rig: rig.network.resume())
 NO_PONGS = exchange("stall", pushes=True, handshakes=True, closes=True)
 HUGE = exchange("push_bytes", bytes(64 * MIB))
 REFUSED_FIRST = "`sub` refused, then accepted"
+BUSY_FIRST = "too busy for `sub`, then accepted"
 CLOCK = "host's clock set back again and again"
 
 FAULTS: tuple[Fault, ...] = (
@@ -290,6 +294,7 @@ FAULTS: tuple[Fault, ...] = (
         for name, inject, reason, retry_after in (
             ("HTTP 502", upgrade_refused(502, {}), HTTP + "502", 0.0),
             ("HTTP 429 with Retry-After: 1", SLOW_DOWN, HTTP + "429", 1.0),
+            ("HTTP 403 of a CDN", CHALLENGE, HTTP + "403", 0.0),
             ("name not resolved", during(name_unknown, name_known), NAME, 0.0),
             ("port closed", PORT_CLOSED, REFUSED, 0.0),
         )
@@ -303,8 +308,24 @@ FAULTS: tuple[Fault, ...] = (
         )
     ),
     *(
-        Fault(REFUSED_FIRST, partial(refused, times), ATTEMPT, REFUSAL, AT_ONCE, case=case)
-        for times, case in ((1, "once"), (2, "twice"))
+        Fault(
+            "another text than `sub success`",
+            exchange("refuse_subscription", text, times=1, reset=True),
+            ATTEMPT,
+            NOT_SAID % "sub",
+            UNSUBSCRIBED,
+            case=case,
+            reported=True,
+        )
+        for text, case in (("Ping", "a ping"), ("系统维护中", "a notice"))
+    ),
+    *(
+        Fault(name, partial(refused, text, times), ATTEMPT, REFUSAL % text, AT_ONCE, case=case)
+        for name, text, times, case in (
+            (REFUSED_FIRST, "sub fail", 1, "once"),
+            (REFUSED_FIRST, "sub fail", 2, "twice"),
+            (BUSY_FIRST, "sub fail: system busy", 4, "four times"),
+        )
     ),
     *(
         Fault(name, message(data), MESSAGE, reason, AT_ONCE, Loss.NONE, case)

@@ -144,6 +144,6 @@ def _account(fault: Fault, rig: Rig, outcome: Outcome) -> None:
     ended_by = [event.error for event in recorder.on_disconnect]
     errors = [error for error in recorder.on_error if error not in ended_by]
     bad = [error for error in errors if isinstance(error, DecodeError)]
-    if errors != bad or len(bad) != (fault.seen is Seen.MESSAGE):
+    if errors != bad or len(bad) != (fault.seen is Seen.MESSAGE or fault.reported):
         problems.append(f"unexpected errors: {errors}")
     problems += [f"the exchange complains: {text}" for text in rig.exchange.violations]
