@@ -28,7 +28,10 @@ class FastposError(Exception):
 
 
 class AuthenticationError(FastposError):
-    """The exchange refuses the credential; trying again with the same one is pointless."""
+    """The exchange refuses the credential. What ends a stream with it is no passing trouble.
+
+    A stream whose credential was in service before tries again for a minute, and tells `on_error`.
+    """
 
 
 class SubscriptionError(FastposError):

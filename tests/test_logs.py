@@ -97,8 +97,14 @@ def test_a_day_in_the_log(
 
 
 def test_the_end_and_errors_nobody_listens_to(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("fastpos.recovery.REFUSED_FOR", 0.0)
+
     def fail(_: object) -> None:
         raise ValueError
 
