@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -302,81 +300,34 @@ def test_a_scratch_is_exchanged_when_a_burst_is_over() -> None:
 # --- work -----------------------------------------------------------------------------------------
 
 
-class Work:
-    """Counts what a parser does: lines executed, bytes moved in a buffer, bytes of new buffers."""
-
-    def __init__(self) -> None:
-        self.lines = 0
-        self.moved = 0
-        self.made = 0
-
-    def _line(self, frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename.endswith("frames.py"):
-            self.lines += event == "line"
-            return self._line
-        return None
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        before = sys.gettrace()
-        sys.settrace(self._line)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
-
-    def feed(self, parser: FrameParser, data: bytes, size: int) -> int:
-        """Feed `data` in pieces of up to `size` bytes; the number of messages."""
-        count = fed = 0
-        scratch = memoryview(bytearray(SCRATCH_SIZE))
-        while fed < len(data):
-            own, have = parser._own, parser._have
-            with self.counted():
-                free = parser.writable(scratch)
-            if parser._own is not own:
-                self.made += len(parser._own)
-                self.moved += have
-            elif parser._buffer is scratch:
-                self.moved += have
-            piece = data[fed : fed + min(size, len(free))]
-            free[: len(piece)] = piece
-            fed += len(piece)
-            own = parser._own
-            with self.counted():
-                parser.wrote(len(piece))
-                while parser.next_message() is not None:
-                    count += 1
-            if parser._own is not own:
-                self.made += len(parser._own)
-                self.moved += parser._have
-        return count
+def seconds(data: bytes, piece: int) -> float:
+    """The CPU time that parsing takes, at the least of three times."""
+    taken = []
+    for _ in range(3):
+        pieces = [data[start : start + piece] for start in range(0, len(data), piece)]
+        began = time.thread_time()
+        assert parse(pieces)[0]
+        taken.append(time.thread_time() - began)
+    return min(taken)
 
 
 @pytest.mark.parametrize(
-    ("unit", "piece"),
+    "wire",
     [
-        (frame(BINARY, bytes(400)), 1),
-        (frame(BINARY, bytes(400)), 301),
-        (frame(TEXT, b"x"), 1),
-        (frame(BINARY, fin=False) + frame(PING, b"p") + frame(CONTINUATION, bytes(900)), 1),
-        (frame(BINARY, bytes(20_000)), 32),
-        (frame(BINARY, bytes(50_000)), 32),
+        lambda size: frame(BINARY, bytes(size)),
+        lambda size: frame(TEXT, b"x") * (size // 3),
+        lambda size: (
+            frame(BINARY, fin=False)
+            + frame(CONTINUATION, bytes(60), fin=False) * (size // 62)
+            + frame(CONTINUATION)
+        ),
     ],
-    ids=["push", "pushes cut", "tiny", "fragments", "large", "larger than the buffer"],
+    ids=["one frame", "tiny frames", "fragments"],
 )
-def test_the_work_is_linear(unit: bytes, piece: int) -> None:
-    """Twice the bytes are twice the work, and a byte is moved three times at the most."""
-    lines = []
-    for size in (2_500 * piece, 5_000 * piece):
-        data = unit * (size // len(unit))
-        work = Work()
-        assert work.feed(FrameParser(MIB), data, piece) > 0
-        lines.append(work.lines / len(data))
-        headers = 10 * (size // len(unit))  # known before it is clear where the rest has to go
-        assert work.moved <= 3 * len(data) + headers
-        assert work.made <= 3 * len(data) + headers
-    assert lines[1] < 1.1 * lines[0]
-    assert lines[1] < 60  # for each byte, most of which come before the frame is complete
+def test_the_work_is_linear(wire: Callable[[int], bytes]) -> None:
+    """However a message is cut: 8 times the bytes are 64 times the work where it is quadratic."""
+    small, large = 100 * KIB, 800 * KIB
+    assert seconds(wire(large), 64) < 24 * seconds(wire(small), 64)
 
 
 # --- any frames, cut anywhere ---------------------------------------------------------------------

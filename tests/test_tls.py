@@ -131,18 +131,6 @@ def test_keys_are_updated_in_mid_stream(certificates: Certificates) -> None:
             assert read_frame(server).payload == f"up {number}".encode()
 
 
-def test_a_key_update_is_answered_with_the_next_message(certificates: Certificates) -> None:
-    with openssl(certificates) as (server, connection):
-        for _ in range(3):
-            server.update_keys(answer=True)
-            server.sendall(frame(TEXT, b"at the new key"))
-            assert take(connection, 1) == [(TEXT, "at the new key")]
-        connection.send("x" * 40_000, timeout=10)
-        assert len(read_frame(server).payload) == 40_000
-        connection.send("y")
-        assert read_frame(server).payload == b"y"
-
-
 def test_keys_are_negotiated_anew_in_mid_stream(certificates: Certificates) -> None:
     with openssl(certificates, "1.2") as (server, connection):
         transport: Any = connection.connection._transport
