@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -495,17 +496,21 @@ def test_connecting_can_be_aborted(dontwait: bool, monkeypatch: pytest.MonkeyPat
         connection.end()
 
 
-def test_waiting_for_an_answer_can_be_aborted() -> None:
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_waiting_for_an_answer_can_be_aborted(scheme: str) -> None:
+    """To the request, or to the first message of TLS."""
     asked = threading.Event()
 
     def handler(peer: socket.socket) -> None:
-        read_request(peer)
-        asked.set()
         while peer.recv(1000):
-            pass
+            asked.set()
 
     with ScriptedServer(handler) as server:
-        connection = Connection(server.url, connect_timeout=30)
+        connection = Connection(
+            f"{scheme}://127.0.0.1:{server.port}/",
+            ssl_context=ssl.create_default_context(),
+            connect_timeout=30,
+        )
 
         def open_in_vain() -> None:
             with pytest.raises(ConnectionFailed):
