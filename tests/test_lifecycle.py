@@ -14,8 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -50,6 +49,7 @@ from tests.servers import (
 )
 from tests.support.certificates import Certificates
 from tests.support.connections import at_once, concurrently
+from tests.support.programs import started
 
 NewStream = Callable[..., PositionStream]
 
@@ -257,28 +257,6 @@ def test_stop_during_back_off(
     assert stream.join(0) is True
 
 
-def test_stop_while_the_credential_is_awaited(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    """It returns in time; the thread ends when it can. So it is with a look-up of a name."""
-    entered, release = threading.Event(), threading.Event()
-
-    def block() -> str:
-        entered.set()
-        release.wait(SOON)
-        return exchange.token
-
-    stream = new_stream(exchange, token=block).start()
-    assert entered.wait(SOON)
-    with within(1.0):
-        stream.stop(timeout=0.3)
-    release.set()
-    assert stream.join(SOON)
-    assert own_threads() == []
-    assert recorder.calls == []
-    assert exchange.connections == []
-
-
 def test_callback_that_outlasts_stop(
     exchange: Exchange, new_stream: NewStream, recorder: Recorder
 ) -> None:
@@ -411,28 +389,6 @@ def test_what_is_asked_of_a_run_that_has_ended_does_not_touch_the_next(
     assert len(recorder.on_disconnect) == 1
 
 
-def test_who_waits_for_an_end_does_not_wait_for_the_next_run(
-    exchange: Exchange, new_stream: NewStream
-) -> None:
-    stream = new_stream(exchange)
-    waiting = threading.Barrier(2)
-
-    def wait() -> None:
-        waiting.wait()
-        assert stream.join(SOON)
-
-    for _ in range(20):
-        stream.start()
-        waiter = threading.Thread(target=wait)
-        waiter.start()
-        waiting.wait()
-        stream.stop()
-        stream.start()
-        stream.stop()
-        waiter.join(SOON)
-        assert not waiter.is_alive()
-
-
 @pytest.mark.parametrize("timeout", [None, math.inf])
 def test_who_has_time_may_say_so(
     exchange: Exchange, new_stream: NewStream, timeout: float | None
@@ -552,7 +508,10 @@ def test_stop_between_start_and_the_first_step_of_its_thread(
 
 
 def test_start_after_a_stop_during_a_look_up_of_the_name(
-    exchange: Exchange, new_stream: NewStream, monkeypatch: pytest.MonkeyPatch
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entered, release, real = threading.Event(), threading.Event(), socket.getaddrinfo
 
@@ -566,9 +525,12 @@ def test_start_after_a_stop_during_a_look_up_of_the_name(
         patched.setattr(socket, "getaddrinfo", look_up)
         stream.start()
         assert entered.wait(SOON)
-        stream.stop(timeout=0.1)
+        with within(1.0):
+            stream.stop(timeout=0.1)
         release.set()
         assert stream.join(SOON)
+    assert recorder.calls == []
+    assert exchange.connections == []
     with stream:
         assert stream.wait_ready(SOON)
 
@@ -590,24 +552,11 @@ def own():
 """
 
 
-@contextmanager
 def script(
-    server: Exchange | ScriptedServer, project: Path, body: str
-) -> Iterator[subprocess.Popen[str]]:
+    server: Exchange | ScriptedServer, body: str
+) -> AbstractContextManager[subprocess.Popen[str]]:
     key = server.api_key if isinstance(server, Exchange) else KEY
-    process = subprocess.Popen(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body), server.url, key],
-        cwd=project,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    return started("-c", PREAMBLE + textwrap.dedent(body), server.url, key)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
@@ -626,13 +575,13 @@ FOREVER = """
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
 @pytest.mark.parametrize("phase", ["subscribed", "busy", "callback", "back-off"])
-def test_ctrl_c_in_run_forever(exchange: Exchange, project: Path, phase: str) -> None:
+def test_ctrl_c_in_run_forever(exchange: Exchange, phase: str) -> None:
     if phase == "back-off":
         exchange.refuse_upgrade(503, headers={"Retry-After": "60"})
     body = """
     stream.on_order(lambda order: (print("in it", flush=True), time.sleep(60)))
     """
-    with script(exchange, project, body + FOREVER) as process:
+    with script(exchange, body + FOREVER) as process:
         assert process.stdout is not None
         first = "disconnect" if phase == "back-off" else "ready"
         assert process.stdout.readline() == f"{first}\n"
@@ -655,10 +604,10 @@ def test_ctrl_c_in_run_forever(exchange: Exchange, project: Path, phase: str) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
-def test_ctrl_c_during_the_handshake(project: Path) -> None:
+def test_ctrl_c_during_the_handshake() -> None:
     with (
         ScriptedServer(lambda peer: read_request(peer) and peer.recv(1)) as server,
-        script(server, project, FOREVER) as process,
+        script(server, FOREVER) as process,
     ):
         server.wait_accepted(1)
         process.send_signal(signal.SIGINT)
@@ -668,16 +617,13 @@ def test_ctrl_c_during_the_handshake(project: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM for one process there")
-@pytest.mark.parametrize("moment", ["waiting", "sending"])
-def test_stop_in_a_signal_handler(exchange: Exchange, project: Path, moment: str) -> None:
+def test_stop_in_a_signal_handler_that_interrupts_a_send(exchange: Exchange) -> None:
     """It runs in the middle of whatever the main thread does, even with a lock held."""
     body = """
+        from fastpos.net.transport import Transport
+
         signal.signal(signal.SIGTERM, lambda *_: stream.stop())
         faulthandler.dump_traceback_later(5, exit=True)
-    """
-    if moment == "sending":
-        body += """
-        from fastpos.net.transport import Transport
         flush = Transport._flush
 
         def interrupted(self):
@@ -689,18 +635,13 @@ def test_stop_in_a_signal_handler(exchange: Exchange, project: Path, moment: str
         Transport._flush = interrupted
         armed = threading.Event()
         stream.on_order(lambda _: armed.set())
-        """
-    body += """
         stream.run_forever()
         print("returned", own(), flush=True)
     """
-    with script(exchange, project, body) as process:
+    with script(exchange, body) as process:
         assert exchange.wait_for_subscribers(1, 10)
-        if moment == "sending":
-            exchange.push(order(1))
-            exchange.ws_ping(b"answer this")
-        else:
-            process.send_signal(signal.SIGTERM)
+        exchange.push(order(1))
+        exchange.ws_ping(b"answer this")
         out, err = finish(process)
     assert err == ""
     assert out.endswith("returned []\n")
@@ -710,9 +651,7 @@ def test_stop_in_a_signal_handler(exchange: Exchange, project: Path, moment: str
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals come to no thread there")
 @pytest.mark.parametrize("number", [int(signal.SIGINT), int(signal.SIGTERM)])
-def test_a_signal_that_comes_just_before_a_read_waits(
-    exchange: Exchange, project: Path, number: int
-) -> None:
+def test_a_signal_that_comes_just_before_a_read_waits(exchange: Exchange, number: int) -> None:
     """It ends no system call of the main thread, as it came before; or to another thread, as here.
     Python handles it in the main thread alone, and nothing comes that would end the read."""
     body = f"""
@@ -728,7 +667,7 @@ def test_a_signal_that_comes_just_before_a_read_waits(
 
         threading.Thread(target=send_to_this_thread, daemon=True).start()
     """
-    with script(exchange, project, textwrap.dedent(body) + textwrap.dedent(FOREVER)) as process:
+    with script(exchange, textwrap.dedent(body) + textwrap.dedent(FOREVER)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "sent\n"
         began = time.monotonic()
@@ -745,7 +684,7 @@ def test_a_signal_that_comes_just_before_a_read_waits(
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 @pytest.mark.parametrize("what", ["SIGINT", "SIGTERM"])
 def test_a_signal_at_any_moment_is_acted_on_within_a_second(
-    project: Path, certificates: Certificates, what: str, tls: bool
+    certificates: Certificates, what: str, tls: bool
 ) -> None:
     """200 times: right after the subscription, in the midst of the opening; to the main thread, or
     to another one, so that it does not even end a system call of the main one. No push comes."""
@@ -801,7 +740,7 @@ def test_a_signal_at_any_moment_is_acted_on_within_a_second(
     """
     with (
         Exchange(ssl_context=certificates.good.context() if tls else None) as exchange,
-        script(exchange, project, body) as process,
+        script(exchange, body) as process,
     ):
         out, err = process.communicate(timeout=120)
     assert err == ""
@@ -811,7 +750,7 @@ def test_a_signal_at_any_moment_is_acted_on_within_a_second(
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
 @pytest.mark.parametrize("dispatch", ["reader", "thread"])
 @pytest.mark.parametrize("again", ["in on_disconnect", "while the peer is given time"])
-def test_a_second_ctrl_c(project: Path, again: str, dispatch: str) -> None:
+def test_a_second_ctrl_c(again: str, dispatch: str) -> None:
     """It comes while the first is obeyed, and nothing is left behind."""
     body = f"""
         import fastpos, os
@@ -858,7 +797,7 @@ def test_a_second_ctrl_c(project: Path, again: str, dispatch: str) -> None:
         serve_subscription(peer)
         answer_until_close(peer)
 
-    with ScriptedServer(serve) as server, script(server, project, body) as process:
+    with ScriptedServer(serve) as server, script(server, body) as process:
         out, err = finish(process)
     assert err == ""
     assert out == "raised\n[] [] the stream was ended by KeyboardInterrupt: \n" * 3
@@ -867,7 +806,7 @@ def test_a_second_ctrl_c(project: Path, again: str, dispatch: str) -> None:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers there")
 @pytest.mark.parametrize("doing", ["looking", "pausing", "starting", "snapshot"])
 def test_anything_may_be_called_in_a_signal_handler_that_interrupted_anything(
-    exchange: Exchange, project: Path, doing: str
+    exchange: Exchange, doing: str
 ) -> None:
     """Thousands of times a second, while pushes come; what it waits for must not be what it has
     interrupted."""
@@ -934,7 +873,7 @@ def test_anything_may_be_called_in_a_signal_handler_that_interrupted_anything(
         signal.setitimer(signal.ITIMER_REAL, 0, 0)
         print(calls > 3, longest < 4 or longest, own(), flush=True)
     """
-    with script(exchange, project, body) as process:
+    with script(exchange, body) as process:
         exchange.open_position()
         exchange.start_ticking(0.001)
         out, err = process.communicate(timeout=20)
@@ -996,9 +935,7 @@ WHERE = {
 
 @pytest.mark.parametrize("phase", WHERE)
 @pytest.mark.parametrize("stopped", [False, True], ids=["without stop", "stop in atexit"])
-def test_interpreter_exit_wherever_it_is(
-    exchange: Exchange, project: Path, phase: str, stopped: bool
-) -> None:
+def test_interpreter_exit_wherever_it_is(exchange: Exchange, phase: str, stopped: bool) -> None:
     if phase == "busy":
         exchange.open_position()
         exchange.start_ticking(0.001)
@@ -1012,7 +949,7 @@ def test_interpreter_exit_wherever_it_is(
 
         atexit.register(leave)
         """)
-    with script(exchange, project, body + '\nprint("end", flush=True)') as process:
+    with script(exchange, body + '\nprint("end", flush=True)') as process:
         out, err = finish(process)
     assert err == ""
     assert "end\n" in out
@@ -1023,13 +960,13 @@ def test_interpreter_exit_wherever_it_is(
         assert exchange.connections[0].close_code == 1000
 
 
-def test_main_thread_that_fails_is_not_held_up(exchange: Exchange, project: Path) -> None:
+def test_main_thread_that_fails_is_not_held_up(exchange: Exchange) -> None:
     body = """
         with stream:
             assert stream.wait_ready(10)
             raise SystemExit(3)
     """
-    with script(exchange, project, body) as process:
+    with script(exchange, body) as process:
         _, err = finish(process)
     assert err == ""
     assert process.returncode == 3

@@ -26,14 +26,12 @@ from fastpos.net.address import Source, parse_proxy, parse_url
 from fastpos.net.connection import Connection
 from fastpos.net.dial import ATTEMPT_DELAY, _by_turns
 from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
-from tests.connections import Client, at_once, concurrently, opened, take
+from tests.connections import at_once, concurrently, opened
 from tests.recording import SOON, until
 from tests.servers import (
-    TEXT,
     ScriptedServer,
     accept_upgrade,
     close_frame,
-    frame,
     read_request,
     upgrade_response,
 )
@@ -473,29 +471,6 @@ def unresponsive() -> Iterator[int]:
                 pytest.skip("a full backlog refuses nobody on this system")
 
 
-def test_connecting_has_a_deadline() -> None:
-    with unresponsive() as port:
-        error = refusal(f"ws://127.0.0.1:{port}/", connect_timeout=0.3)
-    assert "cannot connect: timed out" in str(error)
-
-
-@pytest.mark.parametrize("dontwait", [True, False])
-def test_connecting_can_be_aborted(dontwait: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not dontwait:
-        monkeypatch.setattr(transport_module, "_DONTWAIT", 0)
-    with unresponsive() as port:
-        connection = Connection(f"ws://127.0.0.1:{port}/", connect_timeout=30)
-
-        def open_in_vain() -> None:
-            with pytest.raises(ConnectionFailed):
-                connection.open()
-
-        with at_once(), concurrently(open_in_vain):
-            until(lambda: connection._transport is not None)
-            connection.shutdown()
-        connection.end()
-
-
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_waiting_for_an_answer_can_be_aborted(scheme: str) -> None:
     """To the request, or to the first message of TLS."""
@@ -522,26 +497,11 @@ def test_waiting_for_an_answer_can_be_aborted(scheme: str) -> None:
         connection.end()
 
 
-def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    def greet(peer: socket.socket) -> None:
-        accept_upgrade(peer, frame(TEXT, b"hello"))
-
-    with unresponsive() as silent_port, ScriptedServer(greet) as server:
-        places = [("127.0.0.1", 1), ("127.0.0.1", silent_port), ("127.0.0.1", server.port)]
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
-        found.insert(0, (-1, socket.SOCK_STREAM, 0, "", ("", 0)))  # of a family that is not there
-        connection = Client("ws://exchange.test/", connect_timeout=1)
-        with monkeypatch.context() as patched, at_once():
-            patched.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-            connection.open()
-        assert take(connection, 1) == [(TEXT, "hello")]
-        connection.end()
-
-
 @contextmanager
 def standing_for(*ports: int) -> Iterator[None]:
-    """Any name stands for these ports of this machine."""
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
+    """Any name stands for these ports of this machine, and for a family that is not there."""
+    found: list[Any] = [(-1, socket.SOCK_STREAM, 0, "", ("", 0))]
+    found += [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         yield
