@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastpos.errors import ProtocolError
-from fastpos.wire.frames import INFLATED, FrameParser, Message, parse_close, split_pure
-from fastpos.wire.inflate import Splitter, inflate, new_splitter
+from fastpos.wire.frames import FrameParser, Message, parse_close, split_pure
+from fastpos.wire.inflate import Splitter, new_splitter
 from fastpos.wire.scratch import SCRATCH_SIZE, Scratch
+from tests.fuzz.frames import opened
 from tests.support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
 KIB = 1024
@@ -374,23 +375,6 @@ def conversations(draw: st.DrawFn) -> tuple[bytes, list[Message]]:
 places = st.lists(st.integers(0, 1 << 20), max_size=12)
 
 
-def inflated(outcome: Outcome) -> Outcome:
-    """Every push as its content, whoever inflated it."""
-    found: list[Message] = []
-    for opcode, payload in outcome[0]:
-        if opcode == INFLATED:
-            found += [(INFLATED, push) for push in payload]
-            continue
-        if opcode == BINARY and payload[:2] == b"\x1f\x8b":
-            try:
-                found.append((INFLATED, inflate(payload, MIB)))
-                continue
-            except ValueError:
-                pass
-        found.append((opcode, payload))
-    return found, outcome[1]
-
-
 @settings(deadline=None)
 @given(conversations(), places)
 def test_any_conversation_cut_anywhere(
@@ -399,43 +383,5 @@ def test_any_conversation_cut_anywhere(
     wire, expected = conversation
     assert parse(cut(wire, places)) == (expected, None)
     for splitter in splitters():
-        assert inflated(parse(cut(wire, places), splitter=splitter)) == inflated((expected, None))
-
-
-# --- any bytes ------------------------------------------------------------------------------------
-
-payloads = st.one_of(texts.map(str.encode), st.binary(max_size=200))
-anything = st.builds(
-    frame,
-    st.integers(0, 15),
-    payloads,
-    fin=st.booleans(),
-    rsv=st.sampled_from([0, 0, 0, 0, 0, 1, 2, 4]),
-    masked=st.sampled_from([False, False, False, True]),
-    length_form=st.sampled_from([16, 64]),
-    announce=st.one_of(st.none(), st.none(), st.integers(0, 65535)),
-)
-sound = st.one_of(
-    st.builds(frame, st.just(TEXT), texts.map(str.encode), fin=st.booleans()),
-    st.builds(frame, st.sampled_from([BINARY, CONTINUATION]), payloads, fin=st.booleans()),
-    controls.map(lambda control: frame(*control)),
-    st.builds(close_frame, st.integers(990, 5010), st.binary(max_size=20)),
-)
-bytes_of_any_kind = st.one_of(
-    st.binary(max_size=400),
-    st.lists(st.one_of(sound, sound, sound, anything, st.binary(max_size=20)), max_size=12).map(
-        b"".join
-    ),
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(bytes_of_any_kind, places)
-@example(b"\x82\x7f" + b"\x00" * 8, [3, 5])
-def test_any_bytes_give_messages_or_a_protocol_error(data: bytes, places: list[int]) -> None:
-    """The same whatever the cuts, with the splitter and without, and no other exception."""
-    outcome = parse(data, max_size=KIB)
-    assert parse(cut(data, places), max_size=KIB) == outcome
-    assert parse(each_byte(data), max_size=KIB) == outcome
-    for splitter in splitters():
-        assert inflated(parse(cut(data, places), KIB, splitter)) == inflated(outcome)
+        found = parse(cut(wire, places), splitter=splitter)
+        assert opened(found, MIB) == opened((expected, None), MIB)
