@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 import websocket
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from fastpos.errors import AuthenticationError, ConnectionFailed, FastposError
 from fastpos.net import dial as dial_module
@@ -391,27 +389,6 @@ class Answering:
 
     def send(self, data: bytes, timeout: float, last: bool = False) -> None:
         pass
-
-
-names = st.sampled_from(
-    [b"Content-Length", b"Location", b"Retry-After", b"Set-Cookie", b"Upgrade", b"Connection"]
-)
-lines = st.one_of(
-    st.binary(max_size=20),
-    st.tuples(names, st.binary(max_size=20)).map(b": ".join),
-    st.integers(-5, 1100).map(lambda status: f"HTTP/1.1 {status} x".encode()),
-)
-
-
-@settings(deadline=None)
-@given(st.one_of(st.binary(max_size=200), st.lists(lines, max_size=6).map(b"\r\n".join)))
-@example(b"HTTP/1.1 401 x\r\nContent-Length: 9")
-@example(b"\r\n")
-@example(b"HTTP/1.1 0 x")
-def test_any_answer_gives_an_error_of_ours(data: bytes) -> None:
-    answer = Upgrading(Answering(data + b"\r\n\r\n"), time.monotonic() + 60, "peer")  # type: ignore[arg-type]
-    with pytest.raises((ConnectionFailed, AuthenticationError), match="peer: "):
-        upgrade(answer, "ws://localhost/")
 
 
 @pytest.mark.parametrize(
