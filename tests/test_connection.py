@@ -133,26 +133,6 @@ def test_a_hundred_thousand_frames_in_one_burst(serving: Serving) -> None:
     assert ended.close_code is None
 
 
-def test_a_server_that_stops_within_a_frame(serving: Serving) -> None:
-    go_on = threading.Event()
-
-    def stop(peer: socket.socket) -> None:
-        peer.sendall(frame(TEXT, b"whole") + frame(BINARY, bytes(70_000))[:50_000])
-        go_on.wait(10)
-
-    with serving(stop) as (connection, _):
-        assert take(connection, 1) == [(TEXT, "whole")]
-        until(lambda: not list(connection.receive(0)) and connection.bytes_received > 50_000)
-        with at_once():
-            assert list(connection.receive(0.05)) == []
-        go_on.set()
-        messages, ended = read_until_end(connection)
-    assert messages == []
-    assert ended.close_code is None
-    assert isinstance(ended.error, ConnectionFailed)
-    assert "lost" in ended.reason
-
-
 def test_a_read_that_fills_the_buffer_is_not_waited_on_again(serving: Serving) -> None:
     done = threading.Event()
 

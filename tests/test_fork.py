@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
 import socket
-import subprocess
-import sys
 import textwrap
 import threading
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +30,7 @@ from tests.recording import (
     serve_subscription,
 )
 from tests.servers import ScriptedServer
+from tests.support.programs import said
 
 if not hasattr(os, "fork"):
     pytest.skip("no os.fork() here", allow_module_level=True)
@@ -223,24 +219,6 @@ def test_stream_that_was_not_started_may_be_started_in_the_child(
         assert stream.wait_ready(SOON)
 
 
-def test_multiprocessing(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
-    """The child ends in multiprocessing's own way."""
-    forking = multiprocessing.get_context("fork")
-    stream = new_stream(exchange, ping_interval=0.1).start()
-    assert stream.wait_ready(SOON)
-    queue = forking.SimpleQueue()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = forking.Process(target=lambda: queue.put(outcomes(stream)))
-        process.start()
-    process.join(10)
-    assert process.exitcode == 0
-    assert all("another process" in text for text in queue.get().values())
-    queue.close()
-    process.close()
-    check_undisturbed(exchange, stream, recorder)
-
-
 PREAMBLE = """
 import atexit, os, signal, sys, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -257,27 +235,13 @@ def wait_for_child():
 """
 
 
-def run(
-    exchange: Exchange | ScriptedServer, project: Path, body: str, dispatch: str = "reader"
-) -> str:
+def run(server: Exchange | ScriptedServer, body: str, dispatch: str = "reader") -> str:
     """What a program prints; it must not complain, and it ends by itself."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", PREAMBLE + textwrap.dedent(body)),
-            *(exchange.url, getattr(exchange, "api_key", KEY), dispatch),
-        ],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert done.stderr == ""
-    assert done.returncode == 0
-    return done.stdout
+    key = server.api_key if isinstance(server, Exchange) else KEY
+    return said(PREAMBLE + textwrap.dedent(body), server.url, key, dispatch)
 
 
-def test_interpreter_exit_of_the_child(exchange: Exchange, project: Path) -> None:
+def test_interpreter_exit_of_the_child(exchange: Exchange) -> None:
     body = """
         atexit.register(stream.stop)
         with stream:
@@ -292,7 +256,7 @@ def test_interpreter_exit_of_the_child(exchange: Exchange, project: Path) -> Non
                 time.sleep(0.01)
             print("connects", stream.stats.connects, stream.stats.disconnects)
     """
-    assert run(exchange, project, body) == "child ended with 3\nconnects 1 {}\n"
+    assert run(exchange, body) == "child ended with 3\nconnects 1 {}\n"
     assert exchange.counts["unsub"] == exchange.counts["close"] == 1
     assert exchange.connections[0].close_code == 1000
 
@@ -319,7 +283,7 @@ except RuntimeError as error:
     ("what", "dispatch"), [*((what, "reader") for what in IN_CALLBACK), ("returns", "thread"),
                            ("leaves", "thread")]
 )  # fmt: skip
-def test_fork_in_a_callback(exchange: Exchange, project: Path, what: str, dispatch: str) -> None:
+def test_fork_in_a_callback(exchange: Exchange, what: str, dispatch: str) -> None:
     in_child, main = IN_CALLBACK[what]
     body = f"""
 child = None
@@ -341,7 +305,7 @@ def fork(order):
 print("connects", stream.stats.connects, stream.stats.disconnects)
 """
     done: list[str] = []
-    program = threading.Thread(target=lambda: done.append(run(exchange, project, body, dispatch)))
+    program = threading.Thread(target=lambda: done.append(run(exchange, body, dispatch)))
     program.start()
     assert exchange.wait_for_subscribers(1, 10)
     exchange.push(order(1))
@@ -364,9 +328,7 @@ def _both() -> dict[str, Any]:
 
 @pytest.mark.parametrize("dispatch", ["reader", "thread"])
 @pytest.mark.parametrize("where", ["on_position", "on_error", "on_system_close"])
-def test_child_gets_nothing_of_what_was_read_before_the_fork(
-    project: Path, where: str, dispatch: str
-) -> None:
+def test_child_gets_nothing_of_what_was_read_before_the_fork(where: str, dispatch: str) -> None:
     """Else a bot that starts a helper trades twice: all this was read at once."""
     forking = {"on_position": _both(), "on_error": {"channel": "order", "order": 5}}.get(
         where, load("system_close")
@@ -402,7 +364,7 @@ def test_child_gets_nothing_of_what_was_read_before_the_fork(
         answer_until_close(peer)
 
     with ScriptedServer(serve) as server:
-        lines = run(server, project, body, dispatch).splitlines()
+        lines = run(server, body, dispatch).splitlines()
     assert lines[0] == "child ended with 0"
     assert [line for line in lines if line.startswith("child")] == lines[:1]
     names = [line.partition(" ")[2] for line in lines[1:]]
@@ -410,7 +372,7 @@ def test_child_gets_nothing_of_what_was_read_before_the_fork(
     assert names.count("Order") == 2
 
 
-def test_child_asks_for_no_snapshot(exchange: Exchange, project: Path) -> None:
+def test_child_asks_for_no_snapshot(exchange: Exchange) -> None:
     body = """
     child = None
 
@@ -436,4 +398,4 @@ def test_child_asks_for_no_snapshot(exchange: Exchange, project: Path) -> None:
     except RuntimeError:
         time.sleep(0.2)  # for a thread that was started
     """
-    assert run(exchange, project, body) == "child ended with 0\nasked by parent\n"
+    assert run(exchange, body) == "child ended with 0\nasked by parent\n"

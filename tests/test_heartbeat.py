@@ -11,11 +11,7 @@ import pytest
 
 from fastpos import ConnectionFailed, PositionStream
 from fastpos.simulator import Exchange
-from tests.recording import (
-    SOON,
-    Recorder,
-    order,
-)
+from tests.recording import SOON, Recorder, order
 from tests.servers import TcpProxy
 
 NewStream = Callable[..., PositionStream]
@@ -48,6 +44,18 @@ def test_pings_keep_their_schedule_while_a_callback_is_slow(
     assert statistics.median(late) < interval / 4, late
     assert max(late) - min(late) < interval, late
     assert exchange.violations == []  # among them: a ping's value is the time in ms
+
+
+def test_server_that_misses_pings_disconnects_and_the_stream_comes_back(
+    new_stream: NewStream, recorder: Recorder
+) -> None:
+    with Exchange(ping_timeout=0.2) as exchange:
+        with new_stream(exchange, ping_interval=30.0):
+            recorder.wait("on_ready", 2)
+        assert exchange.connections[0].timed_out
+    event = recorder.on_disconnect[0]
+    assert event.close_code == 1001
+    assert "no ping" in event.reason
 
 
 # --- no pong --------------------------------------------------------------------------------------

@@ -325,19 +325,6 @@ def test_through_a_real_proxy(
         assert server.accepted == len(schemes)
 
 
-@pytest.mark.proxy
-@pytest.mark.parametrize("kind", [HttpProxy, SocksProxy])
-def test_a_target_that_a_real_proxy_cannot_reach(
-    kind: type[HttpProxy] | type[SocksProxy],
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with kind() as proxy:
-        error = refusal(f"ws://127.0.0.1:{port}/", proxy.url)
-    assert isinstance(error, ConnectionFailed)
-    assert f"connect to 127.0.0.1:{port}: " in str(error)
-
-
 # --- streams --------------------------------------------------------------------------------------
 
 

@@ -18,12 +18,7 @@ from fastpos import (
 )
 from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
-from tests.recording import (
-    SOON,
-    Recorder,
-    order,
-    until,
-)
+from tests.recording import SOON, Recorder, order, until
 
 NewStream = Callable[..., PositionStream]
 
@@ -318,22 +313,6 @@ def test_a_gap_begins_with_the_last_sign_of_life(
     assert ready.gap_s >= 0.3
     assert "reset" in recorder.on_disconnect[0].reason
     assert stream.stats.disconnects
-
-
-def test_positions_survive_a_drop(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    with new_stream(exchange) as stream:
-        assert stream.wait_ready(SOON)
-        position = exchange.open_position(volume=3)
-        recorder.wait("on_position")
-        exchange.drop()
-        recorder.wait("on_ready", 2)
-        exchange.update_position(position, volume=4)
-        updated = recorder.wait("on_position", 2)[1]
-        assert updated.complete
-        assert (updated.volume, updated.side) == (4, "BUY")
-        assert stream.positions[position].volume == 4
 
 
 # --- SYSTEM close ---------------------------------------------------------------------------------

@@ -297,18 +297,6 @@ def test_run_forever_calls_back_on_the_calling_thread(
     assert threads == [threading.get_ident()]
 
 
-def test_with(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
-    stream = new_stream(exchange)
-    with stream as entered:
-        assert entered is stream
-        assert stream.wait_ready(SOON)
-    assert exchange.wait_for_clients(0)
-    (event,) = recorder.on_disconnect
-    assert (event.reason, event.error, event.retry_in_s) == ("stopped", None, None)
-    assert stream.join(0) is True
-    assert stream.wait_ready(0) is False
-
-
 def test_restart_after_stop(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
     stream = new_stream(exchange)
     for run in range(1, 4):

@@ -7,7 +7,6 @@ import re
 import socket
 import ssl
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,14 +34,7 @@ from tests.servers import (
     read_exactly,
     read_frame,
 )
-from tests.support.connections import (
-    Client,
-    at_once,
-    concurrently,
-    opened,
-    read_until_end,
-    take,
-)
+from tests.support.connections import Client, at_once, concurrently, opened, read_until_end, take
 
 pytestmark = [pytest.mark.usefixtures("tidy", "decrypting"), pytest.mark.timeout(60)]
 
@@ -107,20 +99,6 @@ def test_messages_of_many_records_with_openssl(
             assert read_frame(server).payload == LARGE
 
 
-def test_records_of_one_byte(certificates: Certificates) -> None:
-    wire = frame(TEXT, b"x" * 300) + close_frame(1000)
-
-    def trickle(peer: ssl.SSLSocket) -> None:
-        for byte in wire:
-            peer.sendall(bytes([byte]))
-        read_frame(peer)
-
-    with python(certificates, trickle) as (_, connection):
-        messages, ended = read_until_end(connection)
-    assert messages == [(TEXT, "x" * 300)]
-    assert ended.close_code == 1000
-
-
 def test_keys_are_updated_in_mid_stream(certificates: Certificates) -> None:
     with openssl(certificates) as (server, connection):
         for number in range(6):
@@ -129,18 +107,6 @@ def test_keys_are_updated_in_mid_stream(certificates: Certificates) -> None:
             assert take(connection, 1) == [(TEXT, f"down {number}")]
             connection.send(f"up {number}")
             assert read_frame(server).payload == f"up {number}".encode()
-
-
-def test_a_key_update_is_answered_with_the_next_message(certificates: Certificates) -> None:
-    with openssl(certificates) as (server, connection):
-        for _ in range(3):
-            server.update_keys(answer=True)
-            server.sendall(frame(TEXT, b"at the new key"))
-            assert take(connection, 1) == [(TEXT, "at the new key")]
-        connection.send("x" * 40_000, timeout=10)
-        assert len(read_frame(server).payload) == 40_000
-        connection.send("y")
-        assert read_frame(server).payload == b"y"
 
 
 def test_keys_are_negotiated_anew_in_mid_stream(certificates: Certificates) -> None:
@@ -219,18 +185,6 @@ def test_the_client_ends_with_close_notify(certificates: Certificates, version: 
     assert rest == [b""]
 
 
-def test_what_is_no_tls_ends_the_connection_after_the_messages_before_it(
-    certificates: Certificates,
-) -> None:
-    with openssl(certificates) as (server, connection):
-        server.sendall(frame(TEXT, b"good"))
-        server.send_plaintext()
-        messages, ended = read_until_end(connection)
-    assert messages == [(TEXT, "good")]
-    assert isinstance(ended.error, ConnectionFailed)
-    assert "SSL" in ended.reason
-
-
 def test_an_alert_that_cannot_be_sent_takes_no_message_along(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,21 +204,6 @@ def test_an_alert_that_cannot_be_sent_takes_no_message_along(
             assert take(connection, 1) == [(TEXT, "last")]
         _, ended = read_until_end(connection)
     assert "SSL" in ended.reason
-
-
-def test_an_end_within_a_record(certificates: Certificates) -> None:
-    with (
-        ScriptedServer(echo, certificates.good.context()) as server,
-        TcpProxy("127.0.0.1", server.port) as proxy,
-        opened(proxy.url("wss"), ssl_context=certificates.client_context()) as connection,
-    ):
-        connection.send("whole")
-        assert take(connection, 1) == [(TEXT, "whole")]
-        proxy.truncate_after(20)
-        connection.send("x" * 1000)
-        messages, ended = read_until_end(connection)
-    assert messages == []
-    assert "without TLS's close_notify" in ended.reason
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -465,32 +404,6 @@ def test_silence_after_the_handshake_has_the_same_deadline(certificates: Certifi
         )
         with at_once(), pytest.raises(ConnectionFailed, match="in time"):
             connection.open()
-        connection.end()
-
-
-def test_a_handshake_can_be_aborted(certificates: Certificates) -> None:
-    hello = threading.Event()
-
-    def stall(peer: socket.socket) -> None:
-        read_hello(peer)
-        hello.set()
-        while peer.recv(1000):
-            pass
-
-    with ScriptedServer(stall) as server:
-        connection = Connection(
-            server.url.replace("ws", "wss"),
-            ssl_context=certificates.client_context(),
-            connect_timeout=30,
-        )
-
-        def open_in_vain() -> None:
-            with pytest.raises(ConnectionFailed):
-                connection.open()
-
-        with at_once(), concurrently(open_in_vain):
-            assert hello.wait(5)
-            connection.shutdown()
         connection.end()
 
 

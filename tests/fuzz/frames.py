@@ -1,7 +1,7 @@
 """The frame parser: any bytes, in any pieces, give the same whoever splits and inflates.
 
 An input is one byte that says how it is cut, one that says which limit holds, and the wire. What
-RFC 6455 says of it test_frames.py asks `websockets`.
+RFC 6455 says of it is in test_frames.py.
 """
 
 from __future__ import annotations
