@@ -453,6 +453,14 @@ def test_trickle_and_drop(exchange: Exchange, client: ClientConnection) -> None:
         assert pushed(other) == {"n": 1}
 
 
+def test_a_stalled_exchange_does_not_judge_heartbeats() -> None:
+    with Exchange(ping_timeout=0.05) as exchange, opened(exchange):
+        exchange.stall()
+        assert not exchange.wait_for("timeout", 0.2)
+        exchange.resume()
+        assert exchange.wait_for("timeout")
+
+
 # --- the package ----------------------------------------------------------------------------------
 
 
