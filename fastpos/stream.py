@@ -30,6 +30,7 @@ from .runtime.delivery import Delivery
 from .runtime.dispatch import Dispatcher
 from .runtime.driver import Driver, Run
 from .runtime.feed import Feed
+from .runtime.lookout import Lookout
 from .runtime.snapshots import Snapshots
 from .runtime.stats import Counters, Stats
 from .runtime.timing import CallbackTimes
@@ -88,7 +89,8 @@ class PositionStream(Callbacks):
             newest is kept, and those are not waited with. `stop()` throws away what waits: it is in
             `positions` and the like, but is not told of.
         queue_size: so many events may wait in that queue.
-        slow_callback_s: a function that took longer is logged, at most once a minute, seconds.
+        slow_callback_s: a function that took longer is logged, at most once a minute, and one that
+            has been running for longer is named while it does, seconds.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
@@ -123,7 +125,14 @@ class PositionStream(Callbacks):
             self._book,
         )
         self._feed = Feed(settings, self._delivery, self._counters, self._sync)
-        self._driver = Driver(self._feed, self._delivery, self._sync, self._dispatcher, self._owner)
+        self._driver = Driver(
+            self._feed,
+            self._delivery,
+            self._sync,
+            self._dispatcher,
+            self._owner,
+            Lookout(self._times, settings.slow_callback_s),
+        )
 
     def __repr__(self) -> str:
         settings = getattr(self, "_settings", None)

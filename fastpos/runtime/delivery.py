@@ -213,15 +213,19 @@ class Delivery:
             if self._muted:
                 return
             times.begun = begun = times.now
+            times.handlers = handlers
+            times.function = function
             try:
                 result = function(event)
                 if result is not None:
                     refuse_result(result)
             except BaseException as error:
+                times.function = None
                 times.now = primitives.monotonic()
                 times.took(handlers.name, function, times.now - begun)
                 self._raised(handlers, function, event, error, queued)
             else:
+                times.function = None
                 times.now = now = primitives.monotonic()
                 if now - begun > times.limit:
                     times.took(handlers.name, function, now - begun)

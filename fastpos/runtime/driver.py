@@ -29,7 +29,7 @@ from .delivery import Delivery
 from .dispatch import Dispatcher
 from .feed import Feed
 from .link import Buffers, Link
-from .pinger import Pinger
+from .pinger import Pinger, Scheduled
 from .snapshots import POLL_INTERVAL, Snapshots
 
 __all__ = ["Driver", "Run"]
@@ -81,6 +81,7 @@ class Driver:
         snapshots: is given time while it wants some.
         dispatcher: the callback thread, None where the user's functions are called on this one.
         owner: the process that this runs in.
+        lookout: is given time on the ping thread of each run.
     """
 
     def __init__(
@@ -90,12 +91,14 @@ class Driver:
         snapshots: Snapshots,
         dispatcher: Dispatcher | None,
         owner: OwnerProcess,
+        lookout: Scheduled,
     ) -> None:
         self._feed = feed
         self._delivery = delivery
         self._snapshots = snapshots
         self._dispatcher = dispatcher
         self._owner = owner
+        self._lookout = lookout
         self._changes = Changes()
         self._beginning = threading.Lock()  # held by who begins a run; nobody waits for it
         self._run: Run | None = None  # `begin`'s
@@ -287,6 +290,7 @@ class Driver:
 
     def _with_threads(self, run: Run) -> None:
         stop = partial(self._stop, run)
+        run.pinger.watch(self._lookout)
 
         def interrupted(error: BaseException) -> None:
             run.interruption = error

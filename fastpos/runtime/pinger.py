@@ -5,7 +5,7 @@ it does not, whoever may not wait for a lock (a signal handler) has it done here
 into a queue whose `put` may be entered again at any point. What is sent by somebody else than the
 reader is sent from here.
 
-Shared is only the queue; `_links` is the ping thread's own.
+Shared is only the queue; `_watched` is the ping thread's own.
 """
 
 from __future__ import annotations
@@ -16,14 +16,25 @@ from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
+from typing import Protocol
 
 from ..logs import fields, log
-from .link import Link
 
-__all__ = ["Pinger"]
+__all__ = ["Pinger", "Scheduled"]
 
 # Not every platform's waits can be longer than some weeks, seconds.
 LONGEST_WAIT = 3600.0
+
+
+class Scheduled(Protocol):
+    """What has a schedule."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to be looked after."""
+
+    def keep_schedule(self, now: float) -> float:
+        """Do what is due; give when there is next something to do, `math.inf` for never."""
 
 
 class Pinger:
@@ -32,7 +43,7 @@ class Pinger:
     def __init__(self) -> None:
         self._requests: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._links: tuple[Link, ...] = ()
+        self._watched: tuple[Scheduled, ...] = ()
 
     def start(self, name: str, interrupted: Callable[[BaseException], None]) -> None:
         """Start the thread.
@@ -64,14 +75,14 @@ class Pinger:
         """Have the thread look at the deadlines anew. For anybody."""
         self._requests.put(_nothing)
 
-    def watch(self, link: Link) -> None:
-        """Look after `link`, until it has ended. For anybody."""
-        self._requests.put(partial(self._watch, link))
+    def watch(self, scheduled: Scheduled) -> None:
+        """Look after `scheduled`, until it has ended. For anybody."""
+        self._requests.put(partial(self._watch, scheduled))
 
     # --- the thread ---------------------------------------------------------------------------
 
-    def _watch(self, link: Link) -> None:
-        self._links = (*(other for other in self._links if not other.has_ended), link)
+    def _watch(self, scheduled: Scheduled) -> None:
+        self._watched = (*(other for other in self._watched if not other.has_ended), scheduled)
 
     def _run(self, interrupted: Callable[[BaseException], None]) -> None:
         while True:
@@ -88,8 +99,8 @@ class Pinger:
     def _turn(self) -> bool:
         """Do what is due, wait for more or for a request; False at the end."""
         due = inf
-        for link in self._links:
-            due = min(due, link.keep_schedule(monotonic()))
+        for scheduled in self._watched:
+            due = min(due, scheduled.keep_schedule(monotonic()))
         try:
             request = self._requests.get(timeout=min(max(due - monotonic(), 0.0), LONGEST_WAIT))
         except Empty:

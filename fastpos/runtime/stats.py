@@ -2,8 +2,10 @@
 
 # Annotations are evaluated here: NamedTuple would compile each of them from its text.
 
+from time import monotonic
 from typing import Any, NamedTuple
 
+from .callbacks import callback_name
 from .dispatch import Dispatcher
 from .timing import CallbackTimes
 
@@ -53,6 +55,10 @@ class Stats(NamedTuple):
     seconds."""
     max_lag_s: float
     """The longest that an event waited, seconds."""
+    current_callback: str | None
+    """The name of the function that is running at this moment, None where none is."""
+    current_callback_s: float
+    """For how long it has been running, seconds."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as a plain dict, for a metrics exporter."""
@@ -89,6 +95,7 @@ class Counters:
         """Give the counters as they are now, with what others know."""
         slowest_s, slowest = times.slowest
         lag_s, max_lag_s = times.lags()
+        running = times.running
         return Stats(
             connects=self.connects,
             subscriptions=self.subscriptions,
@@ -109,6 +116,8 @@ class Counters:
             slowest_callback=slowest,
             lag_s=lag_s,
             max_lag_s=max_lag_s,
+            current_callback=None if running is None else callback_name(running.function),
+            current_callback_s=0.0 if running is None else monotonic() - running.begun,
         )
 
 

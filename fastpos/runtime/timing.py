@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..logs import fields, log
 from ..model import primitives
-from .callbacks import callback_name
+from .callbacks import Handlers, callback_name
 
-__all__ = ["CallbackTimes"]
+__all__ = ["CallbackTimes", "Running"]
 
 # A slow function is logged once in so many seconds.
 LOG_INTERVAL = 60.0
 # So many slow functions are told apart; who makes a new one for each event may see more records.
 MAX_FUNCTIONS = 100
+
+
+class Running(NamedTuple):
+    """A function that has not returned yet."""
+
+    slot: str
+    """The callback's name."""
+    function: Callable[[Any], object]
+    begun: float
+    """Since when, `time.monotonic()`."""
 
 
 class CallbackTimes:
@@ -38,6 +48,8 @@ class CallbackTimes:
         "_received",
         "_slow_s",
         "begun",
+        "function",
+        "handlers",
         "limit",
         "now",
         "slowest",
@@ -52,6 +64,10 @@ class CallbackTimes:
         """When the last function ended, or the event at hand was taken up."""
         self.begun = 0.0
         """When the last function began."""
+        self.function: Callable[[Any], object] | None = None
+        """The function that runs, None where none does."""
+        self.handlers: Handlers[Any] | None = None
+        """For whom it runs, or the last one did."""
         self.limit = 0.0
         """`took` wants to know of functions that took longer than this, seconds."""
         self.slowest: tuple[float, str | None] = 0.0, None
@@ -78,6 +94,14 @@ class CallbackTimes:
                 extra=fields("slow_callback", slot=slot, callback=name, seconds=seconds),
             )
             self.now = primitives.monotonic()
+
+    @property
+    def running(self) -> Running | None:
+        """The function that runs, if one does."""
+        begun, function, handlers = self.begun, self.function, self.handlers
+        if function is None or handlers is None or self.begun != begun:  # it has just begun
+            return None
+        return Running(handlers.name, function, begun)
 
     def _is_due(self, function: int) -> bool:
         if self.now - self._logged.get(function, -inf) < LOG_INTERVAL:

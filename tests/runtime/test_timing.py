@@ -7,14 +7,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
 
 from fastpos import Order, PositionStream
+from fastpos.runtime.callbacks import Handlers
+from fastpos.runtime.lookout import Lookout
 from fastpos.runtime.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
 from fastpos.simulator import Exchange
+from tests.outcome import Rig
 from tests.support.pushes import order, push_frame
 from tests.support.recording import SOON, Recorder, until
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
@@ -151,3 +155,75 @@ def test_a_function_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) ->
     for function in [lambda _: None for _ in range(3 * MAX_FUNCTIONS)]:
         times.took("on_order", function, 2.0)
     assert len(times._logged) == MAX_FUNCTIONS
+
+
+# --- a function that hangs ------------------------------------------------------------------------
+
+
+@on_either_thread
+def test_a_function_that_hangs_is_named_while_it_does(
+    exchange: Exchange,
+    new_stream: NewStream,
+    recorder: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    dispatch: str,
+) -> None:
+    release = threading.Event()
+
+    def hang(_: object) -> None:
+        release.wait(SOON)
+        release.clear()
+
+    def named() -> list[dict[str, Any]]:
+        records = [vars(record) for record in caplog.records]
+        return [record for record in records if record.get("fastpos_event") == "callback_running"]
+
+    with new_stream(exchange, dispatch=dispatch, slow_callback_s=0.15) as stream:
+        stream.on_order(hang)
+        assert stream.wait_ready(SOON)
+        until(lambda: stream.stats.current_callback is None)
+        for call in (1, 2):
+            exchange.push(order(call))
+            until(lambda call=call: len(named()) == call, what="that it is named")
+            stats = stream.stats
+            assert stats.current_callback == hang.__qualname__
+            assert 0.15 <= stats.current_callback_s < SOON
+            record = named()[-1]
+            assert record["fastpos_slot"] == "on_order"
+            assert record["fastpos_callback"] == hang.__qualname__
+            assert 0.15 <= record["fastpos_seconds"] < SOON
+            assert record["threadName"].startswith("fastpos-ping-")
+            release.set()
+            until(lambda: stream.stats.current_callback is None)
+            assert len(named()) == call
+            assert stream.stats.current_callback_s == 0.0
+
+
+def test_who_looks_next_finds_what_has_begun_meanwhile() -> None:
+    """No look is late for what began after the one before it, and none is in vain."""
+    times = CallbackTimes(1.0)
+    lookout = Lookout(times, slow_s=2.0)
+    assert lookout.keep_schedule(10.0) == 12.0
+    times.handlers, times.function, times.begun = Handlers("on_order"), print, 11.5
+    assert times.running == ("on_order", print, 11.5)
+    assert lookout.keep_schedule(12.0) == 13.5
+    assert lookout.keep_schedule(13.5) == 15.5  # it was named
+    assert lookout.keep_schedule(15.5) == 17.5
+    times.function = None
+    assert times.running is None
+    times.function, times.begun = print, 15.6
+    assert lookout.keep_schedule(16.0) == 17.6
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_function_that_raised_does_not_run_any_more(error: type[BaseException]) -> None:
+    rig = Rig()
+
+    def fail(_: object) -> None:
+        assert rig.times.running is not None
+        raise error
+
+    rig.callbacks.on_order.replace(fail)
+    with suppress(KeyboardInterrupt):
+        rig.deliver(order(1))
+    assert rig.times.running is None
