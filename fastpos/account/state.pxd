@@ -4,7 +4,6 @@ from ..model.fields cimport as_integer, as_name
 from ..model.slots cimport EventSlots, PositionSlots, Slots, position_of, view
 from ..model.table cimport Channel, Part, Resting
 
-
 cdef int _PATCH, _REPLACE, _TICK
 cdef str _CREATE, _DELETE
 cdef dict _CHANGES

@@ -17,9 +17,7 @@ cdef extern from *:
 
 cdef inline bint tells_all(dict news, dict known) except -1:
     cdef Py_ssize_t i = 0, j = 0
-    cdef PyObject *key
-    cdef PyObject *value
-    cdef PyObject *other
+    cdef PyObject *key, *value, *other
     if len(news) != len(known):
         return False
     while PyDict_Next(news, &i, &key, &value):
