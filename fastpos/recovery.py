@@ -22,8 +22,8 @@ frame that speaks of it, or a reply that gives no reason ("sub fail"). Any other
 a text that nobody understands, another HTTP status) ends a row of them, and so does service. No
 answer says nothing. The credential is refused for good
 
-* at once by the upgrade, and when `MAX_REFUSALS` in a row have spoken of it, but only while it has
-  never been in service: what was good before may be refused by a login that has a bad moment;
+* at once by the upgrade, and when `MAX_REFUSALS` in a row have spoken of it, but only while it was
+  never accepted: what was good before may be refused by a login that has a bad moment;
 * whether it was or not, when there were `MAX_REFUSALS`, and nothing else for `REFUSED_FOR`.
 """
 
@@ -80,7 +80,7 @@ class Recovery:
         self._tried = 0  # connections tried since the last subscription
         self._failures = 0  # since the waits began anew
         self._credential: str | None = None  # of the present connection
-        self._was_good = False  # that credential was in service
+        self._was_good = False  # a subscription with it was accepted
         # Of the refusals since there was any other answer: how many, how many of the last ones were
         # of the credential, and when the first was.
         self._refusals = 0
@@ -105,11 +105,11 @@ class Recovery:
         if self._in_service_since is None:
             self._in_service_since = now
         self.attempts = 0
-        self._was_good = True
 
     def subscribed(self, now: float) -> int:
         """The connection is subscribed; give how many were tried for it."""
         tried, self._tried = self._tried, 0
+        self._was_good = True
         self.in_service(now)
         return tried
 

@@ -412,3 +412,10 @@ def test_a_paused_connection_is_in_service() -> None:
         assert life.recovery.lasted(life.now + 2) == 2.0
         assert life.recovery.judge("dropped", LOST, life.now + 2) == (None, 0.0)
     assert life.recovery.subscribed(life.now) == 5
+
+
+def test_a_credential_was_not_accepted_by_a_pause() -> None:
+    life = Life()
+    life.recovery.uses(life.credential)
+    life.recovery.in_service(life.now)
+    assert life.ends(*UPGRADE) is BY_UPGRADE
