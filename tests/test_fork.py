@@ -30,6 +30,7 @@ from tests.recording import (
     serve_subscription,
 )
 from tests.servers import ScriptedServer
+from tests.support.connections import concurrently
 from tests.support.programs import said
 
 if not hasattr(os, "fork"):
@@ -261,59 +262,33 @@ def test_interpreter_exit_of_the_child(exchange: Exchange) -> None:
     assert exchange.connections[0].close_code == 1000
 
 
-IN_CALLBACK = {
-    "returns": ("pass", "stream.start(); stream.join()"),
-    "returns to run_forever": (
-        "pass",
-        """
-try:
-    stream.run_forever()
-except RuntimeError as error:
-    assert child == 0 and "another process" in str(error)
-    os._exit(0)
-""",
-    ),
-    "leaves run_forever": ("sys.exit(0)", "stream.run_forever()"),
-    "leaves": ("os._exit(0)", "stream.start(); stream.join()"),
-}
+def test_child_that_leaves_run_forever(exchange: Exchange) -> None:
+    """By an exit in the callback in which it was forked."""
+    body = """
+    child = None
 
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("what", "dispatch"), [*((what, "reader") for what in IN_CALLBACK), ("returns", "thread"),
-                           ("leaves", "thread")]
-)  # fmt: skip
-def test_fork_in_a_callback(exchange: Exchange, what: str, dispatch: str) -> None:
-    in_child, main = IN_CALLBACK[what]
-    body = f"""
-child = None
-
-@stream.on_order
-def fork(order):
-    global child
-    if order.order_id == "2":
-        stream.stop()
-        return
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)
-        {in_child}
-    else:
+    @stream.on_order
+    def fork(order):
+        global child
+        if order.order_id == "2":
+            stream.stop()
+            return
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            sys.exit(0)
         wait_for_child()
 
-{main}
-print("connects", stream.stats.connects, stream.stats.disconnects)
-"""
-    done: list[str] = []
-    program = threading.Thread(target=lambda: done.append(run(exchange, body, dispatch)))
-    program.start()
-    assert exchange.wait_for_subscribers(1, 10)
-    exchange.push(order(1))
-    # The child, if it read on, would take this.
-    exchange.wait_for("ping", count=exchange.counts["ping"] + 5)
-    exchange.push(order(2))
-    program.join(30)
-    assert done == ["child ended with 0\nconnects 1 {'stopped': 1}\n"]
+    stream.run_forever()
+    print("connects", stream.stats.connects, stream.stats.disconnects)
+    """
+    with concurrently(lambda: run(exchange, body)) as output:
+        assert exchange.wait_for_subscribers(1, 10)
+        exchange.push(order(1))
+        # The child, if it read on, would take what follows.
+        assert exchange.wait_for("ping", count=exchange.counts["ping"] + 5)
+        exchange.push(order(2))
+        assert output.result(30) == "child ended with 0\nconnects 1 {'stopped': 1}\n"
     assert len(exchange.connections) == 1
     assert exchange.counts["unsub"] == exchange.counts["close"] == 1
 

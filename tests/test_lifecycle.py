@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -166,18 +166,9 @@ def test_stop_from_many_threads_at_once(
     for run in range(1, 6):
         stream = new_stream(exchange).start()
         assert stream.wait_ready(SOON)
-        barrier = threading.Barrier(4)
-
-        def leave(stream: PositionStream = stream, barrier: threading.Barrier = barrier) -> None:
-            barrier.wait(SOON)
-            stream.stop()
-
-        threads = [threading.Thread(target=leave) for _ in range(4)]
-        with at_once(3.0):
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(SOON)
+        with at_once(3.0), ExitStack() as threads:
+            for _ in range(4):
+                threads.enter_context(concurrently(stream.stop))
         assert own_threads() == []
         assert len(recorder.on_disconnect) == run
 
@@ -281,32 +272,18 @@ def test_callback_that_outlasts_stop(
 # --- threads --------------------------------------------------------------------------------------
 
 
-def test_threads(exchange: Exchange, new_stream: NewStream) -> None:
-    before = set(threading.enumerate())
-    stream = new_stream(exchange)
-    assert own_threads() == []
-    stream.start()
-    assert stream.wait_ready(SOON)
-    threads = own_threads()
-    names = sorted(thread.name.rpartition("-")[0] for thread in threads)
-    assert names == ["fastpos-ping", "fastpos-reader"]
-    assert len({thread.name.rpartition("-")[2] for thread in threads}) == 1
-    assert all(thread.daemon for thread in threads)
-    stream.stop()
-    assert own_threads() == []
-    others = {t for t in threading.enumerate() if not t.name.startswith("fastpos-exchange")}
-    assert others <= before
-
-
-def test_run_forever_has_but_the_ping_thread(
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("start", ["fastpos-ping", "fastpos-reader"]), ("run_forever", ["fastpos-ping"])],
+)
+def test_threads(
     exchange: Exchange,
     new_stream: NewStream,
     recorder: Recorder,
     monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    expected: list[str],
 ) -> None:
-    stream = new_stream(exchange)
-    during: list[threading.Thread] = []
-    after: list[threading.Thread] = []
     stop = Pinger.stop
 
     def stop_late(self: Pinger) -> None:
@@ -314,20 +291,16 @@ def test_run_forever_has_but_the_ping_thread(
         stop(self)
 
     monkeypatch.setattr(Pinger, "stop", stop_late)
-
-    def watch() -> None:
+    stream = new_stream(exchange)
+    assert own_threads() == []
+    with concurrently(getattr(stream, how)):
         recorder.wait("on_ready")
-        during.extend(own_threads())
+        threads = own_threads()
         stream.stop()
-        after.extend(own_threads())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    stream.run_forever()
-    watcher.join(SOON)
-    assert [thread.name.rpartition("-")[0] for thread in during] == ["fastpos-ping"]
-    assert during[0].daemon
-    assert after == []
+        assert own_threads() == []
+    assert sorted(thread.name.rpartition("-")[0] for thread in threads) == expected
+    assert len({thread.name.rpartition("-")[2] for thread in threads}) == 1
+    assert all(thread.daemon for thread in threads)
 
 
 @pytest.mark.parametrize("which", ["reader", "ping"])

@@ -547,6 +547,23 @@ def test_addresses_that_refuse_are_gone_through_at_once() -> None:
     assert time.monotonic() - began < 20 * ATTEMPT_DELAY / 2
 
 
+def test_an_abort_before_the_socket_is_connected_is_heeded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adopt = Connection._adopt
+
+    def adopt_and_abort(self: Connection, transport: transport_module.Transport) -> None:
+        adopt(self, transport)
+        self.shutdown()
+
+    monkeypatch.setattr(Connection, "_adopt", adopt_and_abort)
+    with ScriptedServer(answering()) as server:
+        connection = Connection(server.url, connect_timeout=30)
+        with at_once(), pytest.raises(ConnectionFailed):
+            connection.open()
+        connection.end()
+
+
 def test_a_race_of_connects_can_be_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     with unresponsive() as silent, standing_for(silent, silent, silent):
         connection = Connection("ws://exchange.test/", connect_timeout=60)
