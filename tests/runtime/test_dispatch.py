@@ -16,11 +16,11 @@ import pytest
 
 from fastpos import (
     AdlPrice,
-    AuthenticationError,
     Disconnect,
     FastposError,
     Order,
     PositionStream,
+    ReconnectExhausted,
     ReconnectPolicy,
 )
 from fastpos.fork import OwnerProcess
@@ -398,12 +398,12 @@ def test_wait_ready_in_a_callback_ends_with_the_stream(bench: Bench) -> None:
     stream = bench.start(on_disconnect=wait, reconnect=policy)
     bench.exchange.drop()  # the stream comes back
     until(lambda: answers == [True], what="subscribed again")
-    bench.exchange.refuse_upgrade(401)
+    bench.exchange.refuse_upgrade(503)
     bench.exchange.drop()
-    with pytest.raises(AuthenticationError):
+    with pytest.raises(ReconnectExhausted):
         stream.join(SOON)
-    assert all(isinstance(answer, AuthenticationError) for answer in answers[1:])
-    assert len(answers) == 3
+    assert all(isinstance(answer, ReconnectExhausted) for answer in answers[1:])
+    assert len(answers) == 4
 
 
 def test_what_waits_is_delivered_when_the_stream_ends_by_itself(bench: Bench) -> None:
