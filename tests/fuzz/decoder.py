@@ -28,7 +28,6 @@ __all__ = ["is_push", "mutate", "one", "same_inflated", "seeds"]
 
 KEPT = 300  # bytes of a bad push that an error keeps
 
-LISTS = {"ADL_PRICE": "l"}
 BODIES = {"ACCOUNT_UPDATE": "d", "order": "order", "trigOrder": "trigOrder"}
 
 
@@ -117,7 +116,8 @@ def is_push(text: bytes, number: NumberType = float) -> bool:
         return False
     if type(push) is not dict or type(push.get("channel")) is not str or depth(push) > MAX_DEPTH:
         return False
-    channel = push["channel"]
+    known = {name.lower(): name for name in ("ADL_PRICE", *BODIES)}
+    channel = known.get(push["channel"].lower())
     body = push.get(BODIES[channel]) if channel in BODIES else push
     if type(body) is not dict:
         return False
