@@ -176,7 +176,7 @@ class Delivery:
             self.call(route.whole, event)
 
     def received(self, at: float) -> None:
-        """Say when what is pushed from now on was read, `time.monotonic()`."""
+        """Say when what is pushed from now on was read, `clock.monotonic()`."""
         if at > self._received:
             self._received = at
             if self._dispatcher is None:

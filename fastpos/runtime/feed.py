@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from time import monotonic, time_ns
+from time import time_ns
 
+from ..clock import monotonic
 from ..errors import ConnectionFailed
 from ..logs import fields, log
 from ..model.events import Disconnect, Ready
@@ -52,10 +53,16 @@ class Feed:
         delivery: takes the pushes, and calls the user's functions.
         counters: what is counted.
         snapshots: is told of gaps.
+        heartbeat: is kept up to date.
     """
 
     def __init__(
-        self, settings: Settings, delivery: Delivery, counters: Counters, snapshots: Snapshots
+        self,
+        settings: Settings,
+        delivery: Delivery,
+        counters: Counters,
+        snapshots: Snapshots,
+        heartbeat: Heartbeat,
     ) -> None:
         self._settings = settings
         self._delivery = delivery
@@ -66,9 +73,7 @@ class Feed:
         )
         self._ssl_context = settings.ssl_context
         self._warned = False
-        self.heartbeat = Heartbeat()
-        """What is known of pings and pongs."""
-
+        self._heartbeat = heartbeat
         self._recovery = Recovery(settings.reconnect, settings.credential.renews, monotonic())
         self._subscribed_until: float | None = None  # when the last subscription ended
         # Of the present connection:
@@ -141,7 +146,7 @@ class Feed:
                 now,
                 wanted=wanted,
                 max_message_size=settings.max_message_size,
-                heartbeat=self.heartbeat,
+                heartbeat=self._heartbeat,
             )
 
         return Link(connection, new_session, buffers, wake)

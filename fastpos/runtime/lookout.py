@@ -33,6 +33,9 @@ class Lookout:
         """Never, as long as the thread runs."""
         return False
 
+    def woke(self, now: float) -> None:
+        """Note that the machine has slept: nothing follows."""
+
     def keep_schedule(self, now: float) -> float:
         """Look; give when to look again."""
         return self._look_at_callbacks(now)
