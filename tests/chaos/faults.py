@@ -305,7 +305,7 @@ FAULTS: tuple[Fault, ...] = (
             ("half-open: packets vanish", HALF_OPEN, "both ways"),
             ("half-open: packets vanish", network("stop_reading_client"), "to the server"),
             (CLOCK, partial(clock_back_and, HALF_OPEN), "and half-open"),
-            ("host asleep for a night", partial(asleep_and, HALF_OPEN), "and half-open"),
+            ("half-open after a night asleep", partial(asleep_and, HALF_OPEN), ""),
         )
     ),
     Fault("pings not answered, events sent", NO_PONGS, END, NO_PONG, DEAD),
