@@ -69,6 +69,8 @@ class PositionStream(Callbacks):
         connect_timeout: seconds for opening a connection, everything included but what the
             system takes to look the name up beyond that, which can't be interrupted.
         subscribe_timeout: seconds to wait for each of the exchange's two replies.
+        tick_timeout: seconds without a tick, once some came, while a position is open, after which
+            `on_stale` is called; None: never.
         reconnect: when to try again; None: never.
         headers: further HTTP headers for the upgrade, or one in place of the usual ``Origin``; with
             None for a value it is left out.
@@ -125,7 +127,9 @@ class PositionStream(Callbacks):
             settings.reconnect or ReconnectPolicy(),
             self._book,
         )
-        self._feed = Feed(settings, self._delivery, self._counters, self._sync, self._heartbeat)
+        self._feed = Feed(
+            settings, self._delivery, self._counters, self._sync, self._heartbeat, self._book
+        )
         self._driver = Driver(
             self._feed,
             self._delivery,

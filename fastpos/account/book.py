@@ -84,6 +84,17 @@ class Book:
         """Have all that is known count as stale, until `mark_stale`."""
         self._interrupted = True
 
+    @property
+    def has_open_position(self) -> bool:
+        """Whether a position is open of which something was told since the last gap."""
+        part = STORED["positions"]
+        if self._interrupted:
+            return False
+        for entry in self._state.stores["positions"].copy().values():
+            if entry.stale != frozenset(whole(entry).keys() & part.names):
+                return True
+        return False
+
     def dump(self) -> str:
         """Give all that is known as JSON, for `load`. Decimals are kept in full."""
         self._owner.check()

@@ -242,6 +242,13 @@ class Link:
             with self._lock:
                 self.session.woke(now)
 
+    def ping_now(self, now: float) -> None:
+        """Have a ping sent at once."""
+        if self.session is not None:
+            with self._lock:
+                self.session.ping_now(now)
+            self._wake()
+
     def keep_schedule(self, now: float) -> float:
         """Do what is due; give when there is next something to do, `math.inf` for never."""
         session = self.session

@@ -579,6 +579,12 @@ class Session:
         self.next_ping = now
         self._reckon()
 
+    def ping_now(self, now: float) -> None:
+        """Have the next ping be due; those after it follow from there."""
+        if self.phase not in (Phase.CLOSING, Phase.ENDED):
+            self.next_ping = min(self.next_ping, now)
+            self._reckon()
+
     def _ping(self, now: float) -> None:
         interval = self._timing.ping_interval
         # Missed ones (the machine was asleep) are not made up for.
