@@ -26,10 +26,11 @@ from contextlib import closing
 from decimal import Context, Decimal
 from email.utils import parsedate_to_datetime
 from math import isinf
-from time import monotonic, time, time_ns
+from time import time, time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from .clock import monotonic
 from .errors import FastposError, SnapshotError
 from .logs import fields, log
 from .model.events import Balance, Order, Position
@@ -555,14 +556,14 @@ class _Network(httpcore.NetworkBackend):
         self.stopped = False
         """True from `stop` to `restart`: nothing new is opened."""
         self.deadline = 0.0
-        """When to give up, `time.monotonic()`."""
+        """When to give up, `clock.monotonic()`."""
         self.sent = 0.0
-        """When something was last sent, `time.monotonic()`."""
+        """When something was last sent, `clock.monotonic()`."""
         self.answered: float | None = None
         """When something was first received after that."""
 
     def middle(self) -> float:
-        """Give the time between sending and receiving, `time.monotonic()`."""
+        """Give the time between sending and receiving, `clock.monotonic()`."""
         return (self.sent + (self.answered or self.sent)) / 2
 
     def remaining(self) -> float:

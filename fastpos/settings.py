@@ -59,6 +59,11 @@ def check_seconds(name: str, value: Any) -> float:
     return value
 
 
+def _seconds_or_none(name: str, value: Any) -> None:
+    if value is not None:
+        check_seconds(name, value)
+
+
 def _integer(name: str, value: Any) -> None:
     if type(value) is not int:
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
@@ -206,6 +211,7 @@ class Settings(_Frozen, Callbacks):
     pong_timeout: Seconds = 10.0
     connect_timeout: Seconds = 10.0
     subscribe_timeout: Seconds = 10.0
+    tick_timeout: Annotated[float | None, _seconds_or_none] = 10.0
     reconnect: Annotated[ReconnectPolicy | None, _instance_of(ReconnectPolicy)] = ReconnectPolicy()
     headers: Mapping[str, str | None] | None = None
     ssl_context: Annotated[ssl.SSLContext | None, _instance_of(ssl.SSLContext)] = None

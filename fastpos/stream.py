@@ -14,11 +14,11 @@ from __future__ import annotations
 import itertools
 import threading
 from math import inf
-from time import monotonic
 from types import TracebackType
 from typing import NoReturn
 
 from .account.book import Book
+from .clock import monotonic
 from .errors import FastposError
 from .fork import Forked, OwnerProcess
 from .logs import fields, log
@@ -35,7 +35,7 @@ from .runtime.snapshots import Snapshots
 from .runtime.stats import Counters, Stats
 from .runtime.timing import CallbackTimes
 from .settings import Settings, takes
-from .wire.session import CLOSE_TIMEOUT
+from .wire.session import CLOSE_TIMEOUT, Heartbeat
 
 __all__ = ["PositionStream"]
 
@@ -69,6 +69,8 @@ class PositionStream(Callbacks):
         connect_timeout: seconds for opening a connection, everything included but what the
             system takes to look the name up beyond that, which can't be interrupted.
         subscribe_timeout: seconds to wait for each of the exchange's two replies.
+        tick_timeout: seconds without a tick, once some came, while a position is open, after which
+            `on_stale` is called; None: never.
         reconnect: when to try again; None: never.
         headers: further HTTP headers for the upgrade, or one in place of the usual ``Origin``; with
             None for a value it is left out.
@@ -102,7 +104,8 @@ class PositionStream(Callbacks):
         self._register(settings)
         self._callbacks: Callbacks = settings
         self._owner = OwnerProcess()
-        self._book = Book(settings.number, self._owner)
+        self._heartbeat = Heartbeat()
+        self._book = Book(settings.number, self._owner, self._heartbeat)
         self._counters = Counters()
         self._times = CallbackTimes(settings.slow_callback_s)
         self._dispatcher: Dispatcher | None = None
@@ -124,7 +127,9 @@ class PositionStream(Callbacks):
             settings.reconnect or ReconnectPolicy(),
             self._book,
         )
-        self._feed = Feed(settings, self._delivery, self._counters, self._sync)
+        self._feed = Feed(
+            settings, self._delivery, self._counters, self._sync, self._heartbeat, self._book
+        )
         self._driver = Driver(
             self._feed,
             self._delivery,
@@ -356,13 +361,14 @@ class PositionStream(Callbacks):
     @property
     def synced(self) -> bool:
         """Whether positions and balances are the account's: a snapshot was merged, and no gap
-        came since. Without a snapshot source it is always False."""
-        return self._sync.synced
+        came since. Without a snapshot source it is always False, and after the machine has slept it
+        is until the connection has shown that it is alive."""
+        return self._sync.synced and not self._heartbeat.owed_since_sleep
 
     @property
     def stats(self) -> Stats:
         """What the stream has done so far, at this moment."""
-        heartbeat = self._feed.heartbeat
+        heartbeat = self._heartbeat
         return self._counters.snapshot(
             heartbeat.last_ping_ns,
             heartbeat.last_pong_ns,

@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from fastpos import ConnectionFailed, PositionStream
+from fastpos import ConnectionFailed, PositionStream, Snapshot
 from fastpos.simulator import Exchange
+from tests.chaos.host import Host
 from tests.recording import SOON, Recorder, order
 from tests.servers import TcpProxy
+from tests.support.recording import until
 
 NewStream = Callable[..., PositionStream]
 
@@ -136,3 +138,54 @@ def test_pong_that_lies_unread_is_not_missing(
         assert exchange.wait_for("ping", count=exchange.counts["ping"] + 3)
         assert recorder.on_disconnect == []
     assert len(exchange.connections) == 1
+
+
+# --- sleep ----------------------------------------------------------------------------------------
+
+
+def test_after_sleep_all_is_stale_until_the_pong_of_a_ping_that_goes_out_at_once(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    id = exchange.open_position()
+    with Host() as host, new_stream(exchange, snapshot=lambda: Snapshot([], [])) as stream:
+        until(lambda: stream.synced, what="a snapshot")
+        exchange.update_position(id, volume=7)
+        recorder.wait("on_position")
+        assert not stream.positions[id].stale
+        exchange.stall(pushes=True, handshakes=True, closes=True)
+        host.slept_s = 28800.0
+        assert exchange.wait_for("ping", 5.0)  # of an interval of 30 s
+        until(lambda: stream.positions[id].stale, what="that it is stale")
+        assert not stream.synced
+        exchange.resume()
+        exchange.push_bytes('{"pong":1713338308233}', text=True)
+        until(lambda: stream.synced, what="that it is certain again")
+        assert not stream.positions[id].stale
+        assert recorder.on_disconnect == []
+    (record,) = [r for r in caplog.records if vars(r).get("fastpos_event") == "slept"]
+    assert 28799 < vars(record)["fastpos_seconds"] < 28810
+
+
+def test_a_night_without_a_connection_is_told_as_a_night(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    with Host() as host, new_stream(exchange) as stream:
+        assert stream.wait_ready(SOON)
+        exchange.refuse_upgrade(503, headers={"Retry-After": "3600"})
+        exchange.drop()
+        recorder.wait("on_disconnect", 2)
+        exchange.clear_faults()
+        host.slept_s = 28800.0  # so the hour that the server asked for is over, too
+        ready = recorder.wait("on_ready", 2)[1]
+    assert 28800 <= ready.gap_s < 28800 + SOON
+
+
+def test_a_connection_that_died_in_the_night_is_noticed_by_that_ping(
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
+) -> None:
+    with Host() as host, new_stream(exchange, pong_timeout=0.5) as stream:
+        assert stream.wait_ready(SOON)
+        exchange.stall()
+        host.slept_s = 28800.0
+        assert recorder.wait("on_disconnect")[0].reason == "no pong within 0.5 s"
+        exchange.resume()

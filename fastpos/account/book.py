@@ -16,6 +16,7 @@ from ..model.events import Balance, Order, Position, Trigger
 from ..model.fields import NumberType
 from ..model.snapshot import Snapshot
 from ..model.table import Channel
+from ..wire.session import Heartbeat
 from .state import STORED, State, entry_of, no_push, whole
 
 __all__ = ["Book"]
@@ -31,13 +32,20 @@ class Book:
         number: type of numbers in what is handed out.
         owner: of the stream. In a child that was forked nothing is known, so the methods for
             anybody raise RuntimeError there.
+        heartbeat: of the stream. While pongs are owed since a sleep, all counts as stale.
     """
 
-    __slots__ = ("_interrupted", "_journal", "_number", "_owner", "_state")
+    __slots__ = ("_heartbeat", "_interrupted", "_journal", "_number", "_owner", "_state")
 
-    def __init__(self, number: NumberType, owner: OwnerProcess | None = None) -> None:
+    def __init__(
+        self,
+        number: NumberType,
+        owner: OwnerProcess | None = None,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._number = number
         self._owner = owner or OwnerProcess()
+        self._heartbeat = heartbeat or Heartbeat()
         self._state = State(number)
         self._interrupted = False
         # Pushes and their channels; None: none is kept.
@@ -68,12 +76,24 @@ class Book:
 
     def _shown(self, name: str) -> dict[Any, Any]:
         self._owner.check()
-        shown: dict[Any, Any] = self._state.show(name, self._interrupted, time_ns() // 1_000_000)
+        stale = self._interrupted or self._heartbeat.owed_since_sleep > 0
+        shown: dict[Any, Any] = self._state.show(name, stale, time_ns() // 1_000_000)
         return shown
 
     def interrupt(self) -> None:
         """Have all that is known count as stale, until `mark_stale`."""
         self._interrupted = True
+
+    @property
+    def has_open_position(self) -> bool:
+        """Whether a position is open of which something was told since the last gap."""
+        part = STORED["positions"]
+        if self._interrupted:
+            return False
+        for entry in self._state.stores["positions"].copy().values():
+            if entry.stale != frozenset(whole(entry).keys() & part.names):
+                return True
+        return False
 
     def dump(self) -> str:
         """Give all that is known as JSON, for `load`. Decimals are kept in full."""

@@ -358,6 +358,17 @@ class Synced(Event):
     """How many were found to be closed."""
 
 
+class Stale(Event):
+    """There is silence that should not be: what the stream shows may be out of date."""
+
+    __slots__ = ("_reason", "_silent_s")
+
+    reason: str = own("_reason", default="")
+    """What is missed, for a person."""
+    silent_s: float | None = own("_silent_s")
+    """For how long it has been, seconds."""
+
+
 class Disconnect(Event):
     """The connection ended, or could not be made."""
 

@@ -1,10 +1,27 @@
 # The same as primitives.py, in C.
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
-from cpython.time cimport monotonic
+from cpython.time cimport monotonic as _without_sleep
 
 cdef extern from *:
     """
+    #include <time.h>
+
+    /* The clock that clock.py reads; below 0 where that is Python's own. */
+    static inline double fastpos_with_sleep(void)
+    {
+    #if defined(__APPLE__) || defined(CLOCK_BOOTTIME)
+        struct timespec now;
+    #if defined(__APPLE__)
+        if (clock_gettime(CLOCK_MONOTONIC, &now) == 0)
+    #else
+        if (clock_gettime(CLOCK_BOOTTIME, &now) == 0)
+    #endif
+            return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    #endif
+        return -1.0;
+    }
+
     static inline PyObject *fastpos_new(PyTypeObject *kind)
     {
         static PyObject *nothing = NULL;
@@ -14,6 +31,11 @@ cdef extern from *:
     }
     """
     object new "fastpos_new"(type kind)
+    double _with_sleep "fastpos_with_sleep"() noexcept
+
+cdef inline double monotonic() except -1.0:
+    cdef double now = _with_sleep()
+    return now if now >= 0.0 else _without_sleep()
 
 cdef inline bint tells_all(dict news, dict known) except -1:
     cdef Py_ssize_t i = 0, j = 0

@@ -4,8 +4,9 @@ twice."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
+
+from ..clock import monotonic
 
 __all__ = ["monotonic", "new", "tells_all"]
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from time import monotonic
 
+from ..clock import monotonic
 from ..errors import ConnectionFailed
 from ..tracebacks import clears_locals
 from .address import Address, Source, parse_url
@@ -132,7 +132,7 @@ class Connection:
         return self._open_transport().read_into(view, ciphertext)
 
     def drain(self, deadline: float, scratch: memoryview) -> None:
-        """Wait until `deadline` (`time.monotonic`) for the peer to end the connection."""
+        """Wait until `deadline` (`clock.monotonic`) for the peer to end the connection."""
         try:
             while (remaining := deadline - monotonic()) > 0 and self.wait(remaining):
                 self.read_into(scratch)

@@ -15,9 +15,9 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
+from ..clock import monotonic
 from ..errors import ConnectionFailed
 from .address import Address, Source
 from .transport import Transport, new_selector
@@ -45,7 +45,7 @@ def connect_tcp(
 
     Args:
         address: host and port.
-        deadline: until when, `time.monotonic()`.
+        deadline: until when, `clock.monotonic()`.
         adopt: is given each transport before it connects, and the one that has, so that another
             thread can `shutdown` it; raises an OSError when that has happened already.
         source: where to connect from; None: the system chooses.

@@ -16,10 +16,10 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .._c import mechanism, why_not
+from ..clock import monotonic
 from ..logs import fields, log
 from .transport import Transport
 
@@ -64,7 +64,7 @@ class TlsTransport(Transport):
         self._ended: Exception | None = None  # what that is, when there are no more bytes
 
     def handshake(self, deadline: float) -> None:
-        """Shake hands, until `deadline` (`time.monotonic`).
+        """Shake hands, until `deadline` (`clock.monotonic`).
 
         Raises:
             TimeoutError: the peer took too long.

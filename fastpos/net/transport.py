@@ -20,8 +20,9 @@ import socket
 import struct
 import threading
 from contextlib import suppress
-from time import monotonic
 from typing import Any
+
+from ..clock import monotonic
 
 __all__ = ["Transport", "new_selector"]
 

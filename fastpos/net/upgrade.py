@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from time import monotonic, time
+from time import time
 from types import ModuleType
 from typing import Any
 
+from ..clock import monotonic
 from ..errors import AuthenticationError, ConnectionFailed
 from ..printable import printable
 from .transport import Transport
@@ -89,7 +90,7 @@ class Upgrading(Guarded):
 
     Args:
         transport: to the server.
-        deadline: for all of it, `time.monotonic()`.
+        deadline: for all of it, `clock.monotonic()`.
         peer: the server, for messages.
         headers: to be sent, in place of websocket-client's own; None: such a one is left out.
         hide: takes credentials out of what the server says.

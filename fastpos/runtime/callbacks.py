@@ -143,6 +143,9 @@ class Callbacks:
     """Called with a `Ready` when the stream is subscribed, first and again."""
     on_synced: Callback[events.Synced] = Callback()
     """Called with a `Synced` when a snapshot was merged."""
+    on_stale: Callback[events.Stale] = Callback()
+    """Called with a `Stale` when no ticks come any more though a position is open, see
+    `tick_timeout`; once, until they come again."""
     on_disconnect: Callback[events.Disconnect] = Callback()
     """Called with a `Disconnect` when a connection ended or could not be made."""
     on_error: Callback[FastposError] = Callback()

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from queue import Empty, SimpleQueue
-from time import monotonic
+
+from ..clock import monotonic
 
 __all__ = ["Changes"]
 

@@ -118,6 +118,11 @@ class Delivery:
         """How many events were delivered, by the name of their class."""
         return {kind.__name__: route.count for kind, route in self._routes.items() if route.count}
 
+    @property
+    def ticks(self) -> int:
+        """How many ticks were delivered."""
+        return sum(route.count for route in self._routes.values() if route.channel.conflated)
+
     # --- the reader's -----------------------------------------------------------------------
 
     def pushes(self, texts: list[bytes], received_ns: int) -> bool:
@@ -176,7 +181,7 @@ class Delivery:
             self.call(route.whole, event)
 
     def received(self, at: float) -> None:
-        """Say when what is pushed from now on was read, `time.monotonic()`."""
+        """Say when what is pushed from now on was read, `clock.monotonic()`."""
         if at > self._received:
             self._received = at
             if self._dispatcher is None:

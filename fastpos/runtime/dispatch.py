@@ -15,9 +15,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from time import monotonic
 from typing import Any
 
+from ..clock import monotonic
 from ..errors import FastposError
 from ..fork import OwnerProcess
 from ..logs import fields, log
@@ -35,7 +35,7 @@ EPISODE_GAP = 5.0
 # Events of which the newest will do: ticks, in the words of this file.
 CONFLATED = frozenset(channel.event for channel in CHANNELS if channel.conflated)
 
-# The functions, the event, and when it was received (`time.monotonic`).
+# The functions, the event, and when it was received (`clock.monotonic`).
 _Entry = tuple[Handlers[Any], Any, float]
 
 
@@ -91,7 +91,7 @@ class Dispatcher:
         self._thread = thread
 
     def put(self, handlers: Handlers[Any], event: Any, heard: float) -> None:
-        """Have `handlers` called with `event`, which was received at `heard` (`time.monotonic`).
+        """Have `handlers` called with `event`, which was received at `heard` (`clock.monotonic`).
 
         Waits while the queue is full, but not with a tick, and not after `discard`.
         """

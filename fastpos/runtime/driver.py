@@ -380,6 +380,9 @@ class Driver:
             return closed
         self._feed.opened()
         run.pinger.watch(link)
+        lookout = self._feed.look_out(link)
+        if lookout is not None:
+            run.pinger.watch(lookout)
         run.pinger.ask(self._follow)  # whatever was asked while there was no session
         feed, snapshots = self._feed, self._snapshots
         while True:

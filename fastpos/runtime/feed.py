@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from time import monotonic, time_ns
+from time import time_ns
 
+from ..account.book import Book
+from ..clock import monotonic
 from ..errors import ConnectionFailed
 from ..logs import fields, log
-from ..model.events import Disconnect, Ready
+from ..model.events import Disconnect, Ready, Stale
 from ..net.connection import Connection
 from ..net.proxy import proxy_from_environment
 from ..recovery import Recovery, Verdict
@@ -30,6 +32,7 @@ from ..wire.session import (
     Heartbeat,
     Paused,
     Phase,
+    Pong,
     Pushes,
     Session,
     Subscribed,
@@ -38,6 +41,8 @@ from ..wire.session import (
 )
 from .delivery import Delivery
 from .link import Buffers, Link
+from .lookout import TickLookout
+from .pinger import Scheduled
 from .snapshots import Snapshots
 from .stats import Counters, count
 
@@ -52,10 +57,18 @@ class Feed:
         delivery: takes the pushes, and calls the user's functions.
         counters: what is counted.
         snapshots: is told of gaps.
+        heartbeat: is kept up to date.
+        book: says whether ticks are to be expected.
     """
 
     def __init__(
-        self, settings: Settings, delivery: Delivery, counters: Counters, snapshots: Snapshots
+        self,
+        settings: Settings,
+        delivery: Delivery,
+        counters: Counters,
+        snapshots: Snapshots,
+        heartbeat: Heartbeat,
+        book: Book,
     ) -> None:
         self._settings = settings
         self._delivery = delivery
@@ -66,14 +79,14 @@ class Feed:
         )
         self._ssl_context = settings.ssl_context
         self._warned = False
-        self.heartbeat = Heartbeat()
-        """What is known of pings and pongs."""
-
+        self._heartbeat = heartbeat
+        self._book = book
         self._recovery = Recovery(settings.reconnect, settings.credential.renews, monotonic())
         self._subscribed_until: float | None = None  # when the last subscription ended
         # Of the present connection:
         self._was_ready = False
         self._opened = False
+        self._lookout: TickLookout | None = None
         self._silent_s: float | None = None  # how long it had been silent when it ended
         self._messages = 0  # of those before it
         self._bytes = 0
@@ -88,6 +101,7 @@ class Feed:
         """Another connection is tried."""
         self._recovery.attempt()
         self._was_ready = self._opened = False
+        self._lookout = None
         self._silent_s = None
         self._messages, self._bytes = self._counters.messages, self._counters.bytes_received
 
@@ -141,10 +155,22 @@ class Feed:
                 now,
                 wanted=wanted,
                 max_message_size=settings.max_message_size,
-                heartbeat=self.heartbeat,
+                heartbeat=self._heartbeat,
             )
 
         return Link(connection, new_session, buffers, wake)
+
+    def look_out(self, link: Link) -> Scheduled | None:
+        """Give what is to be looked after as long as `link` lasts, beside itself."""
+        timeout = self._settings.tick_timeout
+        if timeout is not None:
+            self._lookout = TickLookout(
+                link,
+                timeout,
+                lambda: self._book.has_open_position,
+                lambda: self._delivery.ticks,
+            )
+        return self._lookout
 
     def opened(self) -> None:
         """The connection is open."""
@@ -168,12 +194,25 @@ class Feed:
                 link.system_closes()
         elif type(event) is Subscribed:
             self._subscribed(link)
+        elif type(event) is Pong:
+            self._pong(link)
         elif type(event) is Paused:
             self._recovery.in_service(link.last_received)
         elif type(event) is Undecodable:
             self.count(link)
             self._delivery.received(link.last_received)
             self._delivery.report(event.error)
+
+    def _pong(self, link: Link) -> None:
+        """All that was sent before it has been read: ticks that are missed now are missing."""
+        since = None if self._lookout is None else self._lookout.confirmed()
+        if since is not None:
+            silent_s = monotonic() - since
+            reason = f"no tick for {silent_s:.1f} s while a position is open"
+            extra = self._fields("stale", reason=reason, silent_s=silent_s)
+            log.warning("%s: %s", self._settings.address, reason, extra=extra)
+            event = Stale(reason=reason, silent_s=silent_s, received_ns=link.received_ns)
+            self._delivery.tell("on_stale", event)
 
     def count(self, link: Link) -> None:
         """Count what has come."""

@@ -29,8 +29,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from time import monotonic, time_ns
+from time import time_ns
 
+from ..clock import monotonic
 from ..errors import FastposError
 from ..net.connection import Connection
 from ..wire.scratch import SMALL, Scratch
@@ -80,7 +81,7 @@ class Link:
         self.received_ns = 0
         """When the bytes at hand were read, `time.time_ns()`."""
         self.last_received = monotonic()
-        """When something was last read, or the peer ended the connection, `time.monotonic()`."""
+        """When something was last read, or the peer ended the connection, `clock.monotonic()`."""
         self.bytes_received = 0
         """How many bytes were read."""
         self._count = 0  # of the last read
@@ -234,6 +235,19 @@ class Link:
             if self._closed is None and not self.has_ended:
                 self._closed = Closed(reason, None, error)
         self._connection.shutdown()
+
+    def woke(self, now: float) -> None:
+        """Note that the machine has slept."""
+        if self.session is not None:
+            with self._lock:
+                self.session.woke(now)
+
+    def ping_now(self, now: float) -> None:
+        """Have a ping sent at once."""
+        if self.session is not None:
+            with self._lock:
+                self.session.ping_now(now)
+            self._wake()
 
     def keep_schedule(self, now: float) -> float:
         """Do what is due; give when there is next something to do, `math.inf` for never."""

@@ -1,15 +1,30 @@
-"""What the ping thread looks after for a stream, beside its connection: a callback that hangs.
+"""What the ping thread looks after for a stream, beside its connection: a callback that hangs, and
+ticks that stop.
 
 It looks at what others keep anyway, now and then, so nothing on the data path is done for it.
+
+WHO TELLS OF TICKS THAT STOP?
+
+The user's functions are called by the reader, which waits in a system call when nothing comes, and
+nothing on this machine can end that at no cost to what does come. So the exchange is asked to: a
+ping goes out, and its pong wakes the reader. It proves the rest as well. The connection is alive,
+and what was sent before the pong has been read, so the ticks do not lie in the kernel while a
+callback takes its time. Where no pong comes, that ends the connection, and tells of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..account.ticks import TickWatch
 from ..logs import fields, log
+from ..wire.session import Phase
 from .callbacks import callback_name
+from .link import Link
 from .timing import CallbackTimes
 
-__all__ = ["Lookout"]
+__all__ = ["Lookout", "TickLookout"]
 
 # It looks no more often than so, seconds.
 SHORTEST = 0.1
@@ -32,6 +47,9 @@ class Lookout:
     def has_ended(self) -> bool:
         """Never, as long as the thread runs."""
         return False
+
+    def woke(self, now: float) -> None:
+        """Note that the machine has slept: nothing follows."""
 
     def keep_schedule(self, now: float) -> float:
         """Look; give when to look again."""
@@ -58,3 +76,68 @@ class Lookout:
             extra=fields("callback_running", slot=running.slot, callback=name, seconds=seconds),
         )
         return now + self._slow_s
+
+
+class _Silence(NamedTuple):
+    since: float
+    ticks: int
+
+
+class TickLookout:
+    """A schedule for the ping thread, while a connection lasts: notices that ticks stop.
+
+    `_silence` goes from the ping thread to the reader, which takes it away; the rest is the ping
+    thread's.
+
+    Args:
+        link: the connection.
+        timeout: ticks may be away for so long, seconds.
+        expects: whether a position is known to be open; asked on either thread.
+        ticks: how many ticks there have been; asked on either thread.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        timeout: float,
+        expects: Callable[[], bool],
+        ticks: Callable[[], int],
+    ) -> None:
+        self._link = link
+        self._watch = TickWatch(timeout)
+        self._interval = max(min(timeout / 4, 1.0), SHORTEST / 2)
+        self._expects = expects
+        self._ticks = ticks
+        self._silence: _Silence | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the connection has."""
+        return self._link.has_ended
+
+    def woke(self, now: float) -> None:
+        """Note that the machine has slept: no tick could come meanwhile."""
+        self._watch.look(False, 0, now)
+
+    def keep_schedule(self, now: float) -> float:
+        """Look; give when to look again."""
+        ticks = self._ticks()
+        if self._watch.look(self._is_expected(), ticks, now):
+            assert self._watch.since is not None
+            self._silence = _Silence(self._watch.since, ticks)
+            self._link.ping_now(now)
+        return now + self._interval
+
+    def _is_expected(self) -> bool:
+        session = self._link.session
+        return session is not None and session.phase is Phase.READY and self._expects()
+
+    def confirmed(self) -> float | None:
+        """Say since when there have been no ticks, if that is to be told; for the reader, when a
+        pong has come."""
+        silence = self._silence
+        if silence is None:
+            return None
+        self._silence = None
+        still = silence.ticks == self._ticks() and self._is_expected()
+        return silence.since if still else None

@@ -15,15 +15,17 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
-from time import monotonic
 from typing import Protocol
 
+from ..clock import asleep, monotonic
 from ..logs import fields, log
 
 __all__ = ["Pinger", "Scheduled"]
 
-# Not every platform's waits can be longer than some weeks, seconds.
-LONGEST_WAIT = 3600.0
+# The thread looks at least so often whether the machine has slept, seconds.
+LONGEST_WAIT = 1.0
+# What counts as sleep, seconds.
+SLEEP = 0.5
 
 
 class Scheduled(Protocol):
@@ -32,6 +34,9 @@ class Scheduled(Protocol):
     @property
     def has_ended(self) -> bool:
         """Whether nothing is left to be looked after."""
+
+    def woke(self, now: float) -> None:
+        """Note that the machine has slept; `keep_schedule` is called next."""
 
     def keep_schedule(self, now: float) -> float:
         """Do what is due; give when there is next something to do, `math.inf` for never."""
@@ -44,6 +49,7 @@ class Pinger:
         self._requests: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._watched: tuple[Scheduled, ...] = ()
+        self._asleep = asleep()  # how long it has slept, as far as that was noticed
 
     def start(self, name: str, interrupted: Callable[[BaseException], None]) -> None:
         """Start the thread.
@@ -98,6 +104,7 @@ class Pinger:
 
     def _turn(self) -> bool:
         """Do what is due, wait for more or for a request; False at the end."""
+        self._look_for_sleep()
         due = inf
         for scheduled in self._watched:
             due = min(due, scheduled.keep_schedule(monotonic()))
@@ -109,6 +116,15 @@ class Pinger:
             return False
         request()
         return True
+
+    def _look_for_sleep(self) -> None:
+        slept = asleep() - self._asleep
+        if slept > SLEEP:
+            extra = fields("slept", seconds=slept)
+            log.warning("the machine has slept for %.0f s", slept, extra=extra)
+            for scheduled in self._watched:
+                scheduled.woke(monotonic())
+        self._asleep += max(slept, 0.0)
 
 
 def _nothing() -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from time import monotonic, time_ns
+from time import time_ns
 
 from ..account.book import Book
 from ..account.synchronizer import Synchronizer
+from ..clock import monotonic
 from ..errors import SnapshotError
 from ..model.snapshot import Snapshot, SnapshotSource
 from ..reconnect import ReconnectPolicy

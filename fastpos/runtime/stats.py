@@ -2,9 +2,9 @@
 
 # Annotations are evaluated here: NamedTuple would compile each of them from its text.
 
-from time import monotonic
 from typing import Any, NamedTuple
 
+from ..clock import monotonic
 from .callbacks import callback_name
 from .dispatch import Dispatcher
 from .timing import CallbackTimes

@@ -29,7 +29,7 @@ class Running(NamedTuple):
     """The callback's name."""
     function: Callable[[Any], object]
     begun: float
-    """Since when, `time.monotonic()`."""
+    """Since when, `clock.monotonic()`."""
 
 
 class CallbackTimes:
@@ -74,7 +74,7 @@ class CallbackTimes:
         """The longest time that a function took, seconds, and its name."""
 
     def take_up(self, received: float) -> None:
-        """Begin with an event that was received at `received`, `time.monotonic()`."""
+        """Begin with an event that was received at `received`, `clock.monotonic()`."""
         self._max_lag_s = max(self._max_lag_s, self.begun - self._received)
         self._received = received
         self.now = primitives.monotonic()

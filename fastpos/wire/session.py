@@ -171,7 +171,7 @@ class Timing(NamedTuple):
 class Heartbeat:
     """What is known of pings and pongs, for anybody to look at. A stream's sessions share it."""
 
-    __slots__ = ("last_ping_ns", "last_pong_ns", "round_trip_s")
+    __slots__ = ("last_ping_ns", "last_pong_ns", "owed_since_sleep", "round_trip_s")
 
     def __init__(self) -> None:
         self.last_ping_ns: int | None = None
@@ -180,6 +180,9 @@ class Heartbeat:
         """When the last pong was read, `time.time_ns()`."""
         self.round_trip_s: float | None = None
         """From the last answered ping to its pong, seconds."""
+        self.owed_since_sleep = 0
+        """How many pongs must come until it is known that the connection has outlived the time for
+        which the machine slept, and that so all that was sent meanwhile has been read."""
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -276,7 +279,7 @@ class Session:
         value: the credential that the connection was opened with.
         broker: the merchant's id.
         timing: how long things may take.
-        now: when the upgrade had ended (`time.monotonic`, as all times here).
+        now: when the upgrade had ended (`clock.monotonic`, as all times here).
         wanted: whether pushes are.
         max_message_size: the largest message taken, bytes, compressed or not.
         heartbeat: is kept up to date.
@@ -305,6 +308,7 @@ class Session:
         self._wanted = wanted
         self._max = max_message_size
         self._heartbeat = heartbeat or Heartbeat()
+        self._heartbeat.owed_since_sleep = 0  # that was the last one's
         self._wall = wall or _wall_clock
         self._endpoint = Endpoint(max_message_size, splitter or new_splitter() or split_pure)
         self.writable = self._endpoint.writable
@@ -516,6 +520,8 @@ class Session:
             self._pong_due = inf
             heartbeat.round_trip_s = max(now - self._pinged, 0.0)
             self._reckon()
+        if heartbeat.owed_since_sleep:
+            heartbeat.owed_since_sleep -= 1
         heartbeat.last_pong_ns = self._wall()
         return Pong()
 
@@ -562,6 +568,22 @@ class Session:
         if now >= self.next_ping:
             self._ping(now)
         return None
+
+    def woke(self, now: float) -> None:
+        """Say that the machine has slept: whether the peer is still there, a ping tells at once."""
+        if self.phase in (Phase.CLOSING, Phase.ENDED):
+            return
+        # The pong of a ping from before is no answer.
+        self._heartbeat.owed_since_sleep = 1 if self._pong_due == inf else 2
+        self._pong_due = inf
+        self.next_ping = now
+        self._reckon()
+
+    def ping_now(self, now: float) -> None:
+        """Have the next ping be due; those after it follow from there."""
+        if self.phase not in (Phase.CLOSING, Phase.ENDED):
+            self.next_ping = min(self.next_ping, now)
+            self._reckon()
 
     def _ping(self, now: float) -> None:
         interval = self._timing.ping_interval

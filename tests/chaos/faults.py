@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 from time import monotonic
 
 from tests.chaos.rig import CONNECT_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, SUBSCRIBE_TIMEOUT, Rig
 from tests.support.pushes import bomb, packed
-from tests.support.recording import until
+from tests.support.recording import SOON, until
 
 __all__ = ["BACK_WITHIN", "FAULTS", "RESET", "RETRY_WITHIN", "Fault", "Loss", "Seen"]
 
@@ -223,6 +224,39 @@ def clock_back_and(fault: Inject, rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
+def asleep(rig: Rig) -> Iterator[None]:
+    """A ping goes out, and with its pong what is shown is certain again."""
+    rig.wait_pings(1)  # just now, so that the next is due a while later
+    began = monotonic()
+    rig.host.slept_s += 28800.0
+    pinged = rig.stream.stats.last_ping_ns
+    until(lambda: rig.stream.stats.last_ping_ns != pinged, what="a ping")
+    assert monotonic() - began < PING_INTERVAL + MARGIN, "no ping at once"
+    until(lambda: not any(p.stale for p in rig.stream.positions.values()), what="a pong")
+    rig.wait_pings(1)
+    yield
+
+
+@contextmanager
+def asleep_and(fault: Inject, rig: Rig) -> Iterator[None]:
+    rig.host.slept_s += 28800.0
+    with fault(rig):
+        yield
+
+
+@contextmanager
+def restarted(rig: Rig) -> Iterator[None]:
+    """One thread stops the stream while another starts it again: two runs, and a late stop."""
+    stopping = Thread(target=rig.stream.stop)
+    stopping.start()
+    assert rig.stream.join(SOON), "it does not end"
+    rig.stream.start()
+    stopping.join(SOON)
+    assert not stopping.is_alive(), "stop() waits for the next run"
+    yield
+
+
+@contextmanager
 def _clock(rig: Rig, offset_s: Callable[[], float]) -> Iterator[None]:
     rig.exchange.ping_tolerance = 1e9  # seconds; a ping says what the host takes for the time
     right, rig.host.clock_offset_s = rig.host.clock_offset_s, offset_s
@@ -271,6 +305,7 @@ FAULTS: tuple[Fault, ...] = (
             ("half-open: packets vanish", HALF_OPEN, "both ways"),
             ("half-open: packets vanish", network("stop_reading_client"), "to the server"),
             (CLOCK, partial(clock_back_and, HALF_OPEN), "and half-open"),
+            ("half-open after a night asleep", partial(asleep_and, HALF_OPEN), ""),
         )
     ),
     Fault("pings not answered, events sent", NO_PONGS, END, NO_PONG, DEAD),
@@ -342,4 +377,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("events not sent, pings answered", silent, NOT, loss=Loss.OUTAGE),
     Fault("one byte at a time", byte_by_byte, NOT, loss=Loss.NONE),
     Fault("host's clock set back an hour", clock_back, NOT, loss=Loss.NONE),
+    Fault("host asleep for a night", asleep, NOT, loss=Loss.NONE),
+    Fault("`stop()` overlaps the next `start()`", restarted, END, "stopped", AT_ONCE, Loss.OUTAGE),
 )

@@ -1,4 +1,4 @@
-"""The host that a stream runs on: its name service and its wall clock, both of which can go wrong.
+"""The host that a stream runs on: its name service and wall clock, which can go wrong, and sleep.
 
 They are this process's own, replaced while a `Host` is entered.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+from fastpos import clock
 from tests.support.rig import Rig
 
 __all__ = ["Host"]
@@ -33,6 +34,8 @@ class Host(Rig):
         """False: the name service answers nothing."""
         self.clock_offset_s: Callable[[], float] = lambda: 0.0
         """How far the wall clock is off, seconds."""
+        self.slept_s = 0.0
+        """For how long the machine has slept, seconds."""
         self._lock = threading.Lock()
         self._lookups: list[float] = []
 
@@ -44,6 +47,7 @@ class Host(Rig):
 
     def _start(self) -> None:
         look_up, seconds, nanoseconds = socket.getaddrinfo, time.time, time.time_ns
+        counting = clock.monotonic
 
         def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
             if host != LOOKED_UP:
@@ -58,11 +62,12 @@ class Host(Rig):
         wrong = {
             seconds: lambda: seconds() + self.clock_offset_s(),
             nanoseconds: lambda: nanoseconds() + int(self.clock_offset_s() * 1e9),
+            counting: lambda: counting() + self.slept_s,
         }
         replace = self._cleanup.enter_context
         replace(mock.patch.object(socket, "getaddrinfo", getaddrinfo))
-        # Also where a module has it by a name of its own, as the library's have. The monotonic
-        # clock is not touched, as a host's is not when somebody sets the time.
+        # Also where a module has it by a name of its own, as the library's have. Python's monotonic
+        # clock is not touched, as a host's is not when somebody sets the time, nor by sleep.
         for module in [m for name, m in sys.modules.items() if _is_affected(name)]:
             for name, value in list(vars(module).items()):
                 for right, other in wrong.items():

@@ -1,0 +1,93 @@
+"""The clock that counts sleep, and that it is the only one."""
+
+from __future__ import annotations
+
+import ast
+import time
+from pathlib import Path
+
+import pytest
+
+from fastpos import clock
+from fastpos.account.book import Book
+from fastpos.runtime.timing import CallbackTimes
+from fastpos.wire.credential import Credential
+from fastpos.wire.session import Heartbeat, Session, Timing
+from tests.support.frames import text_frame
+
+
+def test_it_goes_as_fast_as_time_does() -> None:
+    before = time.monotonic(), clock.monotonic()
+    time.sleep(0.05)
+    after = time.monotonic(), clock.monotonic()
+    assert abs((after[0] - before[0]) - (after[1] - before[1])) < 0.04
+
+
+def test_it_counts_sleep_where_the_system_has_such_a_clock() -> None:
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        pytest.skip("this is Linux' clock")
+    assert abs(clock.monotonic() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1.0
+    asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    assert abs(clock.asleep() - asleep) < 1.0
+
+
+def test_compiled_code_reads_the_same_clock() -> None:
+    assert abs(CallbackTimes(1.0).now - clock.monotonic()) < 1.0
+
+
+def test_nobody_asks_another_clock(project: Path) -> None:
+    """Times of two clocks can't be compared."""
+    elsewhere = {"clock.py", "simulator", "cli"}
+    for path in (project / "fastpos").rglob("*.py"):
+        if elsewhere.isdisjoint(path.relative_to(project / "fastpos").parts):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module == "time":
+                    assert "monotonic" not in [alias.name for alias in node.names], path
+                assert not (
+                    isinstance(node, ast.Attribute)
+                    and node.attr == "monotonic"
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id == "time"
+                ), path
+
+
+@pytest.mark.parametrize("unanswered", [False, True])
+def test_what_tells_that_the_peer_outlived_the_sleep(unanswered: bool) -> None:
+    """The pong of a ping from before the sleep may have lain in the kernel all night."""
+    heartbeat = Heartbeat()
+    book = Book(float, heartbeat=heartbeat)
+    credential, timing = Credential("token", "secret"), Timing(30.0, 10.0, 1e9)
+    session = Session(credential, "secret", 1, timing, 0.0, heartbeat=heartbeat)
+    pong = text_frame('{"pong":5}')
+
+    def receive(data: bytes, now: float) -> None:
+        session.writable(memoryview(bytearray(100)))[: len(data)] = data
+        session.wrote(len(data))
+        while session.next_event(now) is not None:
+            pass
+
+    if unanswered:
+        session.tick(30.0)
+        session.data_to_send()
+    session.woke(28835.0)
+    assert session.deadline == 28835.0
+    assert session.tick(28835.0) is None  # the pong that was due in the night is not missed
+    assert session.data_to_send()
+    assert session.deadline == 28845.0
+    for owed in (2, 1) if unanswered else (1,):
+        assert heartbeat.owed_since_sleep == owed
+        receive(pong, 28836.0)
+    assert heartbeat.owed_since_sleep == 0
+    receive(pong, 28837.0)
+    assert heartbeat.owed_since_sleep == 0
+    assert book.positions == {}
+
+
+def test_another_connection_owes_nothing() -> None:
+    heartbeat = Heartbeat()
+    credential = Credential("token", "secret")
+    first = Session(credential, "secret", 1, Timing(), 0.0, heartbeat=heartbeat)
+    first.woke(28800.0)
+    assert heartbeat.owed_since_sleep == 1
+    Session(credential, "secret", 1, Timing(), 28801.0, heartbeat=heartbeat)
+    assert heartbeat.owed_since_sleep == 0
