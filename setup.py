@@ -44,7 +44,8 @@ SOURCES = [
 MODULES = Extension(
     "fastpos._c._compiled",
     ["fastpos/_c/_compiled.c"],
-    depends=SOURCES,
+    depends=[*SOURCES, "fastpos/_c/_primitives.h"],
+    include_dirs=["fastpos/_c"],
     define_macros=[
         (n, f'"{" ".join(v)}"') for n, v in (("MODULES", COMPILED), ("SOURCES", SOURCES))
     ],

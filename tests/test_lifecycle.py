@@ -903,7 +903,7 @@ def test_interpreter_exit_wherever_it_is(exchange: Exchange, phase: str, stopped
     with script(exchange, body + '\nprint("end", flush=True)') as process:
         out, err = finish(process)
     assert err == ""
-    assert "end\n" in out
+    assert "end" in out  # on_ready may print at the same moment
     assert ("stopped True\n" in out) == stopped
     assert process.returncode == 0
     if stopped and phase == "subscribed":

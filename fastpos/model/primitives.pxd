@@ -3,33 +3,7 @@ from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
 from cpython.time cimport monotonic as _without_sleep
 
-cdef extern from *:
-    """
-    #include <time.h>
-
-    /* The clock that clock.py reads; below 0 where that is Python's own. */
-    static inline double fastpos_with_sleep(void)
-    {
-    #if defined(__APPLE__) || defined(CLOCK_BOOTTIME)
-        struct timespec now;
-    #if defined(__APPLE__)
-        if (clock_gettime(CLOCK_MONOTONIC, &now) == 0)
-    #else
-        if (clock_gettime(CLOCK_BOOTTIME, &now) == 0)
-    #endif
-            return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    #endif
-        return -1.0;
-    }
-
-    static inline PyObject *fastpos_new(PyTypeObject *kind)
-    {
-        static PyObject *nothing = NULL;
-        if (nothing == NULL && (nothing = PyTuple_New(0)) == NULL)
-            return NULL;
-        return kind->tp_new(kind, nothing, NULL);
-    }
-    """
+cdef extern from "_primitives.h":
     object new "fastpos_new"(type kind)
     double _with_sleep "fastpos_with_sleep"() noexcept
 
