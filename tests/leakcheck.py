@@ -21,7 +21,7 @@ from fastpos import DecodeError, decode
 from fastpos._c._inflate import Inflater
 from fastpos._c._tls import Reader
 from tests.fuzz import frames, session
-from tests.outcome import Rig
+from tests.runtime.outcome import Rig
 from tests.support.certificates import make_certificates
 from tests.support.pushes import ALTERED, MEMBERS
 

@@ -22,15 +22,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
 TESTS = [
-    "test_inflate.py",
-    "test_isal.py",
-    "test_compiled.py",
-    "test_decode.py",
-    "test_delivery.py",
-    "test_frames.py",
-    "test_fields.py",
-    "test_records.py",
-    "test_tls.py",
+    "wire/test_inflate.py",
+    "_c/test_isal.py",
+    "_c/test_compiled.py",
+    "wire/test_decode.py",
+    "runtime/test_delivery.py",
+    "wire/test_frames.py",
+    "model/test_fields.py",
+    "net/test_records.py",
+    "net/test_tls.py",
 ]
 
 
@@ -110,7 +110,7 @@ def fuzz(count: int) -> None:
     from fastpos._c._inflate import Inflater  # noqa: PLC0415
     from tests.support.frames import BINARY, frame  # noqa: PLC0415
     from tests.support.pushes import MEMBERS  # noqa: PLC0415
-    from tests.test_inflate import check_agreement, mutated  # noqa: PLC0415
+    from tests.wire.test_inflate import check_agreement, mutated  # noqa: PLC0415
 
     inflater = Inflater()
     guarded = GuardedBuffer()

@@ -18,20 +18,12 @@ import pytest
 
 from fastpos import PositionStream
 from fastpos.simulator import Exchange
-from tests.certificates import Certificates
-from tests.recording import (
-    KEY,
-    SOON,
-    Recorder,
-    answer_until_close,
-    load,
-    order,
-    push_frame,
-    serve_subscription,
-)
-from tests.servers import ScriptedServer
+from tests.support.certificates import Certificates
 from tests.support.connections import concurrently
 from tests.support.programs import said
+from tests.support.pushes import load, order, push_frame
+from tests.support.recording import KEY, SOON, Recorder
+from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
 
 if not hasattr(os, "fork"):
     pytest.skip("no os.fork() here", allow_module_level=True)

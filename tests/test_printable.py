@@ -20,15 +20,9 @@ from fastpos.rest import AccountSnapshot
 from fastpos.simulator import Exchange
 from fastpos.wire.credential import Credential
 from fastpos.wire.session import Closed, Session, Timing
-from tests.servers import (
-    BINARY,
-    TEXT,
-    ScriptedServer,
-    accept_upgrade,
-    close_frame,
-    frame,
-    read_request,
-)
+from tests.support.frames import BINARY, TEXT, close_frame, frame
+from tests.support.servers import ScriptedServer
+from tests.support.upgrade import accept_upgrade, read_request
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 

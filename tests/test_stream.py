@@ -23,9 +23,9 @@ from fastpos import (
     Unknown,
 )
 from fastpos.simulator import Exchange
-from tests.certificates import Certificates
-from tests.recording import SOON, Recorder, load, order, until
-from tests.support.pushes import REAL
+from tests.support.certificates import Certificates
+from tests.support.pushes import REAL, load, order
+from tests.support.recording import SOON, Recorder, until
 
 NewStream = Callable[..., PositionStream]
 

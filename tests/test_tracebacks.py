@@ -27,8 +27,10 @@ from fastpos.rest import AccountSnapshot
 from fastpos.simulator import Exchange
 from fastpos.tracebacks import clears_locals
 from fastpos.wire.credential import Credential
-from tests.recording import SOON
-from tests.servers import ScriptedServer, read_exactly, read_request, upgrade_response
+from tests.support.frames import read_exactly
+from tests.support.recording import SOON
+from tests.support.servers import ScriptedServer
+from tests.support.upgrade import read_request, upgrade_response
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 

@@ -18,7 +18,7 @@ from fastpos.runtime.callbacks import Handlers
 from fastpos.runtime.lookout import Lookout
 from fastpos.runtime.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
 from fastpos.simulator import Exchange
-from tests.outcome import Rig
+from tests.runtime.outcome import Rig
 from tests.support.pushes import order, push_frame
 from tests.support.recording import SOON, Recorder, until
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription

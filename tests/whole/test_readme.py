@@ -11,8 +11,7 @@ import pytest
 
 from fastpos.runtime.callbacks import CALLBACK_NAMES
 from fastpos.simulator import Exchange
-
-from .support.programs import ROOT, read_until, run, started
+from tests.support.programs import ROOT, read_until, run, started
 
 README = (ROOT / "README.md").read_text()
 PLACES = (ROOT, ROOT / "fastpos", ROOT / ".github" / "workflows")

@@ -14,9 +14,8 @@ import pytest
 
 from fastpos import AccountUpdate, CallbackError, Order, Position, PositionStream
 from fastpos.runtime.callbacks import CALLBACK_NAMES, Callback
-
-from .support.pushes import NAMES as PUSHES
-from .support.pushes import load
+from tests.support.pushes import NAMES as PUSHES
+from tests.support.pushes import load
 
 SECRET = "kN7vQ2xW9"
 

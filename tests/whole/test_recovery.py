@@ -18,7 +18,8 @@ from fastpos import (
 )
 from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
-from tests.recording import SOON, Recorder, order, until
+from tests.support.pushes import order
+from tests.support.recording import SOON, Recorder, until
 
 NewStream = Callable[..., PositionStream]
 

@@ -28,9 +28,8 @@ from fastpos import (
 )
 from fastpos.cli.lines import line
 from fastpos.wire.decoder import MAX_DEPTH
-
-from .fuzz.decoder import one, seeds
-from .pushes import NAMES, REAL, load, packed, pushed, text_of
+from tests.fuzz.decoder import one, seeds
+from tests.support.pushes import NAMES, REAL, load, packed, pushed, text_of
 
 KEPT = 300  # bytes of a bad push that an error keeps
 NUMBERS = [float, Decimal]

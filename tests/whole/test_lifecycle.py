@@ -26,30 +26,14 @@ from fastpos.runtime.changes import Changes
 from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
 from tests.conftest import QUICK
-from tests.recording import (
-    KEY,
-    SOON,
-    Recorder,
-    load,
-    order,
-    push_frame,
-    serve_subscription,
-    text_frame,
-    until,
-)
-from tests.servers import (
-    ScriptedServer,
-    accept_upgrade,
-    answer_until_close,
-    close_frame,
-    frame,
-    frames,
-    read_frame,
-    read_request,
-)
 from tests.support.certificates import Certificates
 from tests.support.connections import at_once, concurrently
+from tests.support.frames import close_frame, frame, frames, read_frame, text_frame
 from tests.support.programs import started
+from tests.support.pushes import load, order, push_frame
+from tests.support.recording import KEY, SOON, Recorder, until
+from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
+from tests.support.upgrade import accept_upgrade, read_request
 
 NewStream = Callable[..., PositionStream]
 

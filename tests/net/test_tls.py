@@ -17,24 +17,24 @@ import pytest
 from fastpos.errors import ConnectionFailed
 from fastpos.net.connection import Connection
 from fastpos.net.transport import Transport
-from tests.certificates import Certificates
-from tests.recording import until
-from tests.servers import (
+from tests.support.certificates import Certificates
+from tests.support.connections import Client, at_once, concurrently, opened, read_until_end, take
+from tests.support.frames import (
     BINARY,
     CLOSE,
     TEXT,
     ClientFrame,
-    OpensslServer,
-    ScriptedServer,
-    TcpProxy,
-    accept_upgrade,
     close_frame,
     frame,
     frames,
     read_exactly,
     read_frame,
 )
-from tests.support.connections import Client, at_once, concurrently, opened, read_until_end, take
+from tests.support.network import TcpProxy
+from tests.support.openssl import OpensslServer
+from tests.support.recording import until
+from tests.support.servers import ScriptedServer
+from tests.support.upgrade import accept_upgrade
 
 pytestmark = [pytest.mark.usefixtures("tidy", "decrypting"), pytest.mark.timeout(60)]
 

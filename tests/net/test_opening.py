@@ -24,15 +24,11 @@ from fastpos.net.address import Source, parse_proxy, parse_url
 from fastpos.net.connection import Connection
 from fastpos.net.dial import ATTEMPT_DELAY, _by_turns
 from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
-from tests.connections import at_once, concurrently, opened
-from tests.recording import SOON, until
-from tests.servers import (
-    ScriptedServer,
-    accept_upgrade,
-    close_frame,
-    read_request,
-    upgrade_response,
-)
+from tests.support.connections import at_once, concurrently, opened
+from tests.support.frames import close_frame
+from tests.support.recording import SOON, until
+from tests.support.servers import ScriptedServer
+from tests.support.upgrade import accept_upgrade, read_request, upgrade_response
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 

@@ -31,9 +31,8 @@ from fastpos import (
     decode,
 )
 from fastpos.account.book import Book
-
-from .pushes import NAMES, OF_A_BOOK, REAL, is_of_a_book, load, packed, pushed, text_of
-from .truth import merge
+from tests.account.truth import merge
+from tests.support.pushes import NAMES, OF_A_BOOK, REAL, is_of_a_book, load, packed, pushed, text_of
 
 TICK = """id adl_level liquidation_price margin margin_rate best_bid best_ask last_price
     mark_price"""

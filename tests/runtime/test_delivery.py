@@ -19,7 +19,7 @@ import pytest
 from fastpos import _c
 from fastpos.account.book import Book
 from fastpos.errors import CallbackError, DecodeError
-from tests.outcome import Rig, text
+from tests.runtime.outcome import Rig, text
 
 # --- compiled and not -----------------------------------------------------------------------------
 
@@ -115,8 +115,8 @@ class _Child:
 
     def __init__(self, **environment: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.outcome"],
-            cwd=Path(__file__).parent.parent,
+            [sys.executable, "-m", "tests.runtime.outcome"],
+            cwd=Path(__file__).parent.parent.parent,
             env={**os.environ, **environment, "PYTHONHASHSEED": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

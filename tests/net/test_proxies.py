@@ -17,19 +17,12 @@ from fastpos.net.connection import Connection
 from fastpos.net.proxy import proxy_from_environment
 from fastpos.net.upgrade import MAX_HANDSHAKE
 from fastpos.simulator import Exchange
-from tests.certificates import Certificates
-from tests.connections import at_once, concurrently, opened, take
-from tests.servers import (
-    TEXT,
-    HttpProxy,
-    ScriptedServer,
-    SocksProxy,
-    accept_upgrade,
-    frame,
-    frames,
-    read_exactly,
-    read_request,
-)
+from tests.support.certificates import Certificates
+from tests.support.connections import at_once, concurrently, opened, take
+from tests.support.frames import TEXT, frame, frames, read_exactly
+from tests.support.proxies import HttpProxy, SocksProxy
+from tests.support.servers import ScriptedServer
+from tests.support.upgrade import accept_upgrade, read_request
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 

@@ -12,9 +12,9 @@ import pytest
 from fastpos import ConnectionFailed, PositionStream, Snapshot
 from fastpos.simulator import Exchange
 from tests.chaos.host import Host
-from tests.recording import SOON, Recorder, order
-from tests.servers import TcpProxy
-from tests.support.recording import until
+from tests.support.network import TcpProxy
+from tests.support.pushes import order
+from tests.support.recording import SOON, Recorder, until
 
 NewStream = Callable[..., PositionStream]
 

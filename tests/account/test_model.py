@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import fastpos.account.book
 from fastpos import Position, ReconnectPolicy, Snapshot, SnapshotError
-from tests.truth import POSITION, TICKS, Bench, shown, told, truth_of
+from tests.account.truth import POSITION, TICKS, Bench, shown, told, truth_of
 
 RUNS = int(os.environ.get("FASTPOS_MODEL_RUNS", "40"))
 

@@ -34,8 +34,8 @@ from fastpos.account.book import Book
 from fastpos.account.state import LATE_TICKS
 from fastpos.runtime.snapshots import MAX_CALLS
 from fastpos.simulator import Exchange
-from tests.recording import SOON, Recorder, until
-from tests.truth import Bench, Bot, shown, snapshot_of, told, truth_of
+from tests.account.truth import Bench, Bot, shown, snapshot_of, told, truth_of
+from tests.support.recording import SOON, Recorder, until
 
 NewStream = Callable[..., PositionStream]
 

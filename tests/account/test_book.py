@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from fastpos import AccountUpdate, AdlPrice, Position, decode
 from fastpos.account import state
 from fastpos.account.book import Book
-
-from .pushes import is_of_a_book, load, packed, pushed
-from .truth import merge
+from tests.account.truth import merge
+from tests.support.pushes import is_of_a_book, load, packed, pushed
 
 
 class Exchange:

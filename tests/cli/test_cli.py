@@ -9,8 +9,7 @@ import pytest
 
 from fastpos import __version__
 from fastpos.simulator import Exchange
-
-from .support.programs import interrupted, read_until, run, started
+from tests.support.programs import interrupted, read_until, run, started
 
 
 def watch(exchange: Exchange) -> tuple[str, ...]:

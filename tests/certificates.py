@@ -1,3 +1,0 @@
-"""See tests/support."""
-
-from tests.support.certificates import *  # noqa: F403

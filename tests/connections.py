@@ -1,3 +1,0 @@
-"""See tests/support."""
-
-from tests.support.connections import *  # noqa: F403
