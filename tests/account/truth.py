@@ -130,6 +130,7 @@ class Bot:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._positions: dict[int, dict[str, Any]] = {}
+        self._closed: set[int] = set()
         self.events: list[Position] = []
 
     def on_position(self, position: Position) -> None:
@@ -138,13 +139,16 @@ class Bot:
             assert position.id is not None
             if position.change == "DELETE":
                 self._positions.pop(position.id, None)
-            else:
+                self._closed.add(position.id)
+            elif position.change == "CREATE" or position.id not in self._closed:
                 self._positions[position.id] = told(position)
+                self._closed.discard(position.id)
 
     def begin_with(self, positions: dict[int, Position]) -> None:
         """Forget everything but these."""
         with self._lock:
             self._positions = shown(positions)
+            self._closed.clear()
 
     @property
     def positions(self) -> dict[int, dict[str, Any]]:

@@ -61,6 +61,8 @@ class Fault:
     reported: bool = False
     """It is a bad message besides, which is told to on_error."""
     tls: bool = False
+    subscriptions: int = 2
+    """How many there are, where it ends connections: the first, and one after each end."""
 
     @property
     def id(self) -> str:
@@ -257,6 +259,26 @@ def restarted(rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
+def short_lived(rig: Rig) -> Iterator[None]:
+    """Three connections end as soon as they are subscribed: one outage, in which waits grow."""
+    for number in (2, 3, 4):
+        rig.network.reset()
+        rig.recorder.wait("on_ready", number)
+    assert rig.policy.asked == [1, 2, 3], f"asked for waits after {rig.policy.asked} failures"
+    yield
+
+
+@contextmanager
+def pinged(form: str, rig: Rig) -> Iterator[None]:
+    """The exchange sends a ping of its own, and has its answer."""
+    before = rig.exchange.counts["pong"]
+    assert rig.exchange.json_ping(form=form) == 1
+    rig.burst()
+    assert rig.exchange.wait_for("pong", SOON, before + 1), "a ping was not answered"
+    yield
+
+
+@contextmanager
 def _clock(rig: Rig, offset_s: Callable[[], float]) -> Iterator[None]:
     rig.exchange.ping_tolerance = 1e9  # seconds; a ping says what the host takes for the time
     right, rig.host.clock_offset_s = rig.host.clock_offset_s, offset_s
@@ -373,6 +395,18 @@ FAULTS: tuple[Fault, ...] = (
             ("garbage JSON", "text", "<html>", r"not JSON: .+"),
             ("garbage JSON", "other shape", ODD_SHAPE, SHAPE),
         )
+    ),
+    Fault(
+        "connections that live for a moment, one after the other",
+        short_lived,
+        END,
+        RESET,
+        AT_ONCE,
+        subscriptions=4,
+    ),
+    *(
+        Fault("pings of the exchange's own", partial(pinged, form), NOT, loss=Loss.NONE, case=form)
+        for form in ("text", "binary", "gzip")
     ),
     Fault("events not sent, pings answered", silent, NOT, loss=Loss.OUTAGE),
     Fault("one byte at a time", byte_by_byte, NOT, loss=Loss.NONE),

@@ -37,11 +37,13 @@ EVENTS_PER_S = 50
 class _SeededPolicy(ReconnectPolicy):
     """The default policy, its jitter taken from the trial's numbers."""
 
-    __slots__ = ("_rand",)
+    __slots__ = ("_rand", "asked")
 
     def __init__(self, rand: Callable[[], float]) -> None:
         super().__init__()
         self._rand = rand
+        self.asked: list[int] = []
+        """The failures in a row, each time that it was asked for a wait."""
 
     def delay(
         self,
@@ -49,6 +51,7 @@ class _SeededPolicy(ReconnectPolicy):
         outage_s: float = float("inf"),
         rand: Callable[[], float] = random.random,
     ) -> float:
+        self.asked.append(failures)
         return super().delay(failures, outage_s, self._rand)
 
 
@@ -72,7 +75,7 @@ class Rig(rig.Rig):
         """How many events there were; they are numbered from 1."""
         self.unsent = 0
         """How many of them were sent on no connection."""
-        self._policy = _SeededPolicy(random.Random(f"{seed} jitter").random)
+        self.policy = _SeededPolicy(random.Random(f"{seed} jitter").random)
         self._client_context = client
         self._stop_feeding = threading.Event()
 
@@ -92,7 +95,7 @@ class Rig(rig.Rig):
             pong_timeout=PONG_TIMEOUT,
             connect_timeout=CONNECT_TIMEOUT,
             subscribe_timeout=SUBSCRIBE_TIMEOUT,
-            reconnect=self._policy,
+            reconnect=self.policy,
             ssl_context=self._client_context,
             proxy="",
             **self.recorder.callbacks,  # type: ignore[arg-type]

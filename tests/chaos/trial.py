@@ -71,9 +71,9 @@ def _try(fault: Fault, rig: Rig, outcome: Outcome) -> None:
     returned = monotonic()
     ends = fault.seen in (Seen.END, Seen.ATTEMPT)
     if ends:
-        recorder.wait("on_ready", 2, PATIENCE + BACK_WITHIN)
+        recorder.wait("on_ready", fault.subscriptions, PATIENCE + BACK_WITHIN)
         lost_at, *_ = recorder.times["on_disconnect"]
-        back_at = recorder.times["on_ready"][1]
+        back_at = recorder.times["on_ready"][fault.subscriptions - 1]
         if not fault.away:
             returned = recorder.times["on_disconnect"][-1]
         attempts = [at for at in rig.host.lookups if at > lost_at]
@@ -131,7 +131,7 @@ def _account(fault: Fault, rig: Rig, outcome: Outcome) -> None:
     if fault.loss is Loss.NONE and len(came) != outcome.events:
         problems.append(f"{outcome.events - len(came)} events are missing")
     ends = fault.seen in (Seen.END, Seen.ATTEMPT)
-    if len(sessions) != (2 if ends else 1):
+    if len(sessions) != (fault.subscriptions if ends else 1):
         problems.append(f"subscribed {len(sessions)} times")
     # The end that an attempt follows is none of the fault's.
     expected = [fault.reason if ends else "", fault.meanwhile]
