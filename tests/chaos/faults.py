@@ -412,5 +412,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("one byte at a time", byte_by_byte, NOT, loss=Loss.NONE),
     Fault("host's clock set back an hour", clock_back, NOT, loss=Loss.NONE),
     Fault("host asleep for a night", asleep, NOT, loss=Loss.NONE),
-    Fault("`stop()` overlaps the next `start()`", restarted, END, "stopped", AT_ONCE, Loss.OUTAGE),
+    # What has arrived when it is stopped is not told any more.
+    Fault("`stop()` overlaps the next `start()`", restarted, END, "stopped", AT_ONCE),
 )
