@@ -258,7 +258,7 @@ class AccountSnapshot:
             return _orders(self._signed(_OPEN_ORDERS, list), time_ns(), self._number)
         except (SnapshotError, _WrongShape) as error:
             if self._network.stopped:
-                raise
+                raise self._failure(f"{_OPEN_ORDERS}: close() was called") from None
             if not self._orders_refused:
                 self._orders_refused = True
                 log.warning(
@@ -795,8 +795,7 @@ def _closable(raw: dict[str, Any], number: NumberType) -> float | Decimal | None
     """What is held without what closing orders wait for; `closeVolume` is closed already."""
     held = as_number(raw.get("volume"), Decimal)
     pending = as_number(raw.get("pendingCloseVolume"), Decimal)
-    if isinstance(held, float) and isinstance(pending, float):
-        held, pending = Decimal(repr(held)), Decimal(repr(pending))
+    held, pending = (Decimal(repr(x)) if isinstance(x, float) else x for x in (held, pending))
     if not isinstance(held, Decimal) or not isinstance(pending, Decimal):
         return None
     return number(_exact.subtract(held, pending))

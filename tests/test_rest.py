@@ -304,6 +304,16 @@ def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: Account
     assert {type(second.volume), type(snapshot.balances[1].frozen)} == {float}
 
 
+@pytest.mark.parametrize(("held", "pending"), [(12.5, 2), (12, 2.0), ("12.0", "2"), (12, 2)])
+def test_closable_is_what_no_closing_order_waits_for(
+    exchange: Exchange, source: AccountSnapshot, held: Any, pending: Any
+) -> None:
+    position = {"id": 1, "volume": held, "pendingCloseVolume": pending}
+    answer = {"account": [{"marginCoin": "USDT", "positionVos": [{"positions": [position]}]}]}
+    (found,) = from_account(exchange, source, answer).positions
+    assert found.closable_volume == float(held) - 2
+
+
 # --- open orders ----------------------------------------------------------------------------------
 
 

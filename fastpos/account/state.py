@@ -218,6 +218,9 @@ class State:
             self._end(part.store, id)
         else:
             if self._closed and (known is None or self.base is not None):
+                by_snapshot = id in self._closed and id not in self._ended[part.store]
+                if by_snapshot and self.base is None and change != _CREATE:
+                    self.contradicted = True  # the snapshot may have erred
                 self._closed.pop(id, None)  # it was opened again
             store[id] = entry_of(wire, event, stale, complete, wire)
             if len(store) > KEPT:
@@ -298,6 +301,8 @@ class State:
         times = self._closed.get(id)
         if times is None:
             return False
+        if self.base is not None:  # the ticks of a journal were counted when they came
+            return True
         if times < LATE_TICKS:
             self._closed[id] = times + 1
             return True
@@ -340,12 +345,16 @@ class State:
                 continue
             for record, id, latest in self._items(records, part, received_ns):
                 wire = self._wire_of(record)
-                known = before.get(id)
-                if part.merge == _PATCH and known is not None:
-                    lasting = {k: v for k, v in whole(known).items() if k not in _TICK_KEYS}
+                known, stale = before.get(id), _NOTHING
+                if known is not None:
+                    lasting = whole(known)
+                    if part.merge == _PATCH:
+                        lasting = {k: v for k, v in lasting.items() if k not in _TICK_KEYS}
+                    # What the gap made doubtful and the snapshot does not tell stays so.
+                    stale = frozenset((known.stale & lasting.keys()) - wire.keys())
                     wire = {**lasting, **wire}
                 if part.resting is None or part.resting.may_rest(wire, self._number):
-                    store[id] = entry_of(wire, latest, complete=True)
+                    store[id] = entry_of(wire, latest, stale, complete=True)
                     self._ended[name].pop(id, None)
                 if part.change is not None:
                     self._closed.pop(id, None)

@@ -57,7 +57,8 @@ SHOWN = 200
 # must not contradict them.
 _WORDS = ("event", "msg", "message", "data")
 _CODES = ("code", "status", "success")
-_GOOD_CODES = (0, 200, "0", "200", "ok", "success", None)
+_GOOD_NUMBERS = (0, 200)
+_GOOD_WORDS = frozenset({"", "ok", "success", "true", "subscribed", "connected"})
 
 # What a refused subscription is answered is not documented, so a text is judged by its words: by
 # parts of words, or by whole ones where the part is in others too ("key" in "monkey"), and by codes
@@ -66,7 +67,7 @@ _GOOD_CODES = (0, 200, "0", "200", "ok", "success", None)
 _JUDGED = 1000
 _REFUSED = (
     "fail", "error", "refuse", "reject", "denied", "invalid", "illegal", "forbid", "incorrect",
-    "wrong", "expire", "unauthor", "unsuccess",
+    "wrong", "expire", "unauthor", "unsuccess", "no permission", "no such", "no valid", "no auth",
 )  # fmt: skip
 _BUSY = (
     "busy", "maint", "overload", "too many", "too fast", "unavailable", "temporar", "later",
@@ -84,7 +85,7 @@ _CREDENTIAL_CODES = frozenset({"401", "403", "-1002", "-1022", "-2014", "-2015"}
 _FAULT = frozenset(
     {
         "again", "bad", "cannot", "disabled", "first", "insufficient", "lacks", "mismatch",
-        "missing", "must", "need", "needs", "no", "not", "please", "required", "requires",
+        "missing", "must", "need", "needs", "not", "please", "required", "requires",
         "revoked", "unable", "unknown", "without",
     }
 )  # fmt: skip
@@ -164,7 +165,7 @@ def why_no_push(text: bytes) -> str:
 
 def _words_of(said: dict[str, Any]) -> str:
     """The words of a reply that is a JSON object; "" where its code says that it is no success."""
-    if all(_is_good(said.get(key)) for key in _CODES):
+    if all(_is_good(key, said.get(key)) for key in _CODES):
         for key in _WORDS:
             words = said.get(key)
             if isinstance(words, str) and words.strip().lower() in (CONNECTED, SUBSCRIBED):
@@ -176,17 +177,25 @@ def _spoken(said: dict[str, Any]) -> tuple[str, list[Any]]:
     """All words and the codes of a reply that is a JSON object, or has them in one within."""
     parts = [said, *(value for value in said.values() if isinstance(value, dict))]
     words = [value for part in parts for value in part.values() if isinstance(value, str)]
-    codes = [part[key] for part in parts for key in _CODES if part.get(key) is not None]
+    codes = [part[key] for part in parts for key in _CODES if not _is_good(key, part.get(key))]
     return " ".join(words), codes
 
 
-def _is_good(code: Any) -> bool:
-    return code is True or (code is not False and code in _GOOD_CODES)
+def _is_good(key: str, code: Any) -> bool:
+    """Whether the code under `key` says that all is well, or nothing."""
+    if isinstance(code, str):
+        word = code.strip().lower()
+        if not word.isdigit():
+            return word in _GOOD_WORDS
+        code = int(word[:20])
+    if isinstance(code, bool) or code is None:
+        return code is not False
+    return code in _GOOD_NUMBERS or (code == 1 and key != "code")
 
 
 def _is_bad(code: Any) -> bool:
     """Whether a code says that it is no success. What is no number is among the words."""
-    return not _is_good(code) and (code is False or str(code).lstrip("-").isdigit())
+    return code is False or str(code).lstrip("-").isdigit()
 
 
 def _judged(spoken: str, codes: list[Any]) -> Said:

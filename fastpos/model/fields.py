@@ -140,7 +140,12 @@ def as_name(value: Any, forms: dict[Any, str]) -> Any:
     kind = type(value)
     if kind is str:
         name = forms.get(value)
-        return name if name is not None else forms.get(value.lower(), value)
+        if name is None:
+            name = forms.get(value.lower())
+        if name is None:
+            whole = as_integer(value)
+            name = forms.get(whole) if type(whole) is int else None
+        return value if name is None else name
     if kind is int:
         return forms.get(value, value)
     if kind is float or kind is Decimal:

@@ -105,6 +105,8 @@ def _race(
     next_begin = 0.0
     try:
         while (waiting or racing) and (now := monotonic()) < deadline:
+            if racing:  # the one that was shown last may have failed, and been shut down since
+                adopt(racing[-1])
             if any(transport.is_shut for transport in racing):
                 raise ConnectionAbortedError("stopped")
             if waiting and (not racing or now >= next_begin):

@@ -18,6 +18,7 @@ import os
 import selectors
 import socket
 import struct
+import sys
 import threading
 from contextlib import suppress
 from typing import Any
@@ -26,7 +27,8 @@ from ..clock import monotonic
 
 __all__ = ["Transport", "new_selector"]
 
-_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
+# macOS has the flag, and does not heed it when it sends.
+_DONTWAIT: int = 0 if sys.platform == "darwin" else getattr(socket, "MSG_DONTWAIT", 0)
 new_selector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )

@@ -242,15 +242,18 @@ class Driver:
     def _close(self) -> None:
         if self._dispatcher is not None:
             self._dispatcher.wake()
-        if self._link is not None:
-            self._link.close()
+        link = self._link
+        if link is not None:
+            link.close()
 
     def _abort(self) -> None:
-        if self._link is not None:
-            self._link.abort("stopped")
+        link = self._link
+        if link is not None:
+            link.abort("stopped")
 
     def _follow(self) -> None:
-        if self._link is not None and self._link.follow(self._wanted):
+        link = self._link
+        if link is not None and link.follow(self._wanted):
             self._feed.paused()
 
     # --- the reader ---------------------------------------------------------------------------
@@ -350,6 +353,8 @@ class Driver:
             if self._owner.is_another:
                 raise
             # A mistake of ours must not end the feed.
+            if link is not None:
+                link.fail(error)
             reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
             failure = FastposError(reason)
             failure.__cause__ = error

@@ -237,6 +237,10 @@ class Feed:
             received_ns=link.received_ns,
         )
         self._snapshots.begin(gap)
+        session = link.session
+        if session is not None and session.phase is not Phase.READY:  # paused in this moment
+            self._subscribed_until = now
+            self._snapshots.interrupt()
         after = "" if gap is None else f" after a gap of {gap:.1f} s"
         extra = self._fields("subscribed", gap_s=gap, attempt=event.attempts)
         log.info("%s: subscribed%s", self._settings.address, after, extra=extra)
@@ -244,7 +248,8 @@ class Feed:
 
     def paused(self) -> None:
         """Pushes came until now, and are not wanted any more."""
-        self._subscribed_until = monotonic()
+        if self._was_ready:  # else it is told of in `_subscribed`, which is to come
+            self._subscribed_until = monotonic()
         self._snapshots.interrupt()
         log.info("%s: paused", self._settings.address, extra=self._fields("paused"))
 

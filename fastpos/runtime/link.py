@@ -181,10 +181,17 @@ class Link:
     def _lost(self, error: Exception) -> None:
         assert self.session is not None
         now = monotonic()
-        if isinstance(error, EOFError):  # it comes in order, so nothing was lost before it
-            self.last_received = now
         with self._lock:
+            is_ours = self._closed is not None or self.session.phase is Phase.ENDED
+            if isinstance(error, EOFError) and not is_ours:
+                self.last_received = now  # it comes in order, so nothing was lost before it
             self._closed = self._closed or self.session.lost(error, now)
+
+    def fail(self, error: Exception) -> None:
+        """Say that the reader can't go on with it, so that nobody looks after it any more."""
+        with self._lock:
+            if self.session is not None:
+                self.session.lost(error, monotonic())
 
     # --- the reader's and the ping thread's ---------------------------------------------------
 

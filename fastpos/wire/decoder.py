@@ -104,7 +104,7 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
     try:
         push = parsed
         channel = _BY_NAME[push[_CHANNEL]]
-        if channel.only is not None and push.get(channel.only[0]) != channel.only[1]:
+        if channel.only is not None and not _is_only(push, channel):
             channel = UNDOCUMENTED
         body = push if channel.body is None else push[channel.body]
     except (KeyError, TypeError):
@@ -204,9 +204,17 @@ def _channel_of(parsed: Any, text: bytes) -> Channel:
         if channel.name.lower() == name.lower():
             if type(parsed if channel.body is None else parsed.get(channel.body)) is not dict:
                 raise _wrong(channel, None, "an object", text)
-            if channel.only is None or parsed.get(channel.only[0]) == channel.only[1]:
+            if channel.only is None or _is_only(parsed, channel):
                 return channel
     return UNDOCUMENTED
+
+
+def _is_only(push: dict[str, Any], channel: Channel) -> bool:
+    """Whether a push says the one value, in either case, that makes it the channel's event."""
+    assert channel.only is not None
+    key, value = channel.only
+    said = push.get(key)
+    return type(said) is str and said.lower() == value
 
 
 def _wrong(channel: Channel, part: Part | None, expected: str, text: bytes) -> DecodeError:

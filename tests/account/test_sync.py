@@ -434,8 +434,33 @@ def test_numbers_are_compared_by_value(bench: Bench) -> None:
     synced = bench.synceds[-1]
     assert (synced.created, synced.updated, synced.deleted) == (0, 0, 0)
     # What the source left out is kept.
-    assert bench.book.positions[held].contract_alias == wire["con"]
-    assert not bench.book.positions[held].stale
+    position = bench.book.positions[held]
+    assert position.contract_alias == wire["con"]
+    # And is as doubtful as the gap has made it.
+    assert {"contract_alias", "closable_volume"} <= position.stale_fields
+    assert position.stale_fields.isdisjoint({"volume", "open_price", "side", "leverage"})
+
+
+def test_a_stop_loss_that_a_snapshot_does_not_tell_is_kept_as_doubtful(bench: Bench) -> None:
+    bench.sync_now()
+    id, push = bench.account.place_order({"contractName": "E-BTC-USDT", "volume": 5}, None, 60000)
+    bench.push(push)
+    bench.gap()
+    bench.answer(Snapshot([], [], [Order(order_id=id, volume=5, action="NEW")]))
+    order = bench.book.orders[id]
+    assert order.stop_loss is not None
+    assert order.stale
+
+
+def test_an_update_of_what_a_snapshot_closed_says_that_it_erred(bench: Bench) -> None:
+    bench.sync_now()
+    held = open_(bench, volume=3)
+    bench.gap()
+    bench.answer(Snapshot([], []))
+    assert bench.sync.synced
+    bench.push(bench.account.update_position(held, {"mr": 0.5}))
+    bench.poll()
+    assert not bench.sync.synced
 
 
 # --- knowing what one does not know ---------------------------------------------------------------

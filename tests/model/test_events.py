@@ -429,7 +429,7 @@ def test_undocumented_codes_are_passed_on(value: Any) -> None:
 
 def test_codes_and_flags_in_any_form() -> None:
     for code, action in ((1, "NEW"), (2, "CANCEL"), (3, "CHANGE")):
-        for form in (code, str(code), float(code), action, action.lower()):
+        for form in (code, str(code), float(code), f"{code}.0", action, action.lower()):
             assert order_with(orderAction=form).action == action
     update: Any = decode(
         pushed({"channel": "account_update", "d": {"et": "delete", "p": {"id": 1}}})

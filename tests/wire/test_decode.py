@@ -23,6 +23,7 @@ from fastpos import (
     DecodeError,
     FastposError,
     Order,
+    SystemClose,
     Unknown,
     decode,
 )
@@ -218,6 +219,11 @@ def test_unknown_channels(channel: str) -> None:
     assert type(event) is Unknown
     assert event.raw == push
     assert line(event)
+
+
+@pytest.mark.parametrize("said", ["close", "CLOSE", "Close"])
+def test_system_close_in_either_case(said: str) -> None:
+    assert isinstance(decode(pushed({"channel": "SYSTEM", "et": said})), SystemClose)
 
 
 @pytest.mark.parametrize("push", [{"et": "open"}, {"et": None}, {}, {"et": ["close"]}])

@@ -200,6 +200,16 @@ def test_a_reply_is_known_in_every_wrapping(words: str, wrapped: str) -> None:
         ("sub success!", Said.OTHER, "sub success!"),
         ("no sub success", Said.OTHER, "no sub success"),
         ('{"code":-1,"msg":"Bad Token"}', Said.CREDENTIAL, '{"code":-1,"msg":"Bad Token"}'),
+        *(
+            (f'{{{code},"msg":"sub success"}}', Said.SUBSCRIBED, SUBSCRIBED)
+            for code in (
+                *('"code":"00000"', '"success":1', '"success":"true"', '"status":"OK"'),
+                *('"status":"subscribed"', '"success":true,"code":"SUCCESS"', '"status":"1"'),
+            )
+        ),
+        ('{"code":1,"msg":"sub success"}', Said.REFUSED, '{"code":1,"msg":"sub success"}'),
+        ("Mantenimiento, el login no funciona", Said.OTHER, "Mantenimiento, el login no funciona"),
+        ("no permission", Said.CREDENTIAL, "no permission"),
         ('{"code":401,"msg":"sub success"}', Said.CREDENTIAL, '{"code":401,"msg":"sub success"}'),
         ('{"event":{"sub success":1}}', Said.OTHER, '{"event":{"sub success":1}}'),
         ("x" * 1000, Said.OTHER, "x" * 200),
