@@ -54,16 +54,19 @@ def imports_in(name: str, path: Path) -> Iterator[str]:
 def found_from(*names: str) -> set[str]:
     """The modules that are found by reading, beginning with these."""
     found: set[str] = set()
+    missing: set[str] = set()  # a name in a module, or a binary that was not built
     pending = [*names]
     while pending:
         name = pending.pop()
-        if name in found or name.partition(".")[0] not in OURS:
+        package = name.rpartition(".")[0]
+        if name in found | missing or name.partition(".")[0] not in OURS:
             continue
-        if "." in name and name.rpartition(".")[0] not in found:
-            pending += [name, name.rpartition(".")[0]]
+        if package and package not in found | missing:
+            pending += [name, package]
             continue
-        path = file_of(name)
+        path = None if package in missing else file_of(name)
         if path is None:
+            missing.add(name)
             continue
         found.add(name)
         if path.suffix == ".py":
