@@ -149,6 +149,20 @@ except ImportError:
 """
 
 
+def _run(script: Path) -> str:
+    """Run a script that must succeed, and give what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(fastpos.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("how", ["start", "run_forever"])
 @pytest.mark.parametrize("file", ["websocket.py", "websocket/__init__.py"])
 def test_a_module_of_the_user_named_websocket_is_named_at_the_start(
@@ -159,31 +173,15 @@ def test_a_module_of_the_user_named_websocket_is_named_at_the_start(
     namesake.write_text("def connect():\n    pass\n")
     script = tmp_path / "bot.py"
     script.write_text(NAMESAKE.format(how=how))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(Path(fastpos.__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(namesake) in done.stdout
-    assert "not websocket-client's" in done.stdout
-    assert "and again" in done.stdout
+    said = _run(script)
+    assert str(namesake) in said
+    assert "not websocket-client's" in said
+    assert "and again" in said
 
 
 def test_a_script_named_websocket(tmp_path: Path) -> None:
     """It is imported once more by the name, and starts a stream then."""
     script = tmp_path / "websocket.py"
     script.write_text(NAMESAKE.format(how="start"))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(Path(fastpos.__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(script) in done.stdout
+    said = _run(script)
+    assert str(script) in said
