@@ -24,7 +24,7 @@
 #endif
 
 #define GIL_KEPT_UP_TO (64 * 1024)      /* bytes of input */
-#define SPLIT_UP_TO (16 * 1024)         /* bytes of output of one split(): the first cache's */
+#define SPLIT_UP_TO (32 * 1024)         /* bytes of output of one split(): about the first cache */
 #define SCRATCH_SIZE (16 * 1024)
 #define SPARE_ROOM 512                  /* that ISA-L is given beyond what it should write */
 #define MAX_RATIO 1032                  /* of deflate: 258 bytes from two bits */
@@ -233,7 +233,7 @@ PyDoc_STRVAR(split_doc,
 "Takes complete, unfragmented, unmasked binary frames (RFC 6455) with a payload of less than\n"
 "64 KiB that is one gzip member of at most `max_size` bytes, compressed or not. Stops at the\n"
 "first thing that is anything else, which it leaves to the caller to judge, and when it has\n"
-"appended 16 KiB. Returns the position after the last frame taken. Never lets go of the GIL.");
+"appended 32 KiB. Returns the position after the last frame taken. Never lets go of the GIL.");
 
 static PyObject *
 Inflater_split(Inflater *self, PyObject *const *args, Py_ssize_t nargs)

@@ -90,7 +90,7 @@ class Book:
         part = STORED["positions"]
         if self._interrupted:
             return False
-        for entry in self._state.stores["positions"].copy().values():
+        for entry in self._state.stores["positions"].entries.copy().values():
             if entry.stale != frozenset(whole(entry).keys() & part.names):
                 return True
         return False
@@ -101,7 +101,7 @@ class Book:
         stores = self._state.stores
         content: dict[str, Any] = {"version": 1}
         for name, part in STORED.items():
-            entries = [*stores[name].copy().values()]
+            entries = [*stores[name].entries.copy().values()]
             if part.change is None:
                 content[name] = [whole(entry) for entry in entries]
             else:
@@ -185,6 +185,7 @@ class Book:
         self._owner.check()
         latest = no_push(self._number, 0)
         loaded = State(self._number)
+        loaded.ticks = self._state.ticks
         try:
             content = json.loads(text, parse_float=self._number)
             if content["version"] != 1:
@@ -197,12 +198,12 @@ class Book:
                     if id is None:
                         raise ValueError(f"{name} with {part.id_key} {wire.get(part.id_key)!r}")
                     complete = told and bool(item["complete"])
-                    loaded.stores[name][id] = entry_of(
+                    loaded.stores[name].entries[id] = entry_of(
                         wire, latest, complete=complete, published=wire
                     )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not what Book.dump() gave: {error}") from None
         loaded.mark_stale()
         for name, store in self._state.stores.items():
-            loaded.stores[name].update(store)
+            loaded.stores[name].entries.update(store.entries)
         self._state = loaded

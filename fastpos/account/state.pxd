@@ -14,37 +14,45 @@ cdef class Entry:
     cdef readonly EventSlots latest
     cdef readonly frozenset stale
     cdef readonly bint complete
-    cdef readonly Py_ssize_t missed
+    cdef readonly Py_ssize_t heard
 
 @cython.locals(entry=Entry)
 cpdef Entry entry_of(
     dict wire, EventSlots latest, frozenset stale=*, bint complete=*, dict published=*, dict tick=*,
-    Py_ssize_t missed=*)
+    Py_ssize_t heard=*)
 cpdef dict whole(Entry entry)
 @cython.locals(both=dict)
 cpdef dict merged(dict known, dict news)
+
+cdef class Store:
+    cdef public Store base
+    cdef readonly dict entries, ended
+    cdef readonly bint crowded
+    cdef readonly Py_ssize_t limit
+    cdef readonly object name
+
+    cdef Entry known(self, id)
+    cdef keep(self, id, Entry entry)
+    cdef end(self, id)
 
 cdef class State:
     cdef readonly dict stores
     cdef public State base
     cdef public bint contradicted
+    cdef public Py_ssize_t ticks
     cdef object _number
-    cdef readonly dict _closed, _ended
-    cdef readonly set _crowded
+    cdef readonly dict _closed
 
-    @cython.locals(body=dict, part=Part)
+    @cython.locals(body=dict, part=Part, store=Store)
     cpdef apply(self, EventSlots event, Channel channel)
-    cdef Entry _known(self, name, dict store, id)
-    @cython.locals(store=dict, known=Entry, stale=frozenset)
-    cdef _keep(self, Part part, dict wire, EventSlots event)
-    @cython.locals(store=dict, known=Entry, stale=frozenset, before=dict, wire=dict, complete=bint)
+    @cython.locals(known=Entry, stale=frozenset)
+    cdef _keep(self, Part part, Store store, dict wire, EventSlots event)
+    @cython.locals(store=Store, known=Entry, stale=frozenset, before=dict, wire=dict, complete=bint)
     cdef _patch_and_tell(self, Part part, dict news, EventSlots event, change)
-    @cython.locals(store=dict, known=Entry, stale=frozenset, wire=dict, tick=dict, listed=Py_ssize_t)
+    @cython.locals(store=Store, known=Entry, stale=frozenset, wire=dict, tick=dict, number=Py_ssize_t)
     cdef _tick(self, Part part, list ticks, EventSlots event)
     cpdef note_closed(self, id)
-    @cython.locals(ended=dict)
-    cdef _end(self, name, id)
-    cdef bint _is_late(self, id) except -1
+    cdef bint _is_late(self, Store store, id) except -1
     @cython.locals(part=Part, entry=Entry, wire=dict)
     cpdef show(self, name, stale, now_ms)
 

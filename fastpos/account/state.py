@@ -60,7 +60,7 @@ _ATTACHED = {":take_profit": "takerProfit", ":stop_loss": "stopLoss"}
 class Entry:
     """One thing that is known. It is not changed once it stands in a store."""
 
-    __slots__ = ("complete", "latest", "missed", "published", "stale", "tick", "wire")
+    __slots__ = ("complete", "heard", "latest", "published", "stale", "tick", "wire")
     wire: dict[str, Any]  # all that was told of it, but for `tick`
     latest: Any  # the push that was last merged
     stale: frozenset[str]  # keys of what may be out of date
@@ -68,7 +68,7 @@ class Entry:
     complete: bool  # whether its CREATE was seen
     published: dict[str, Any] | None  # what its callback was last called with
     tick: dict[str, Any] | None  # the last one, where it is not in `wire` yet
-    missed: int  # ticks in a row that did not list it
+    heard: int  # which tick it was, of all, that it was last heard of in or after
 
 
 def entry_of(
@@ -78,7 +78,7 @@ def entry_of(
     complete: bool = False,
     published: dict[str, Any] | None = None,
     tick: dict[str, Any] | None = None,
-    missed: int = 0,
+    heard: int = 0,
 ) -> Entry:
     """Make an entry."""
     entry: Entry = primitives.new(Entry)
@@ -88,7 +88,7 @@ def entry_of(
     entry.complete = complete
     entry.published = published
     entry.tick = tick
-    entry.missed = missed
+    entry.heard = heard
     return entry
 
 
@@ -106,6 +106,62 @@ def merged(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
+class Store:
+    """All things of one kind that are known, by their id.
+
+    Args:
+        name: of the kind.
+        base: looked in for what is not known here.
+    """
+
+    __slots__ = ("base", "crowded", "ended", "entries", "limit", "name")
+
+    def __init__(self, name: str, base: Store | None = None) -> None:
+        self.name = name
+        self.base = base
+        self.limit = KEPT
+        self.entries: dict[Any, Entry] = {}
+        # Ids that a push has ended: ids are not used again, so what another push says of one came
+        # late.
+        self.ended: dict[Any, None] = {} if base is None else dict(base.ended)
+        self.crowded: bool = base is not None and base.crowded  # that is said in the log, once
+
+    def known(self, id: Any) -> Entry | None:
+        """Give what is known of a thing, None where nothing is."""
+        entry = self.entries.get(id)
+        if entry is None and self.base is not None:
+            entry = self.base.entries.get(id)
+        return entry
+
+    def keep(self, id: Any, entry: Entry) -> None:
+        """Have `entry` known of a thing."""
+        self.entries[id] = entry
+        if len(self.entries) > self.limit:
+            self._make_room()
+
+    def end(self, id: Any) -> None:
+        """Take note that a push has ended a thing."""
+        self.entries.pop(id, None)
+        self.ended[id] = None
+        if len(self.ended) > REMEMBERED:
+            del self.ended[next(iter(self.ended))]
+
+    def _make_room(self) -> None:
+        """Forget what no push has told of for the longest."""
+        entries = self.entries
+        oldest = sorted(entries, key=lambda id: entries[id].latest._received_ns)
+        for id in oldest[: len(entries) - self.limit + self.limit // 10]:
+            del entries[id]
+        if not self.crowded:
+            self.crowded = True
+            log.warning(
+                "over %d %s: the oldest that no push tells of are forgotten",
+                self.limit,
+                self.name,
+                extra=fields("forgotten", kind=self.name),
+            )
+
+
 class State:
     """An account as the pushes (and perhaps a snapshot before them) tell it.
 
@@ -114,23 +170,20 @@ class State:
         base: looked in for what is not known here, while a journal is applied.
     """
 
-    __slots__ = ("_closed", "_crowded", "_ended", "_number", "base", "contradicted", "stores")
+    __slots__ = ("_closed", "_number", "base", "contradicted", "stores", "ticks")
 
     def __init__(self, number: NumberType, base: State | None = None) -> None:
         self._number = number
         self.base = base
-        self.stores: dict[str, dict[Any, Entry]] = {name: {} for name in STORED}
-        """Of each kind, id -> entry."""
+        self.stores: dict[str, Store] = {
+            name: Store(name, None if base is None else base.stores[name]) for name in STORED
+        }
         self.contradicted = False
         """Whether ticks go on to list a position that the snapshot does not have."""
+        self.ticks = 0
+        """How many ticks there were."""
         # Id of a closed position -> how many ticks have listed it since.
         self._closed: dict[int, int] = {} if base is None else dict(base._closed)
-        self._crowded: set[str] = set() if base is None else base._crowded  # said in the log
-        # Of each kind, ids that a push has ended: ids are not used again, so what another push says
-        # of one came late.
-        self._ended: dict[str, dict[Any, None]] = {
-            name: {} if base is None else dict(base._ended[name]) for name in STORED
-        }
 
     # --- pushes -----------------------------------------------------------------------------
 
@@ -150,39 +203,31 @@ class State:
                     if self.base is None:  # else it comes from a journal, and was told before
                         event._part = told
             elif part.many:
+                store = self.stores[part.store]
                 for item in value:
-                    self._keep(part, item, event)
+                    self._keep(part, store, item, event)
             else:
-                self._keep(part, value, event)
+                self._keep(part, self.stores[part.store], value, event)
 
-    def _known(self, name: str, store: dict[Any, Entry], id: Any) -> Entry | None:
-        known = store.get(id)
-        if known is None and self.base is not None:
-            known = self.base.stores[name].get(id)
-        return known
-
-    def _keep(self, part: Part, wire: dict[str, Any], event: EventSlots) -> None:
+    def _keep(self, part: Part, store: Store, wire: dict[str, Any], event: EventSlots) -> None:
         """Patch or replace what is known of a thing; drop it where it ended."""
         id = part.id_of(wire)
         if id is None:
             return
-        if part.resting is not None and id in self._ended[part.store]:
-            return
-        store = self.stores[part.store]
         stale = _NOTHING
         if part.merge == _PATCH:
-            known = self._known(part.store, store, id)
+            known = store.known(id)
             if known is not None and not primitives.tells_all(wire, known.wire):
                 if known.stale:
                     stale = known.stale - _told(wire)
                 wire = merged(known.wire, wire)
-        if part.resting is not None and not part.resting.is_open(wire, self._number):
-            store.pop(id, None)
-            self._end(part.store, id)
-        else:
-            store[id] = entry_of(wire, event, stale)
-            if len(store) > KEPT:
-                self._make_room(part.store)
+        if part.resting is not None:
+            if id in store.ended:
+                return
+            if not part.resting.is_open(wire, self._number):
+                store.end(id)
+                return
+        store.keep(id, entry_of(wire, event, stale))
 
     def _patch_and_tell(
         self, part: Part, news: dict[str, Any], event: EventSlots, change: Any
@@ -192,16 +237,17 @@ class State:
         id = part.id_of(news)
         if id is None:  # there is nothing to merge it with
             return position_of(part.record, event, news, {}, is_new, change)
-        if is_new:
-            self._ended[part.store].pop(id, None)  # it was opened again
-        elif id in self._ended[part.store]:
-            return position_of(part.record, event, news, {}, False, change)
         store = self.stores[part.store]
-        known = self._known(part.store, store, id)
+        if store.ended:
+            if is_new:
+                store.ended.pop(id, None)  # it was opened again
+            elif id in store.ended:
+                return position_of(part.record, event, news, {}, False, change)
+        known = store.known(id)
         complete = is_new
         stale = _NOTHING
         if known is None or (is_new and known.complete):  # a new one, of which all is told
-            before: dict[str, Any] = {}
+            before = {}
             wire = news
         else:
             complete = is_new or known.complete
@@ -213,38 +259,32 @@ class State:
         if stale:
             _show_stale(part, told, stale)
         if change == _DELETE:
-            store.pop(id, None)
             self.note_closed(id)
-            self._end(part.store, id)
+            store.end(id)
         else:
             if self._closed and (known is None or self.base is not None):
-                by_snapshot = id in self._closed and id not in self._ended[part.store]
+                by_snapshot = id in self._closed and id not in store.ended
                 if by_snapshot and self.base is None and change != _CREATE:
                     self.contradicted = True  # the snapshot may have erred
                 self._closed.pop(id, None)  # it was opened again
-            store[id] = entry_of(wire, event, stale, complete, wire)
-            if len(store) > KEPT:
-                self._make_room(part.store)
+            store.keep(id, entry_of(wire, event, stale, complete, wire, None, self.ticks))
         return told
 
     def _tick(self, part: Part, ticks: list[Any], event: EventSlots) -> None:
         store = self.stores[part.store]
-        listed = 0
+        number = self.ticks + 1
         for wire in ticks:
             id = part.id_of(wire)
-            if id is None or (self._closed and self._is_late(id)):
+            if id is None or (self._closed and self._is_late(store, id)):
                 continue
-            known = store.get(id)
+            known = store.entries.get(id)
             if known is None:
                 if self.base is not None:
                     continue  # the snapshot lacks it, and no push has said that it is open
-                store[id] = entry_of(wire, event)
-                self._ended[part.store].pop(id, None)
-                listed += 1
+                store.ended.pop(id, None)
+                store.keep(id, entry_of(wire, event, _NOTHING, False, None, None, number))
                 continue
             tick = known.tick
-            if known.latest is not event:  # else it is listed twice
-                listed += 1
             if tick is not None and not primitives.tells_all(wire, tick):
                 tick = {**tick, **wire}
             else:
@@ -252,21 +292,11 @@ class State:
             stale = known.stale
             if stale:
                 stale = stale.difference(wire)
-            store[id] = entry_of(known.wire, event, stale, known.complete, known.published, tick)
-        if len(store) > KEPT:
-            self._make_room(part.store)
-        if listed < len(store):
-            for id, known in [*store.items()]:
-                if known.latest is not event:
-                    store[id] = entry_of(
-                        known.wire,
-                        known.latest,
-                        known.stale,
-                        known.complete,
-                        known.published,
-                        known.tick,
-                        known.missed + 1,
-                    )
+            store.keep(
+                id,
+                entry_of(known.wire, event, stale, known.complete, known.published, tick, number),
+            )
+        self.ticks = number  # last, so that nobody sees as missed what is about to be listed
 
     def note_closed(self, id: int) -> None:
         """Take note that a position is closed, for ticks that were made before."""
@@ -274,29 +304,7 @@ class State:
         if len(self._closed) > REMEMBERED:
             del self._closed[next(iter(self._closed))]
 
-    def _make_room(self, name: str) -> None:
-        """Forget of a store what no push has told of for the longest."""
-        store = self.stores[name]
-        oldest = sorted(store, key=lambda id: store[id].latest._received_ns)
-        for id in oldest[: len(store) - KEPT + KEPT // 10]:
-            del store[id]
-        if name not in self._crowded:
-            self._crowded.add(name)
-            log.warning(
-                "over %d %s: the oldest that no push tells of are forgotten",
-                KEPT,
-                name,
-                extra=fields("forgotten", kind=name),
-            )
-
-    def _end(self, name: str, id: Any) -> None:
-        """Take note that a push has ended something."""
-        ended = self._ended[name]
-        ended[id] = None
-        if len(ended) > REMEMBERED:
-            del ended[next(iter(ended))]
-
-    def _is_late(self, id: int) -> bool:
+    def _is_late(self, store: Store, id: int) -> bool:
         """Whether a tick that lists `id` was made before its position was closed."""
         times = self._closed.get(id)
         if times is None:
@@ -307,7 +315,7 @@ class State:
             self._closed[id] = times + 1
             return True
         del self._closed[id]
-        if id not in self._ended["positions"]:  # it was a snapshot that closed it, and no push
+        if id not in store.ended:  # it was a snapshot that closed it, and no push
             self.contradicted = True
         return False
 
@@ -316,14 +324,15 @@ class State:
     def mark_stale(self) -> None:
         """Take note that pushes may have been missed."""
         for name, part in STORED.items():
-            store = self.stores[name]
-            for id, entry in [*store.items()]:
-                store[id] = entry_of(
+            entries = self.stores[name].entries
+            for id, entry in [*entries.items()]:
+                entries[id] = entry_of(
                     wire := whole(entry),
                     entry.latest,
                     frozenset(wire.keys() & part.names),
                     entry.complete,
                     entry.published,
+                    heard=self.ticks,
                 )
 
     def take(self, snapshot: Snapshot, received_ns: int) -> None:
@@ -338,10 +347,10 @@ class State:
         base = self.base
         assert base is not None
         for name, part in STORED.items():
-            store, before = self.stores[name], base.stores[name]
+            store, before = self.stores[name], base.stores[name].entries
             records = getattr(snapshot, name)
             if records is None and name in Snapshot._field_defaults:  # the source does not know
-                store.update(before)
+                store.entries.update(before)
                 continue
             for record, id, latest in self._items(records, part, received_ns):
                 wire = self._wire_of(record)
@@ -354,8 +363,8 @@ class State:
                     stale = frozenset((known.stale & lasting.keys()) - wire.keys())
                     wire = {**lasting, **wire}
                 if part.resting is None or part.resting.may_rest(wire, self._number):
-                    store[id] = entry_of(wire, latest, stale, complete=True)
-                    self._ended[name].pop(id, None)
+                    store.entries[id] = entry_of(wire, latest, stale, complete=True)
+                    store.ended.pop(id, None)
                 if part.change is not None:
                     self._closed.pop(id, None)
 
@@ -401,10 +410,12 @@ class State:
             What a bot has to be told that was told what the base says, as events.
         """
         assert self.base is not None
-        before, self.base = self.base.stores["positions"], None
-        part, store = STORED["positions"], self.stores["positions"]
+        before, self.base = self.base.stores["positions"].entries, None
+        for store in self.stores.values():
+            store.base = None
+        part, entries = STORED["positions"], self.stores["positions"].entries
         events: list[Any] = []
-        for id, entry in [*store.items()]:
+        for id, entry in [*entries.items()]:
             wire = whole(entry)
             known = before.get(id)
             told = None if known is None else known.published  # not by the journal
@@ -416,10 +427,12 @@ class State:
                 events.append(
                     position_of(part.record, entry.latest, wire, told, entry.complete, "UPDATE")
                 )
-            store[id] = entry_of(wire, entry.latest, entry.stale, entry.complete, wire)
+            entries[id] = entry_of(
+                wire, entry.latest, entry.stale, entry.complete, wire, heard=self.ticks
+            )
         nothing = no_push(self._number, received_ns)
         for id, old in before.items():
-            if id not in store:
+            if id not in entries:
                 if old.published is not None:
                     wire = whole(old)
                     events.append(
@@ -443,7 +456,7 @@ class State:
         """
         part, number = STORED[name], self._number
         shown = {}
-        for id, entry in self.stores[name].copy().items():
+        for id, entry in self.stores[name].entries.copy().items():
             wire = whole(entry)
             if part.expires is not None:
                 ends = as_integer(wire.get(part.expires))
@@ -460,7 +473,7 @@ class State:
                 record = position_of(part.record, entry.latest, wire, wire, entry.complete, None)
                 if old:
                     _show_stale(part, record, old)
-                if entry.missed >= MISSED_TICKS:
+                if self.ticks - entry.heard >= MISSED_TICKS:
                     record._missing = True
             shown[id] = record
         return shown

@@ -19,23 +19,19 @@ cdef class Field:
     cdef public object name, key, slot, default
     cdef public bint compared, is_text
 
-cdef class _Number(Field):
-    pass
+cdef class _Number(Field): pass
 
-cdef class _Integer(Field):
-    pass
+cdef class _Integer(Field): pass
 
 cdef class _Beside(Field):
     cdef public object outer
 
-cdef class _Text(Field):
-    pass
+cdef class _Text(Field): pass
 
 cdef class _Side(Field):
     cdef public object instead
 
-cdef class _Flag(Field):
-    pass
+cdef class _Flag(Field): pass
 
 cdef class _Choice(Field):
     cdef public dict names
@@ -57,11 +53,9 @@ cdef class _Told(Field):
     cdef public object kind, source, change
     cdef public dict names
 
-cdef class _Own(Field):
-    pass
+cdef class _Own(Field): pass
 
-cdef class _Shown(Field):
-    pass
+cdef class _Shown(Field): pass
 
 @cython.locals(wire=dict, by_key=dict, names=set)
 cpdef differing(record, dict before)

@@ -8,6 +8,9 @@ cdef dict _BY_NAME
 cdef Channel UNDOCUMENTED
 cdef Py_ssize_t _FLAT
 
+@cython.locals(text=bytes)
+cpdef bint all_begin(list texts, tuple heads) except -1
+
 @cython.locals(
     push=dict, body=dict, thing=dict, items=list, odd=tuple, channel=Channel, part=Part, event=EventSlots,
     exact=bint)

@@ -22,7 +22,7 @@ from ..model.fields import NumberType, as_parsed
 from ..model.table import Channel, Part
 from .inflate import inflate
 
-__all__ = ["MAX_SIZE", "OddPart", "decode", "event_from", "inflate_push"]
+__all__ = ["MAX_SIZE", "OddPart", "all_begin", "decode", "event_from", "inflate_push"]
 
 # The largest JSON that a push may hold, bytes; real ones stay under 2 KiB.
 MAX_SIZE = 1024 * 1024
@@ -84,6 +84,14 @@ def inflate_push(data: bytes, max_size: int) -> bytes:
         return inflate(data, max_size)
     except ValueError as error:
         raise DecodeError(f"not a push: {error}", data) from None
+
+
+def all_begin(texts: list[bytes], heads: tuple[bytes, ...]) -> bool:
+    """Whether each of `texts` begins with one of `heads`."""
+    for text in texts:  # noqa: SIM110 -- compiled, a generator costs more than the loop
+        if not text.startswith(heads):
+            return False
+    return True
 
 
 def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:

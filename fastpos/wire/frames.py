@@ -60,7 +60,7 @@ MASK = 0x80
 MAX_CONTROL_PAYLOAD = 125
 LONGEST_HEADER = 10  # a server's, which is never masked
 # What `split_pure` takes at once, bytes of content: it stays in a processor's nearest cache.
-SPLIT_UP_TO = 16 * 1024
+SPLIT_UP_TO = 32 * 1024
 GZIP_HEAD = 18  # a gzip member has no fewer bytes
 
 _NOTHING = memoryview(b"")

@@ -84,6 +84,7 @@ from ..model.exchange import (
 from ..printable import printable
 from ..tracebacks import clears_locals
 from .credential import Credential
+from .decoder import all_begin
 from .endpoint import Endpoint
 from .frames import CLOSE, INFLATED, TEXT, parse_close, split_pure
 from .inflate import Splitter, inflate, new_splitter
@@ -384,12 +385,9 @@ class Session:
     def _inflated(self, texts: list[bytes]) -> Pushes | None:
         self.messages += len(texts)
         if self.phase is not Phase.CLOSING:
-            heads = self._heads
-            for text in texts:
-                if not text.startswith(heads):
-                    self._texts = texts
-                    return None
-            return Pushes(texts)
+            if all_begin(texts, self._heads):
+                return Pushes(texts)
+            self._texts = texts
         return None
 
     def _message(self, opcode: int, payload: Any, now: float) -> Event | None:

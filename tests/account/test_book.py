@@ -305,7 +305,7 @@ def test_no_more_is_kept_than_there_is_room_for(
     for what in ("positions", "balances", "orders", "triggers"):
         assert caplog.text.count(f"over 20 {what}") == 1
     exchange.tick(*({"id": number} for number in range(1000, 1030)))
-    assert len(book.positions) == 18
+    assert 18 <= len(book.positions) <= 20
 
 
 # --- against a model ------------------------------------------------------------------------------
