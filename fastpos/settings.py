@@ -9,7 +9,6 @@ line here and its line in the docstring of `PositionStream`. What a value must b
 
 import inspect
 import itertools
-import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, FrozenInstanceError, InitVar, dataclass, field, fields
@@ -33,6 +32,9 @@ from .reconnect import ReconnectPolicy
 from .runtime.callbacks import CALLBACK_NAMES, Callback, Callbacks
 from .tracebacks import clears_locals
 from .wire.credential import Credential, CredentialSource
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["Settings", "check_seconds", "takes"]
 
@@ -110,6 +112,13 @@ def _instance_of(kind: type) -> Callable[[str, Any], None]:
     return check
 
 
+def _ssl_context(name: str, value: Any) -> None:
+    if value is not None:
+        import ssl  # noqa: PLC0415 -- who has such a context has imported it, others need not yet
+
+        _instance_of(ssl.SSLContext)(name, value)
+
+
 Integer = Annotated[int, _integer]
 Seconds = Annotated[float, check_seconds]
 Size = Annotated[int, _size]
@@ -128,6 +137,7 @@ def _parameter(each: Field[Any]) -> inspect.Parameter:
         kind = kind.type
     elif hasattr(kind, "__metadata__"):
         kind = kind.__origin__
+        kind = getattr(kind, "__forward_arg__", kind)
     if default is MISSING:
         default = inspect.Parameter.empty
     return inspect.Parameter(
@@ -214,7 +224,7 @@ class Settings(_Frozen, Callbacks):
     tick_timeout: Annotated[float | None, _seconds_or_none] = 10.0
     reconnect: Annotated[ReconnectPolicy | None, _instance_of(ReconnectPolicy)] = ReconnectPolicy()
     headers: Mapping[str, str | None] | None = None
-    ssl_context: Annotated[ssl.SSLContext | None, _instance_of(ssl.SSLContext)] = None
+    ssl_context: Annotated["ssl.SSLContext | None", _ssl_context] = None
     proxy: InitVar[str | None] = None
     source_address: SourceAddress | None = None
     max_message_size: Size = 1024 * 1024

@@ -15,7 +15,7 @@ import itertools
 import threading
 from math import inf
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .account.book import Book
 from .clock import monotonic
@@ -23,19 +23,17 @@ from .errors import FastposError
 from .fork import Forked, OwnerProcess
 from .logs import fields, log
 from .model.events import Balance, Order, Position, Trigger
-from .net.upgrade import import_websocket_client
 from .reconnect import ReconnectPolicy
 from .runtime.callbacks import Callbacks
 from .runtime.delivery import Delivery
 from .runtime.dispatch import Dispatcher
-from .runtime.driver import Driver, Run
-from .runtime.feed import Feed
-from .runtime.lookout import Lookout
-from .runtime.snapshots import Snapshots
 from .runtime.stats import Counters, Stats
 from .runtime.timing import CallbackTimes
 from .settings import Settings, takes
-from .wire.session import CLOSE_TIMEOUT, Heartbeat
+from .wire.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from .runtime.driver import Run
 
 __all__ = ["PositionStream"]
 
@@ -100,6 +98,14 @@ class PositionStream(Callbacks):
 
     @takes(Settings)
     def __init__(self, settings: Settings) -> None:
+        # What opens connections and moves bytes comes with the first stream: it takes as long as
+        # the rest of the package. Not later than here, as with websocket-client (see `_begin`).
+        from .runtime.driver import Driver, Run  # noqa: PLC0415
+        from .runtime.feed import Feed  # noqa: PLC0415
+        from .runtime.lookout import Lookout  # noqa: PLC0415
+        from .runtime.snapshots import Snapshots  # noqa: PLC0415
+        from .wire.session import CLOSE_TIMEOUT  # noqa: PLC0415
+
         self._settings = settings
         self._register(settings)
         self._callbacks: Callbacks = settings
@@ -130,6 +136,8 @@ class PositionStream(Callbacks):
         self._feed = Feed(
             settings, self._delivery, self._counters, self._sync, self._heartbeat, self._book
         )
+        self._new_run = Run
+        self._close_timeout = CLOSE_TIMEOUT
         self._driver = Driver(
             self._feed,
             self._delivery,
@@ -168,7 +176,7 @@ class PositionStream(Callbacks):
             RuntimeError: it is running already, or was started before an `os.fork()`.
             ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
-        run = Run(next(_numbers), threading.current_thread(), is_ours=False)
+        run = self._new_run(next(_numbers), threading.current_thread(), is_ours=False)
         try:
             self._begin(run)
             self._driver.run(run)
@@ -192,7 +200,7 @@ class PositionStream(Callbacks):
             name=f"fastpos-reader-{number}",
             daemon=True,
         )
-        run = Run(number, thread, is_ours=True)
+        run = self._new_run(number, thread, is_ours=True)
         try:
             self._begin(run)
             thread.start()
@@ -237,7 +245,7 @@ class PositionStream(Callbacks):
         self._driver.stop(run)
         if self._driver.is_within(run):
             return
-        first = min(2 * CLOSE_TIMEOUT, (deadline - monotonic()) / 2)
+        first = min(2 * self._close_timeout, (deadline - monotonic()) / 2)
         if not self._wait_ended(run, monotonic() + first):
             self._driver.abort(run)
             if not self._wait_ended(run, deadline):
@@ -279,6 +287,8 @@ class PositionStream(Callbacks):
     def _begin(self, run: Run) -> None:
         # Needed by the threads, but not to be imported by them: in a process that is forked
         # meanwhile nobody could import it any more.
+        from .net.upgrade import import_websocket_client  # noqa: PLC0415
+
         import_websocket_client()
         self._owner.claim()
         self._driver.begin(run)

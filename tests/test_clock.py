@@ -12,7 +12,8 @@ from fastpos import clock
 from fastpos.account.book import Book
 from fastpos.runtime.timing import CallbackTimes
 from fastpos.wire.credential import Credential
-from fastpos.wire.session import Heartbeat, Session, Timing
+from fastpos.wire.heartbeat import Heartbeat
+from fastpos.wire.session import Session, Timing
 from tests.support.frames import text_frame
 
 

@@ -16,7 +16,7 @@ from ..model.events import Balance, Order, Position, Trigger
 from ..model.fields import NumberType
 from ..model.snapshot import Snapshot
 from ..model.table import Channel
-from ..wire.session import Heartbeat
+from ..wire.heartbeat import Heartbeat
 from .state import STORED, State, entry_of, no_push, whole
 
 __all__ = ["Book"]

@@ -9,6 +9,7 @@ transport that it gave to `adopt`.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 -- getaddrinfo needs it, and is called by a thread
 import ipaddress
 import selectors
 import socket

@@ -6,6 +6,7 @@ An HTTP proxy is asked with CONNECT. SOCKS is python-socks's.
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable
 
 from ..errors import ConnectionFailed
@@ -26,8 +27,9 @@ def proxy_from_environment(target: Address) -> Address | None:
     Raises:
         ValueError: what is set there is no usable URL.
     """
-    # Imported here: it is large, and most streams never get this far with a variable set.
-    from urllib import request  # noqa: PLC0415
+    if not any(value and name.lower().endswith("_proxy") for name, value in os.environ.items()):
+        return None
+    from urllib import request  # noqa: PLC0415 -- larger than all of this package
 
     named = request.getproxies_environment()
     if request.proxy_bypass_environment(target.host_port, named):  # type: ignore[attr-defined]

@@ -26,10 +26,10 @@ from ..net.proxy import proxy_from_environment
 from ..recovery import Recovery, Verdict
 from ..settings import Settings
 from ..tracebacks import clears_locals
+from ..wire.heartbeat import Heartbeat
 from ..wire.session import (
     Closed,
     Event,
-    Heartbeat,
     Paused,
     Phase,
     Pong,

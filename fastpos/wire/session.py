@@ -87,6 +87,7 @@ from .credential import Credential
 from .decoder import all_begin
 from .endpoint import Endpoint
 from .frames import CLOSE, INFLATED, TEXT, parse_close, split_pure
+from .heartbeat import Heartbeat
 from .inflate import Splitter, inflate, new_splitter
 
 __all__ = [
@@ -94,7 +95,6 @@ __all__ = [
     "SYSTEM_CLOSE_GRACE",
     "Closed",
     "Event",
-    "Heartbeat",
     "Paused",
     "Phase",
     "Pong",
@@ -167,23 +167,6 @@ class Timing(NamedTuple):
     pong_timeout: float = 10.0
     reply_timeout: float = 10.0
     """For the greeting, and for the answer to "sub"."""
-
-
-class Heartbeat:
-    """What is known of pings and pongs, for anybody to look at. A stream's sessions share it."""
-
-    __slots__ = ("last_ping_ns", "last_pong_ns", "owed_since_sleep", "round_trip_s")
-
-    def __init__(self) -> None:
-        self.last_ping_ns: int | None = None
-        """When the last ping was sent, `time.time_ns()`."""
-        self.last_pong_ns: int | None = None
-        """When the last pong was read, `time.time_ns()`."""
-        self.round_trip_s: float | None = None
-        """From the last answered ping to its pong, seconds."""
-        self.owed_since_sleep = 0
-        """How many pongs must come until it is known that the connection has outlived the time for
-        which the machine slept, and that so all that was sent meanwhile has been read."""
 
 
 # --- events ---------------------------------------------------------------------------------------

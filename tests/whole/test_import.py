@@ -17,16 +17,15 @@ import pytest
 
 import fastpos
 from fastpos.model import events
+from fastpos.simulator import Exchange
 from tests.support.programs import run, said
 
 # Modules of the standard library that may be imported beyond those that isal and orjson import,
 # with what they import by themselves in one version of Python or the other.
 ALLOWED = {
-    *("socket", "_socket", "array", "errno", "select", "selectors", "ssl", "_ssl"),
-    *("base64", "binascii", "struct", "_struct", "ipaddress", "urllib", "urllib.parse"),
-    *("decimal", "_decimal", "numbers", "math", "random", "_random", "bisect", "_bisect"),
-    *("_sha2", "_sha512", "logging", "atexit", "string", "_string", "textwrap", "traceback"),
-    *("_colorize", "queue", "_queue", "heapq", "_heapq", "mmap", "threading", "warnings"),
+    *("ipaddress", "urllib", "urllib.parse", "decimal", "_decimal", "numbers", "math", "random"),
+    *("_random", "bisect", "_bisect", "_sha2", "_sha512", "logging", "atexit", "string", "_string"),
+    *("textwrap", "traceback", "_colorize", "threading", "warnings"),
     *("typing", "typing.io", "typing.re", "_typing"),
 }
 
@@ -85,7 +84,8 @@ def test_importing_changes_nothing(project: Path, pure: str) -> None:
 
 @pytest.mark.parametrize("pure", ["0", "1"])
 def test_importing_imports_little(project: Path, pure: str) -> None:
-    """Not websocket-client either, which comes with the first start."""
+    """Nothing that opens connections, which comes with the first stream; not websocket-client
+    either, which comes with the first start."""
     program = """
         import sys
         import isal.isal_zlib, orjson
@@ -103,6 +103,34 @@ def test_importing_imports_little(project: Path, pure: str) -> None:
     )
     cython = {name for name in imported if name.startswith(("_cython_", "cython_runtime"))}
     assert imported - own - cython - ALLOWED == set()
+
+
+STREAMING = """
+import sys, threading
+
+import fastpos
+
+imported = []
+
+def note(event, args):
+    if event == "import" and threading.current_thread() is not threading.main_thread():
+        imported.append(args[0])
+
+url, key, broker = sys.argv[1:]
+stream = fastpos.PositionStream(url, api_key=key, broker=int(broker), dispatch="thread")
+sys.addaudithook(note)
+with stream:
+    assert stream.wait_ready(10)
+print(*imported)
+"""
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_a_streams_threads_import_nothing(exchange: Exchange, project: Path, pure: str) -> None:
+    """Who is forked meanwhile could not import it any more: who makes and starts it does."""
+    words = STREAMING, exchange.url, exchange.api_key, str(exchange.broker)
+    without = {name: "" for name in os.environ if name.lower().endswith("_proxy")}
+    assert said(*words, where=project, FASTPOS_PURE=pure, **without).split() == []
 
 
 @pytest.mark.parametrize("module", ["fastpos", "benchmarks"])

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from fastpos import ConnectionFailed, ProtocolError, SubscriptionError
 from fastpos.model.exchange import CONNECTED, SUBSCRIBED, Said, read
 from fastpos.wire.credential import Credential
+from fastpos.wire.heartbeat import Heartbeat
 from fastpos.wire.session import (
     Closed,
     Event,
-    Heartbeat,
     Paused,
     Phase,
     Pong,
