@@ -116,7 +116,7 @@ class BuildOptional(build_ext):
         )
         ext.sources = [*ext.sources, *(source for module in modules for source in module.sources)]
         if self.compiler.compiler_type == "unix":
-            ext.extra_compile_args += ["-g0", "-O2"]
+            ext.extra_compile_args += ["-g0", "-O3"]
 
     def skip(self, what: str, error: Exception) -> None:
         print(f"fastpos: installed without {what}: {textwrap.shorten(str(error), 200)}")

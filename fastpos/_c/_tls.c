@@ -55,6 +55,7 @@ typedef struct {
 #define FUNCTIONS(F) \
     F(int, SSL_read_ex, (SSL *, void *, size_t, size_t *)) \
     F(int, SSL_get_error, (const SSL *, int)) \
+    F(void, SSL_set_read_ahead, (SSL *, int)) \
     F(void *, SSL_get_ex_data, (const SSL *, int)) \
     F(const void *, SSL_get_ssl_method, (const SSL *)) \
     F(const char *, SSL_get_version, (const SSL *)) \
@@ -165,6 +166,7 @@ Reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->openssl = openssl;
     self->socket = socket;
     self->ssl = ssl;
+    openssl->SSL_set_read_ahead(ssl, 1);        /* many records in one look into the BIO */
     return (PyObject *)self;
 }
 

@@ -222,7 +222,7 @@ class State:
                     stale = known.stale - _told(wire)
                 wire = merged(known.wire, wire)
         if part.resting is not None:
-            if id in store.ended:
+            if store.ended and id in store.ended:
                 return
             if not part.resting.is_open(wire, self._number):
                 store.end(id)

@@ -2,7 +2,7 @@ from .fields cimport as_integer, as_name, as_number, as_text
 
 cdef class Resting:
     cdef object _action, _filled, _kind, _volume
-    cdef tuple _immediate
+    cdef frozenset _immediate
     cdef dict _names
 
     cpdef bint is_open(self, dict wire, number) except -1

@@ -62,7 +62,7 @@ class Resting:
         immediate: tuple[int, ...] = (),
     ) -> None:
         self._kind = as_parsed(kind)
-        self._immediate = immediate
+        self._immediate = frozenset(immediate)
         self._action = as_parsed(action)
         self._names = forms_of(names)
         self._filled = as_parsed(filled)
@@ -75,14 +75,19 @@ class Resting:
 
     def may_rest(self, wire: dict[str, Any], number: NumberType) -> bool:
         """Whether it is of a kind that rests, and not all of it was filled."""
-        if self._immediate and as_integer(wire.get(self._kind)) in self._immediate:
-            return False
+        if self._immediate:
+            kind = as_integer(wire.get(self._kind))
+            if type(kind) is int and kind in self._immediate:
+                return False
         return not self._is_filled(wire, number)
 
     def _is_filled(self, wire: dict[str, Any], number: NumberType) -> bool:
         if not self._filled:
             return False
-        filled, volume = wire.get(self._filled), wire.get(self._volume)
+        filled = wire.get(self._filled)
+        if filled == 0:
+            return False
+        volume = wire.get(self._volume)
         if type(filled) is not int or type(volume) is not int:
             filled, volume = as_number(filled, number), as_number(volume, number)
             if type(filled) is not number or type(volume) is not number:
