@@ -6,7 +6,7 @@ from ..model.table cimport Channel, Part, Resting
 
 cdef int _PATCH, _REPLACE, _TICK
 cdef str _CREATE, _DELETE
-cdef dict _CHANGES
+cdef dict _CHANGES, _UNKNOWN
 cdef frozenset _NOTHING
 
 cdef class Entry:

@@ -45,6 +45,7 @@ _PATCH, _REPLACE, _TICK = int(Merge.PATCH), int(Merge.REPLACE), int(Merge.TICK)
 _CREATE, _DELETE = "CREATE", "DELETE"
 _CHANGES = forms_of(CHANGES)
 _NOTHING: frozenset[str] = frozenset()
+_UNKNOWN: dict[str, Any] = {}  # what was known of a thing that is new; nobody changes it
 
 # What only ticks tell of a position.
 _TICK_KEYS = frozenset(field.key for field in AdlTick._fields.values() if field.key) - frozenset(
@@ -247,7 +248,7 @@ class State:
         complete = is_new
         stale = _NOTHING
         if known is None or (is_new and known.complete):  # a new one, of which all is told
-            before = {}
+            before = _UNKNOWN
             wire = news
         else:
             complete = is_new or known.complete
