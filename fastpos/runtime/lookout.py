@@ -9,7 +9,8 @@ The user's functions are called by the reader, which waits in a system call when
 nothing on this machine can end that at no cost to what does come. So the exchange is asked to: a
 ping goes out, and its pong wakes the reader. It proves the rest as well. The connection is alive,
 and what was sent before the pong has been read, so the ticks do not lie in the kernel while a
-callback takes its time. Where no pong comes, that ends the connection, and tells of it.
+callback takes its time. Only its own pong does: one of a ping before it may lie there too, before
+the first of the ticks. Where no pong comes, that ends the connection, and tells of it.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Lookout:
 class _Silence(NamedTuple):
     since: float
     ticks: int
+    pings: int  # the last of them asks
 
 
 class TickLookout:
@@ -121,10 +123,10 @@ class TickLookout:
 
     def keep_schedule(self, now: float) -> float:
         """Look; give when to look again."""
-        ticks = self._ticks()
-        if self._watch.look(self._is_expected(), ticks, now):
+        ticks, session = self._ticks(), self._link.session
+        if self._watch.look(self._is_expected(), ticks, now) and session is not None:
             assert self._watch.since is not None
-            self._silence = _Silence(self._watch.since, ticks)
+            self._silence = _Silence(self._watch.since, ticks, session.pings + 1)
             self._link.ping_now(now)
         return now + self._interval
 
@@ -135,8 +137,8 @@ class TickLookout:
     def confirmed(self) -> float | None:
         """Say since when there have been no ticks, if that is to be told; for the reader, when a
         pong has come."""
-        silence = self._silence
-        if silence is None:
+        silence, session = self._silence, self._link.session
+        if silence is None or session is None or session.pongs < silence.pings:
             return None
         self._silence = None
         still = silence.ticks == self._ticks() and self._is_expected()

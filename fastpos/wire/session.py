@@ -309,6 +309,11 @@ class Session:
 
         self.messages = 0
         """How many messages came."""
+        self.pings = 0
+        """How many pings were sent."""
+        self.pongs = 0
+        """How many of them were answered. Pongs come in order, with all else that is sent: when the
+        pong of a ping is read, so is what was sent before that ping had come."""
         self.phase = Phase.GREETING
         """Where the conversation stands."""
         self.ended_in: Phase | None = None
@@ -497,6 +502,7 @@ class Session:
 
     def _pong(self, now: float) -> Pong:
         heartbeat = self._heartbeat
+        self.pongs = min(self.pongs + 1, self.pings)
         if self._pong_due != inf:
             self._pong_due = inf
             heartbeat.round_trip_s = max(now - self._pinged, 0.0)
@@ -555,7 +561,7 @@ class Session:
         if self.phase in (Phase.CLOSING, Phase.ENDED):
             return
         # The pong of a ping from before is no answer.
-        self._heartbeat.owed_since_sleep = 1 if self._pong_due == inf else 2
+        self._heartbeat.owed_since_sleep = self.pings - self.pongs + 1
         self._pong_due = inf
         self.next_ping = now
         self._reckon()
@@ -575,6 +581,7 @@ class Session:
             self._pong_due = now + self._timing.pong_timeout
         now_ns = self._wall()
         self._endpoint.send(ping(now_ns // 1_000_000))
+        self.pings += 1
         self._heartbeat.last_ping_ns = now_ns
         self._reckon()
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fastpos import PositionStream, Stale
 from fastpos.account.ticks import TickWatch
+from fastpos.runtime.lookout import TickLookout
 from fastpos.simulator import Exchange
+from fastpos.wire.credential import Credential
+from fastpos.wire.session import Phase, Pong, Session, Timing
+from tests.support.frames import text_frame
 from tests.support.pushes import order
 from tests.support.recording import SOON, Recorder, until
 
@@ -126,3 +131,32 @@ def test_no_tick_is_missed_where_none_is_expected(
         exchange.push(order(1))
         recorder.wait("on_order")
         assert recorder.on_stale == []
+
+
+@pytest.mark.parametrize("tick_between", [True, False])
+def test_only_the_pong_of_its_own_ping_confirms_a_silence(tick_between: bool) -> None:
+    """One of a ping before it may lie unread in front of the ticks, while a callback runs."""
+    session = Session(Credential("token", "secret"), "secret", 1, Timing(30.0, 100.0), 0.0)
+
+    def read(text: str) -> Any:
+        data = text_frame(text)
+        session.writable(memoryview(bytearray(100)))[: len(data)] = data
+        session.wrote(len(data))
+        return session.next_event(0.0)
+
+    read("connect success")
+    read("sub success")
+    assert session.phase is Phase.READY
+    link: Any = SimpleNamespace(session=session, ping_now=session.ping_now)
+    ticks = [1]
+    lookout = TickLookout(link, 10.0, lambda: True, lambda: ticks[0])
+    session.tick(30.0)  # a ping as scheduled
+    for now in (30.0, 41.0):
+        lookout.keep_schedule(now)
+    session.tick(41.0)  # and the one that asks
+    assert session.pings == 2
+    assert read('{"pong":1}') == Pong()
+    assert lookout.confirmed() is None
+    ticks[0] += tick_between
+    assert read('{"pong":2}') == Pong()
+    assert lookout.confirmed() == (None if tick_between else 30.0)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from typing import Any
 
@@ -560,14 +560,21 @@ def test_an_abort_before_the_socket_is_connected_is_heeded(
         connection.end()
 
 
-def test_a_race_of_connects_can_be_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
-    with unresponsive() as silent, standing_for(silent, silent, silent):
+@pytest.mark.parametrize("second", ["hangs", "fails"])
+def test_a_race_of_connects_can_be_aborted(second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the address that was begun last has failed already."""
+    with ExitStack() as rigs:
+        silent = other = rigs.enter_context(unresponsive())
+        if second == "fails":
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                other = listener.getsockname()[1]
+        rigs.enter_context(standing_for(silent, other))
         connection = Connection("ws://exchange.test/", connect_timeout=60)
-        begun: list[object] = []
+        begun: set[transport_module.Transport] = set()
         adopt = Connection._adopt
 
-        def adopt_and_note(self: Connection, transport: Any) -> None:
-            begun.append(transport)
+        def adopt_and_note(self: Connection, transport: transport_module.Transport) -> None:
+            begun.add(transport)
             adopt(self, transport)
 
         monkeypatch.setattr(Connection, "_adopt", adopt_and_note)
@@ -577,7 +584,8 @@ def test_a_race_of_connects_can_be_aborted(monkeypatch: pytest.MonkeyPatch) -> N
                 connection.open()
 
         with at_once(), concurrently(open_in_vain):
-            until(lambda: len(begun) == 2)
+            failed = 2 if second == "fails" else 1  # there is one of an unknown family
+            until(lambda: [len(begun), sum(t.fileno() < 0 for t in begun)] == [3, failed])
             connection.shutdown()
         connection.end()
 
