@@ -125,7 +125,7 @@ class Book:
 
     @property
     def contradicted(self) -> bool:
-        """Whether ticks go on to list a position that the last snapshot did not have."""
+        """Whether pushes tell of a position that the last snapshot should have had."""
         return self._state.contradicted
 
     def begin_journal(self) -> None:

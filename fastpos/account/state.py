@@ -31,7 +31,8 @@ MISSED_TICKS = 3
 # So many closed positions are remembered, for the ticks that still list them; and so many of what a
 # push has ended of each kind, for the pushes that come late.
 REMEMBERED = 1000
-# A position that so many ticks list after it was closed is open: again, or the snapshot erred.
+# A position that so many ticks list after it was closed is open: again, or the snapshot erred. It
+# has, too, where so many list one that neither it nor a CREATE (which may be late) has told of.
 LATE_TICKS = 3
 # So many of each kind are kept. Of what is more the oldest untouched goes, a tenth at once.
 KEPT = 10_000
@@ -171,7 +172,7 @@ class State:
         base: looked in for what is not known here, while a journal is applied.
     """
 
-    __slots__ = ("_closed", "_number", "base", "contradicted", "stores", "ticks")
+    __slots__ = ("_closed", "_number", "_untold", "base", "contradicted", "stores", "ticks")
 
     def __init__(self, number: NumberType, base: State | None = None) -> None:
         self._number = number
@@ -180,9 +181,12 @@ class State:
             name: Store(name, None if base is None else base.stores[name]) for name in STORED
         }
         self.contradicted = False
-        """Whether ticks go on to list a position that the snapshot does not have."""
+        """Whether ticks or an UPDATE tell of a position that the snapshot does not have. It means
+        nothing where none was taken since the last gap."""
         self.ticks = 0
         """How many ticks there were."""
+        # Id of a position that neither a snapshot nor a CREATE has told of -> how many ticks have.
+        self._untold: dict[int, int] = {}
         # Id of a closed position -> how many ticks have listed it since.
         self._closed: dict[int, int] = {} if base is None else dict(base._closed)
 
@@ -263,10 +267,9 @@ class State:
             self.note_closed(id)
             store.end(id)
         else:
+            if not complete and self.base is None:
+                self.contradicted = True  # a CREATE would have come before
             if self._closed and (known is None or self.base is not None):
-                by_snapshot = id in self._closed and id not in store.ended
-                if by_snapshot and self.base is None and change != _CREATE:
-                    self.contradicted = True  # the snapshot may have erred
                 self._closed.pop(id, None)  # it was opened again
             store.keep(id, entry_of(wire, event, stale, complete, wire, None, self.ticks))
         return told
@@ -285,6 +288,8 @@ class State:
                 store.ended.pop(id, None)
                 store.keep(id, entry_of(wire, event, _NOTHING, False, None, None, number))
                 continue
+            if not (known.complete or self.contradicted) and known.latest is not event:
+                self._doubt(id)
             tick = known.tick
             if tick is not None and not primitives.tells_all(wire, tick):
                 tick = {**tick, **wire}
@@ -299,8 +304,16 @@ class State:
             )
         self.ticks = number  # last, so that nobody sees as missed what is about to be listed
 
+    def _doubt(self, id: int) -> None:
+        """Take note that a tick lists a position of which nothing else has told that it is open."""
+        times = self._untold.get(id, 1)  # with the one that told of it first
+        self._untold[id] = times + 1
+        if times >= LATE_TICKS:
+            self.contradicted = True
+
     def note_closed(self, id: int) -> None:
         """Take note that a position is closed, for ticks that were made before."""
+        self._untold.pop(id, None)
         self._closed[id] = 0
         if len(self._closed) > REMEMBERED:
             del self._closed[next(iter(self._closed))]

@@ -89,11 +89,11 @@ class Synchronizer:
         self._book.mark_stale()
 
     def doubt(self, now: float) -> None:
-        """Want another snapshot if ticks say that the last one was wrong."""
+        """Want another snapshot if pushes say that the last one was wrong."""
         if self._wanted or not self.pending:
             return
         log.warning(
-            "ticks list a position that the snapshot did not have; asking for a new one",
+            "pushes tell of a position that the snapshot did not have; asking for a new one",
             extra=fields("snapshot_contradicted"),
         )
         self.synced = False

@@ -463,6 +463,30 @@ def test_an_update_of_what_a_snapshot_closed_says_that_it_erred(bench: Bench) ->
     assert not bench.sync.synced
 
 
+@pytest.mark.parametrize("by", ["ticks", "an update", "ticks before a CREATE"])
+def test_a_position_that_a_snapshot_lacks_and_nobody_knew_says_that_it_erred(
+    by: str, bench: Bench
+) -> None:
+    bench.begin()
+    id, create = bench.account.open_position(None, {"cn": "E-A-B", "s": "BUY", "pv": 3, "op": 5})
+    bench.answer(EMPTY)
+    if by == "an update":
+        update(bench, id, volume=5)
+    else:
+        bench.push(*[bench.account.tick()] * LATE_TICKS)
+        assert bench.book.positions[id].mark_price is not None
+        assert bench.sync.synced
+        assert not bench.sync.pending
+        bench.push(create if by.endswith("CREATE") else None, bench.account.tick())
+    bench.poll()
+    assert bench.sync.synced == (by == "ticks before a CREATE")
+    if not bench.sync.synced:
+        bench.poll(1.0)
+        bench.answer()
+    assert bench.asked == (1 if by == "ticks before a CREATE" else 2)
+    bench.assert_true()
+
+
 # --- knowing what one does not know ---------------------------------------------------------------
 
 
