@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from decimal import Decimal
 from typing import Any
 
@@ -393,3 +395,25 @@ def test_a_dump_is_loaded_whatever_form_an_id_came_in(number: Any, id: str) -> N
     merge(book, decode(packed(text), number))
     loaded.load(book.dump())
     assert {key: known.volume for key, known in loaded.positions.items()} == {2: number("1.50")}
+
+
+def test_a_push_is_merged_while_another_thread_reads_a_large_book() -> None:
+    exchange, merged = Exchange(), []
+    for id in range(2000):
+        exchange.position("CREATE", id=id, pv=1)
+
+    def in_the_midst(phase: str, _: object) -> None:
+        if phase == "start" and not merged:
+            reader = threading.Thread(target=exchange.position, args=("UPDATE",), kwargs={"id": 7})
+            merged.append(reader)
+            reader.start()
+            reader.join(5.0)
+            merged.append(not reader.is_alive())
+
+    gc.collect()
+    gc.callbacks.append(in_the_midst)  # a collection comes when there are so many new records
+    try:
+        assert len(exchange.positions) == 2000
+    finally:
+        gc.callbacks.remove(in_the_midst)
+    assert merged[1:] == [True]
