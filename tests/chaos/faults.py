@@ -227,13 +227,16 @@ def clock_back_and(fault: Inject, rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def asleep(rig: Rig) -> Iterator[None]:
-    """A ping goes out, and with its pong what is shown is certain again."""
+    """A ping goes out at once; until its pong comes, all that is shown is stale."""
     rig.wait_pings(1)  # just now, so that the next is due a while later
-    began = monotonic()
-    rig.host.slept_s += 28800.0
+    rig.exchange.stall(pushes=True, handshakes=True, closes=True)
     pinged = rig.stream.stats.last_ping_ns
-    until(lambda: rig.stream.stats.last_ping_ns != pinged, what="a ping")
-    assert monotonic() - began < PING_INTERVAL + MARGIN, "no ping at once"
+    rig.host.slept_s += 28800.0
+    until(lambda: all(p.stale for p in rig.stream.positions.values()), what="that it is stale")
+    until(lambda: rig.stream.stats.last_ping_ns != pinged, PING_INTERVAL, "a ping")
+    rig.exchange.resume()
+    for _ in range(2):  # one of before the sleep may have none
+        rig.exchange.push_bytes('{"pong":1713338308233}', text=True)
     until(lambda: not any(p.stale for p in rig.stream.positions.values()), what="a pong")
     rig.wait_pings(1)
     yield
@@ -248,13 +251,14 @@ def asleep_and(fault: Inject, rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def restarted(rig: Rig) -> Iterator[None]:
-    """One thread stops the stream while another starts it again: two runs, and a late stop."""
-    stopping = Thread(target=rig.stream.stop)
-    stopping.start()
-    assert rig.stream.join(SOON), "it does not end"
-    rig.stream.start()
-    stopping.join(SOON)
-    assert not stopping.is_alive(), "stop() waits for the next run"
+    """One thread stops the stream; another, which sees first that it has ended, starts it again."""
+    restart = Thread(target=lambda: rig.stream.join(SOON) and rig.stream.start())
+    restart.start()
+    until(lambda: rig.stream._driver._changes._waiting, what="that it waits for the end")
+    began = monotonic()
+    rig.stream.stop()
+    assert monotonic() - began < MARGIN, "stop() waits for the next run"
+    restart.join(SOON)
     yield
 
 
