@@ -29,7 +29,8 @@ prices = st.sampled_from([1, 2.5, 61000.5, Decimal("85717.01833333999523920"), D
 picks = st.integers(1, 50)
 fields = st.sampled_from(["volume", "margin_rate", "liquidation_price", "mark_price"])
 WHAT = """open open update update update update close close balance
-order fill change cancel trigger untrigger"""
+order fill change empty cancel trigger untrigger"""
+LIVES = ["order change cancel", "order fill", "trigger untrigger", "open update close"]
 acts = st.tuples(
     st.sampled_from(WHAT.split()),
     picks,
@@ -149,6 +150,8 @@ class Gaps(RuleBasedStateMachine):
                 self.push(account.fill_order(id, None if which % 2 else 1, 3))
             elif what == "change":
                 self.push(account.change_order(id, {"price": price}))
+            elif what == "empty":  # an order is told as a whole: what is null there is gone
+                self.push(account.change_order(id, {"price": None, "oto_order": None}))
             elif what == "cancel":
                 self.push(account.cancel_order(id))
 
@@ -197,12 +200,21 @@ class Gaps(RuleBasedStateMachine):
         """A push comes once more, or late: after one that ended what it tells of."""
         ended = self.ended - {*self.bench.account.positions}  # opened again, in a gap
         about = [message for message in self.arrived if self.id_in(message) in ended]
-        for message in about[which % (len(about) or 1) :][:3]:
+        for message in about[which % (len(about) or 1) :][: which % 3 + 1]:
             if message["channel"] != "ACCOUNT_UPDATE":
                 self.bench.push(message)
             elif message["d"]["et"] != "CREATE":
                 # Without its balances: they are older than what is known, which nobody could tell.
                 self.bench.push(message | {"d": message["d"] | {"a": []}})
+
+    @precondition(lambda self: self.subscribed)
+    @rule(life=st.sampled_from(LIVES), which=picks, price=prices)
+    def live_and_come_late(self, life: str, which: int, price: Any) -> None:
+        """A thing begins and ends, and what told of that comes once more."""
+        for what in life.split():
+            self.act(what, which, price, {"volume": price})
+        self.deliver(len(self.wire))
+        self.late(which)
 
     def id_in(self, message: Any) -> Any:
         """The id of the order, trigger or position in a push; None where there is none."""
