@@ -360,7 +360,11 @@ class PositionStream(Callbacks):
 
     @property
     def triggers(self) -> dict[str, Trigger]:
-        """The waiting trigger orders that were heard of, by id: a dict of the caller's own."""
+        """The waiting trigger orders that were heard of, by id: a dict of the caller's own.
+
+        Nothing tells that one has fired: an order with an id of its own follows, and the trigger
+        stays here until it is cancelled or expires.
+        """
         return self._book.triggers
 
     @property

@@ -51,7 +51,6 @@ cdef class State:
     cdef _patch_and_tell(self, Part part, dict news, EventSlots event, change)
     @cython.locals(store=Store, known=Entry, stale=frozenset, wire=dict, tick=dict, number=Py_ssize_t)
     cdef _tick(self, Part part, list ticks, EventSlots event)
-    cdef _doubt(self, id)
     cpdef note_closed(self, id)
     cdef bint _is_late(self, Store store, id) except -1
     @cython.locals(part=Part, entry=Entry, wire=dict)
