@@ -267,7 +267,7 @@ def with_positions(positions: Any) -> Any:
 
 
 def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: AccountSnapshot) -> None:
-    bare = {"id": "7", "newField": {"a": 1}}
+    bare = {"id": "7", "openPrice": 4, "avgPrice": "6.5", "newField": {"a": 1}}
     nulls = {"id": 8, "uid": None, "volume": 3, "side": None, "openPrice": None, "contractId": None}
     closed = [{"id": 1, "volume": volume} for volume in (0, "0.000", 0.0)]
     odd = {"id": 9, "volume": "12", "leverageLevel": "20x", "openPrice": "NaN", "holdAmount": [1]}
@@ -289,7 +289,7 @@ def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: Account
     }
     snapshot = from_account(exchange, source, answer)
     first, second, third = snapshot.positions
-    assert first == Position(id=7, contract_id=127, complete=True)
+    assert first == Position(id=7, contract_id=127, open_price=6.5, complete=True)
     assert first.raw == bare
     assert second == Position(id=8, contract_id=127, volume=3.0, complete=True)
     assert third.volume == 12
