@@ -417,3 +417,15 @@ def test_a_push_is_merged_while_another_thread_reads_a_large_book() -> None:
     finally:
         gc.callbacks.remove(in_the_midst)
     assert merged[1:] == [True]
+
+
+def test_what_ended_long_ago_is_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "REMEMBERED", 3)
+    exchange = Exchange()
+    for action in ("2", "3"):  # the second time each is late
+        for id in range(5):
+            order = {"orderId": f"{id}", "orderAction": action, "volume": 3}
+            exchange.push({"channel": "order", "order": order})
+            exchange.position("DELETE" if action == "2" else "UPDATE", id=id)
+    assert [*exchange.book.orders] == ["0", "1"]
+    assert exchange.id_list == [0, 1]
