@@ -175,7 +175,7 @@ class Callbacks:
         def __init_subclass__(cls, **options: Any) -> None:
             super().__init_subclass__(**options)
             for name, value in vars(cls).items():
-                if not name.startswith("on_") or name in CALLBACK_NAMES or not callable(value):
+                if name[:2].lower() != "on" or name in CALLBACK_NAMES or not callable(value):
                     continue
                 if meant := _nearest(name, 0.85):
                     raise TypeError(
@@ -186,14 +186,18 @@ class Callbacks:
         def __setattr__(self, name: str, value: Any) -> None:
             if name in CALLBACK_NAMES:
                 _handlers(self, name).replace(value)
-            elif name.startswith("on_") and not hasattr(type(self), name):
-                meant = _nearest(name, 0.6)
+                return
+            if name[:2].lower() == "on" and not hasattr(type(self), name):
+                ours = name.startswith("on_")  # else it may be a name of the user's own: online
+                meant = _nearest(name, 0.6 if ours else 0.85)
                 hint = (
                     f"did you mean {meant}?" if meant else f"there are {', '.join(CALLBACK_NAMES)}"
                 )
-                raise AttributeError(f"there is no callback {name}: {hint}", name=name, obj=self)
-            else:
-                object.__setattr__(self, name, value)
+                if ours or meant:
+                    raise AttributeError(
+                        f"there is no callback {name}: {hint}", name=name, obj=self
+                    )
+            object.__setattr__(self, name, value)
 
 
 CALLBACK_NAMES = tuple(name for name, slot in vars(Callbacks).items() if isinstance(slot, Callback))
@@ -202,7 +206,7 @@ CALLBACK_NAMES = tuple(name for name, slot in vars(Callbacks).items() if isinsta
 def _nearest(name: str, likeness: float) -> str | None:
     from difflib import get_close_matches  # noqa: PLC0415 (needed for a mistake alone)
 
-    return next(iter(get_close_matches(name, CALLBACK_NAMES, 1, likeness)), None)
+    return next(iter(get_close_matches(name.lower(), CALLBACK_NAMES, 1, likeness)), None)
 
 
 def callback_name(function: object) -> str:

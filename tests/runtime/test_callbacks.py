@@ -155,10 +155,14 @@ def test_a_misspelt_name_is_named_not_ignored() -> None:
         stream.on_orders = boom
     with pytest.raises(AttributeError, match="no callback on_xyz: there are on_position, on_order"):
         stream.on_xyz = boom
+    with pytest.raises(AttributeError, match="no callback onOrder: did you mean on_order"):
+        stream.onOrder = boom
     with pytest.raises(TypeError, match="on_orders"):
         stream_with(on_orders=boom)
-    with pytest.raises(TypeError, match=r"Wrong.on_orders is no callback.*call it on_order"):
-        type("Wrong", (PositionStream,), {"on_orders": boom})
+    for wrong in ("on_orders", "onOrder"):
+        with pytest.raises(TypeError, match=f"Wrong.{wrong} is no callback.*call it on_order"):
+            type("Wrong", (PositionStream,), {wrong: boom})
+    stream.online = True
     stream_with(Bot).on_fill = None  # which its class has
 
 
