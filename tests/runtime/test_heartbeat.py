@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastpos import ConnectionFailed, PositionStream, Snapshot
+from fastpos import ConnectionFailed, Position, PositionStream, Snapshot
 from fastpos.simulator import Exchange
 from tests.chaos.host import Host
 from tests.support.network import TcpProxy
@@ -147,10 +147,11 @@ def test_after_sleep_all_is_stale_until_the_pong_of_a_ping_that_goes_out_at_once
     exchange: Exchange, new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     id = exchange.open_position()
-    with Host() as host, new_stream(exchange, snapshot=lambda: Snapshot([], [])) as stream:
+    known = Snapshot([Position(id=id)], [])
+    with Host() as host, new_stream(exchange, snapshot=lambda: known) as stream:
         until(lambda: stream.synced, what="a snapshot")
         exchange.update_position(id, volume=7)
-        recorder.wait("on_position")
+        recorder.wait("on_position", 2)
         assert not stream.positions[id].stale
         exchange.stall(pushes=True, handshakes=True, closes=True)
         host.slept_s = 28800.0
