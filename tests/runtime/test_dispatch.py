@@ -6,10 +6,8 @@ import logging
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import pytest
@@ -27,11 +25,9 @@ from fastpos.fork import OwnerProcess
 from fastpos.runtime.callbacks import Handlers
 from fastpos.runtime.dispatch import Dispatcher
 from fastpos.simulator import Exchange
+from tests.support.bench import Bench
 from tests.support.connections import at_once, concurrently
-from tests.support.pushes import order
 from tests.support.recording import SOON, Recorder, until
-
-NewStream = Callable[..., PositionStream]
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
@@ -195,53 +191,33 @@ def test_what_ends_the_thread_is_raised_to_the_reader(
 # --- streams that have one ------------------------------------------------------------------------
 
 
-class Bench:
-    """An exchange and streams with a callback thread."""
+class Queued(Bench):
+    """Streams with a callback thread; what orders call waits in each call until `open`."""
 
-    def __init__(self, exchange: Exchange, recorder: Recorder, new_stream: NewStream) -> None:
-        self.exchange = exchange
-        self.recorder = recorder
-        self.entered, self.open = threading.Event(), threading.Event()
-        self.new = partial(new_stream, exchange, dispatch="thread", slow_callback_s=60)
+    def new(self, **options: Any) -> PositionStream:
+        return super().new(dispatch="thread", slow_callback_s=60, **options)
 
-    def start(self, **options: Any) -> PositionStream:
-        """A subscribed stream; its second function for orders waits in each call until `open`."""
-        stream: PositionStream = self.new(**options)
+    def hold(self, **options: Any) -> PositionStream:
+        """Order 0 is in the hands of the callback thread of a stream, which waits."""
+        stream = self.start(**options)
         stream.on_order(self.gate)
-        stream.start()
-        assert stream.wait_ready(SOON)
-        return stream
-
-    def gate(self, _: object) -> None:
-        self.entered.set()
-        assert self.open.wait(SOON)
-
-    def push(self, *numbers: int) -> None:
-        for number in numbers:
-            self.exchange.push(order(number))
-
-    def hold(self) -> None:
-        """Order 0 is in the hands of the callback thread, which waits."""
         self.push(0)
         assert self.entered.wait(SOON)
+        return stream
 
     def fill(self, stream: PositionStream) -> None:
         """Of a queue of two: orders 1 and 2 wait, the reader has one more and waits too."""
-        self.hold()
         self.push(1, 2, 3)
         until(lambda: stream.stats.events.get("Order") == 4, what="the reader at the full queue")
 
-    @property
-    def orders(self) -> list[int]:
-        """The numbers that came."""
-        return [int(event.order_id) for event in self.recorder.on_order]
-
 
 @pytest.fixture
-def bench(exchange: Exchange, recorder: Recorder, new_stream: NewStream) -> Iterator[Bench]:
-    bench = Bench(exchange, recorder, new_stream)
-    yield bench
-    bench.open.set()
+def queued(
+    exchange: Exchange, recorder: Recorder, new_stream: Callable[..., PositionStream]
+) -> Iterator[Queued]:
+    queued = Queued(exchange, recorder, new_stream)
+    yield queued
+    queued.open.set()
 
 
 def run(stream: PositionStream, how: str) -> None:
@@ -257,17 +233,17 @@ both_ways = pytest.mark.parametrize("how", ["start", "run_forever"])
 
 
 @both_ways
-def test_all_callbacks_run_on_one_thread_in_order(bench: Bench, how: str) -> None:
+def test_all_callbacks_run_on_one_thread_in_order(queued: Queued, how: str) -> None:
     threads: set[threading.Thread] = set()
 
     def work(_: object) -> None:
-        bench.exchange.place_trigger()
-        bench.exchange.push_bytes(b"garbage")
-        bench.push(*range(500))
-        bench.exchange.push({"channel": "news"})
+        queued.exchange.place_trigger()
+        queued.exchange.push_bytes(b"garbage")
+        queued.push(*range(500))
+        queued.exchange.push({"channel": "news"})
 
-    stream = bench.new()
-    for name in bench.recorder.callbacks:
+    stream = queued.new()
+    for name in queued.recorder.callbacks:
         getattr(stream, name)(lambda _: threads.add(threading.current_thread()))
     stream.on_ready(work)
     stream.on_unknown(lambda _: stream.stop())
@@ -276,57 +252,55 @@ def test_all_callbacks_run_on_one_thread_in_order(bench: Bench, how: str) -> Non
     assert thread.name.startswith("fastpos-callbacks-")
     assert thread.daemon
     names = ["on_trigger", "on_error", *["on_order"] * 500, "on_unknown", "on_disconnect"]
-    assert bench.recorder.names == names
-    assert bench.orders == list(range(500))
+    assert queued.recorder.names == names
+    assert queued.orders == list(range(500))
 
 
 @both_ways
-def test_ctrl_c_in_a_callback_ends_the_stream(bench: Bench, how: str) -> None:
+def test_ctrl_c_in_a_callback_ends_the_stream(queued: Queued, how: str) -> None:
     def leave(_: object) -> None:
         raise KeyboardInterrupt("the user's")
 
-    stream = bench.new()
+    stream = queued.new()
     stream.on_order(leave)
-    stream.on_ready(lambda _: bench.push(*range(5)))
+    stream.on_ready(lambda _: queued.push(*range(5)))
     with pytest.raises((FastposError, KeyboardInterrupt), match="the user's") as caught:
         run(stream, how)
     if how == "start":
         assert isinstance(caught.value.__cause__, KeyboardInterrupt)
     else:
         assert isinstance(caught.value, KeyboardInterrupt)
-    assert bench.orders == [0]
-    assert bench.exchange.wait_for_clients(0)
-    assert bench.exchange.wait_for("unsub")
-    stream.on_order = bench.recorder.callbacks["on_order"]
+    assert queued.orders == [0]
+    assert queued.exchange.wait_for_clients(0)
+    assert queued.exchange.wait_for("unsub")
+    stream.on_order = queued.recorder.callbacks["on_order"]
     with stream:  # and it can begin again
-        bench.recorder.wait("on_order", 2)
+        queued.recorder.wait("on_order", 2)
 
 
-def test_reader_waits_and_nothing_is_lost(bench: Bench) -> None:
+def test_reader_waits_and_nothing_is_lost(queued: Queued) -> None:
     """Neither a pong that is unread behind a full queue, nor pings, nor events."""
-    exchange, recorder = bench.exchange, bench.recorder
-    stream = bench.start(queue_size=2, ping_interval=0.05, pong_timeout=0.1)
-    bench.fill(stream)
-    bench.push(*range(4, 100))
+    exchange, recorder = queued.exchange, queued.recorder
+    queued.fill(queued.hold(queue_size=2, ping_interval=0.05, pong_timeout=0.1))
+    queued.push(*range(4, 100))
     exchange.push_bytes(b"garbage")
     exchange.place_trigger()
     # For many times as long as a pong may take.
     assert exchange.wait_for("ping", count=exchange.counts["ping"] + 8)
     assert recorder.on_disconnect == []
-    bench.open.set()
+    queued.open.set()
     recorder.wait("on_trigger")
     assert exchange.wait_for("ping", count=exchange.counts["ping"] + 3)
     full, _garbage = recorder.on_error
     assert "callback queue" in str(full)
     assert recorder.on_disconnect == []
-    assert bench.orders == list(range(100))
+    assert queued.orders == list(range(100))
 
 
-def test_events_nobody_listens_to_take_no_room(bench: Bench) -> None:
-    stream = bench.start(queue_size=1, on_trigger=None)
-    bench.hold()
+def test_events_nobody_listens_to_take_no_room(queued: Queued) -> None:
+    stream = queued.hold(queue_size=1, on_trigger=None)
     for _ in range(10):
-        bench.exchange.place_trigger()
+        queued.exchange.place_trigger()
     until(lambda: stream.stats.events.get("Trigger") == 10, what="the reader past them")
     assert stream.stats.queue_depth == 0
 
@@ -334,57 +308,7 @@ def test_events_nobody_listens_to_take_no_room(bench: Bench) -> None:
 # --- their end ------------------------------------------------------------------------------------
 
 
-def test_stop_in_time_though_a_callback_takes_longer(bench: Bench) -> None:
-    later: list[object] = []
-    stream = bench.start(queue_size=2)
-    stream.on_order(later.append)
-    bench.fill(stream)
-    with at_once(0.8):
-        stream.stop(timeout=0.3)
-    calls = list(bench.recorder.calls)
-    with pytest.raises(RuntimeError, match="running"):
-        stream.start()
-    bench.open.set()
-    assert stream.join(SOON)
-    assert bench.recorder.calls == calls
-    assert later == []
-
-
-@pytest.mark.parametrize("slot", ["on_order", "on_ready", "on_error", "on_disconnect"])
-@both_ways
-def test_stop_in_a_callback(bench: Bench, slot: str, how: str) -> None:
-    took: list[float] = []
-    stream = bench.new(queue_size=2)
-
-    def leave(_: object) -> None:
-        if slot == "on_order" and not took:
-            bench.push(1, 2, 3, 4)
-            until(lambda: stream.stats.queue_depth >= 2, what="a full queue")
-        began = time.monotonic()
-        stream.stop()
-        with pytest.raises(RuntimeError, match="join"):
-            stream.join()
-        took.append(time.monotonic() - began)
-
-    def work(_: object) -> None:
-        if slot == "on_disconnect":
-            bench.exchange.drop()
-        else:
-            bench.exchange.push_bytes(b"garbage")
-            bench.push(99)
-
-    getattr(stream, slot)(leave)
-    stream.on_ready(work)
-    run(stream, how)
-    assert max(took) < 0.5
-    assert len(bench.orders) <= 1
-    if slot != "on_disconnect":
-        assert bench.recorder.on_disconnect[-1].reason == "stopped"
-        assert bench.exchange.wait_for("unsub")
-    assert bench.exchange.wait_for_clients(0)
-
-
-def test_wait_ready_in_a_callback_ends_with_the_stream(bench: Bench) -> None:
+def test_wait_ready_in_a_callback_ends_with_the_stream(queued: Queued) -> None:
     """The stream can't end before the callback has, nor does it have to."""
     answers: list[Any] = []
 
@@ -394,45 +318,47 @@ def test_wait_ready_in_a_callback_ends_with_the_stream(bench: Bench) -> None:
         except FastposError as error:
             answers.append(error)
 
-    policy = ReconnectPolicy(initial=0.02, max_attempts=1)
-    stream = bench.start(on_disconnect=wait, reconnect=policy)
-    bench.exchange.drop()  # the stream comes back
+    stream = queued.start(on_disconnect=wait, reconnect=ReconnectPolicy(0.02, max_attempts=1))
+    queued.exchange.drop()  # the stream comes back
     until(lambda: answers == [True], what="subscribed again")
-    bench.exchange.refuse_upgrade(503)
-    bench.exchange.drop()
+    queued.exchange.refuse_upgrade(503)
+    queued.exchange.drop()
     with pytest.raises(ReconnectExhausted):
         stream.join(SOON)
     assert all(isinstance(answer, ReconnectExhausted) for answer in answers[1:])
     assert len(answers) == 3
 
 
-def test_what_waits_is_delivered_when_the_stream_ends_by_itself(bench: Bench) -> None:
-    stream = bench.start(reconnect=None, queue_size=50)
-    bench.hold()
-    bench.push(*range(1, 30))
+def test_what_waits_is_delivered_when_the_stream_ends_by_itself(queued: Queued) -> None:
+    stream = queued.hold(reconnect=None, queue_size=50)
+    queued.push(*range(1, 30))
     until(lambda: stream.stats.queue_depth == 29)
-    bench.exchange.drop()
+    queued.exchange.drop()
     until(lambda: stream.stats.queue_depth == 30, what="on_disconnect in the queue")
     assert not stream.join(0.01)
-    bench.open.set()
+    queued.open.set()
     with pytest.raises(FastposError):
         stream.join(SOON)
-    assert bench.orders == list(range(30))
-    assert bench.recorder.names[-1] == "on_disconnect"
+    assert queued.orders == list(range(30))
+    assert queued.recorder.names[-1] == "on_disconnect"
 
 
 @contextmanager
-def signal_when_full(bench: Bench, stream: PositionStream, signum: int) -> Iterator[None]:
-    """Fills the queue of a stream that runs in this thread, then sends it a signal."""
+def signal_when_full(queued: Queued, signum: int) -> Iterator[PositionStream]:
+    """A stream that is to run in this thread, which gets a signal once its queue is full."""
     this = threading.get_ident()
+    stream = queued.new(queue_size=2)
+    stream.on_order(queued.gate)
 
     def work() -> None:
-        bench.recorder.wait("on_ready")
-        bench.fill(stream)
+        queued.wait("on_ready")
+        queued.push(0)
+        assert queued.entered.wait(SOON)
+        queued.fill(stream)
         signal.pthread_kill(this, signum)
 
     with concurrently(work):
-        yield
+        yield stream
 
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="has none between threads")
@@ -440,20 +366,18 @@ needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="has none bet
 
 @needs_signals
 def test_ctrl_c_does_not_wait_long_for_a_callback(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    queued: Queued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C reaches the reader in run_forever(), not the callback."""
     monkeypatch.setattr("fastpos.runtime.driver.CLOSE_TIMEOUT", 0.1)
     later: list[object] = []
-    stream = bench.new(queue_size=2)
-    stream.on_order(bench.gate)
-    stream.on_order(later.append)
-    ctrl_c = signal_when_full(bench, stream, signal.SIGINT)
-    with at_once(SOON / 2), ctrl_c, pytest.raises(KeyboardInterrupt):
-        stream.run_forever()
+    with at_once(SOON / 2), signal_when_full(queued, signal.SIGINT) as stream:
+        stream.on_order(later.append)
+        with pytest.raises(KeyboardInterrupt):
+            stream.run_forever()
     with pytest.raises(RuntimeError, match="running"):
         stream.start()
-    bench.open.set()
+    queued.open.set()
     until(lambda: not stream._dispatcher.is_alive)  # type: ignore[union-attr]
     assert later == []
     with stream:  # and it can begin again
@@ -461,20 +385,17 @@ def test_ctrl_c_does_not_wait_long_for_a_callback(
 
 
 @needs_signals
-def test_stop_in_a_signal_handler_while_the_reader_waits(bench: Bench) -> None:
-    stream = bench.new(queue_size=2)
-    stream.on_order(bench.gate)
-
+def test_stop_in_a_signal_handler_while_the_reader_waits(queued: Queued) -> None:
     def handle(*_: object) -> None:
         stream.stop()
-        bench.open.set()
+        queued.open.set()
 
     before = signal.signal(signal.SIGUSR1, handle)
     try:
-        with signal_when_full(bench, stream, signal.SIGUSR1):
+        with signal_when_full(queued, signal.SIGUSR1) as stream:
             stream.run_forever()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert bench.orders == [0]
-    assert [event.reason for event in bench.recorder.on_disconnect] == ["stopped"]
-    assert bench.exchange.wait_for("unsub")
+    assert queued.orders == [0]
+    assert [event.reason for event in queued.recorder.on_disconnect] == ["stopped"]
+    assert queued.exchange.wait_for("unsub")
