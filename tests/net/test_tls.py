@@ -9,7 +9,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytest
@@ -64,24 +64,17 @@ def openssl(
             connection.end()
 
 
-@contextmanager
-def python(
-    certificates: Certificates, handler: Callable[[ssl.SSLSocket], object], version: Version = "1.3"
-) -> Iterator[tuple[ScriptedServer, Client]]:
-    """A connection that Python's `ssl` serves; `handler` is called after the upgrade."""
+def only(version: Version) -> ssl.TLSVersion:
+    return ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
 
-    def upgraded(peer: socket.socket) -> None:
-        assert isinstance(peer, ssl.SSLSocket)
-        assert peer.version() == f"TLSv{version}"
-        accept_upgrade(peer)
-        handler(peer)
 
-    only = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
-    with (
-        ScriptedServer(upgraded, certificates.good.context(only)) as server,
-        opened(server.url, ssl_context=certificates.client_context()) as connection,
-    ):
-        yield server, connection
+def refusal(url: str, context: ssl.SSLContext, **options: Any) -> ConnectionFailed:
+    """What opening raises, which must not take long."""
+    connection = Connection(url, {"api-key": "s3cret"}, ssl_context=context, **options)
+    with at_once(), pytest.raises(ConnectionFailed) as raised:
+        connection.open()
+    connection.end()
+    return raised.value
 
 
 # --- versions, records, keys ----------------------------------------------------------------------
@@ -148,36 +141,20 @@ def test_session_tickets_are_no_data(certificates: Certificates, tickets: int) -
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("polite", [True, False])
-def test_ends_with_close_notify_and_without(
-    certificates: Certificates, version: Version, polite: bool
-) -> None:
-    def leave(peer: ssl.SSLSocket) -> None:
-        peer.sendall(frame(TEXT, b"last"))
-        if polite:
-            # close_notify, without waiting for the client's
-            peer.setblocking(False)
-            with suppress(OSError):
-                peer.unwrap()
-
-    with python(certificates, leave, version) as (_, connection):
-        messages, ended = read_until_end(connection)
-    assert messages == [(TEXT, "last")]
-    assert ended.close_code is None
-    assert isinstance(ended.error, ConnectionFailed)
-    assert ("without TLS's close_notify" in ended.reason) != polite
-
-
-@pytest.mark.parametrize("version", VERSIONS)
 def test_the_client_ends_with_close_notify(certificates: Certificates, version: Version) -> None:
     rest: list[bytes] = []
 
-    def hear(peer: ssl.SSLSocket) -> None:
+    def hear(peer: Any) -> None:
+        assert peer.version() == f"TLSv{version}"
+        accept_upgrade(peer)
         assert read_frame(peer).opcode == CLOSE
         peer.sendall(close_frame(1000))
         rest.append(peer.recv(1))  # raises SSLEOFError where there is no close_notify
 
-    with python(certificates, hear, version) as (server, connection):
+    with (
+        ScriptedServer(hear, certificates.good.context(only(version))) as server,
+        opened(server.url, ssl_context=certificates.client_context()) as connection,
+    ):
         connection.close()
         list(connection.receive(1))
         connection.end()
@@ -278,23 +255,14 @@ def test_a_wrong_certificate_is_refused(
     certificates: Certificates, name: str, complaint: str, version: Version
 ) -> None:
     heard: list[bytes] = []
-    only = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
-    identity = getattr(certificates, name)
-
-    def hear(peer: socket.socket) -> None:
-        heard.append(peer.recv(1000))
-
-    with ScriptedServer(hear, identity.context(only)) as server:
-        connection = Connection(
-            server.url, {"api-key": "s3cret"}, ssl_context=certificates.client_context()
-        )
-        with at_once(), pytest.raises(ConnectionFailed, match="certificate is not accepted") as no:
-            connection.open()
-        connection.end()
+    context = getattr(certificates, name).context(only(version))
+    with ScriptedServer(lambda peer: heard.append(peer.recv(1000)), context) as server:
+        error = refusal(server.url, certificates.client_context())
         server.wait_finished(1)
-    assert re.search(complaint, str(no.value))
-    assert f"127.0.0.1:{server.port}" in str(no.value)
-    assert isinstance(no.value.__cause__, ssl.SSLCertVerificationError)
+    assert "certificate is not accepted" in str(error)
+    assert re.search(complaint, str(error))
+    assert f"127.0.0.1:{server.port}" in str(error)
+    assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
     assert not any(heard)
 
 
@@ -313,17 +281,10 @@ def test_the_callers_own_context_decides(certificates: Certificates) -> None:
     old = certificates.client_context()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with ScriptedServer(echo, certificates.good.context(ssl.TLSVersion.TLSv1_3)) as server:
-        connection = Connection(server.url, ssl_context=old)
-        with pytest.raises(ConnectionFailed, match=r"(?i)TLS handshake failed.*(version|protocol)"):
-            connection.open()
-        connection.end()
-
-    servers = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        error = refusal(server.url, old)
+    assert re.search("(?i)TLS handshake failed.*(version|protocol)", str(error))
     with ScriptedServer(lambda _: None) as server:
-        connection = Connection(server.url.replace("ws", "wss"), ssl_context=servers)
-        with pytest.raises(ConnectionFailed):
-            connection.open()
-        connection.end()
+        refusal(server.url.replace("ws", "wss"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
 
 def test_a_stream_trusts_nobody_unasked(
@@ -339,48 +300,36 @@ def test_a_stream_trusts_nobody_unasked(
 # --- handshakes that lead nowhere -----------------------------------------------------------------
 
 
-def read_hello(peer: socket.socket) -> None:
-    read_exactly(peer, 5)
+def answering(answer: bytes, stay: bool = False) -> Callable[[Any], None]:
+    """A server that answers the first it hears with this, and stays or leaves."""
 
+    def handler(peer: Any) -> None:
+        read_exactly(peer, 5)
+        peer.sendall(answer)
+        while stay and peer.recv(1000):
+            pass
 
-def say_nothing(peer: socket.socket) -> None:
-    read_hello(peer)
-    while peer.recv(1000):
-        pass
-
-
-def say_something_else(peer: socket.socket) -> None:
-    read_hello(peer)
-    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
-def alert(peer: socket.socket) -> None:
-    read_hello(peer)
-    peer.sendall(b"\x15\x03\x03\x00\x02\x02\x28")  # handshake_failure
+    return handler
 
 
 @pytest.mark.parametrize(
     ("handler", "complaint"),
     [
-        (say_nothing, "took too long"),
-        (read_hello, "EOF|reset"),
-        (say_something_else, "(?i)wrong.version|record"),
-        (alert, "(?i)handshake.failure"),
+        (answering(b"", stay=True), "took too long"),
+        (answering(b""), "EOF|reset"),
+        (answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "(?i)wrong.version|record"),
+        (answering(b"\x15\x03\x03\x00\x02\x02\x28"), "(?i)handshake.failure"),
     ],
+    ids=["silence", "end", "no TLS", "alert"],
 )
 def test_a_handshake_that_fails(
-    certificates: Certificates, handler: Callable[[socket.socket], None], complaint: str
+    certificates: Certificates, handler: Callable[[Any], None], complaint: str
 ) -> None:
     with ScriptedServer(handler) as server:
-        connection = Connection(
-            server.url.replace("ws", "wss"),
-            ssl_context=certificates.client_context(),
-            connect_timeout=0.3,
-        )
-        with at_once(), pytest.raises(ConnectionFailed, match="TLS handshake failed") as failed:
-            connection.open()
-        connection.end()
-    assert re.search(complaint, str(failed.value))
+        url = server.url.replace("ws", "wss")
+        error = refusal(url, certificates.client_context(), connect_timeout=0.3)
+    assert "TLS handshake failed" in str(error)
+    assert re.search(complaint, str(error))
 
 
 def test_a_trickling_handshake_has_the_same_deadline(certificates: Certificates) -> None:
@@ -389,33 +338,22 @@ def test_a_trickling_handshake_has_the_same_deadline(certificates: Certificates)
         TcpProxy("127.0.0.1", server.port) as proxy,
     ):
         proxy.trickle(1, 0.01)
-        connection = Connection(
-            proxy.url("wss"), ssl_context=certificates.client_context(), connect_timeout=0.4
-        )
-        with at_once(), pytest.raises(ConnectionFailed, match="took too long"):
-            connection.open()
-        connection.end()
+        url, context = proxy.url("wss"), certificates.client_context()
+        assert "took too long" in str(refusal(url, context, connect_timeout=0.4))
 
 
 def test_silence_after_the_handshake_has_the_same_deadline(certificates: Certificates) -> None:
-    with ScriptedServer(say_nothing, certificates.good.context()) as server:
-        connection = Connection(
-            server.url, ssl_context=certificates.client_context(), connect_timeout=0.3
-        )
-        with at_once(), pytest.raises(ConnectionFailed, match="in time"):
-            connection.open()
-        connection.end()
+    handler = answering(b"", stay=True)
+    with ScriptedServer(handler, certificates.good.context()) as server:
+        error = refusal(server.url, certificates.client_context(), connect_timeout=0.3)
+    assert "in time" in str(error)
 
 
-def test_a_name_that_no_certificate_can_have(certificates: Certificates) -> None:
-    with ScriptedServer(say_nothing) as server:
-        connection = Connection(
-            f"wss://127.0.0.1:{server.port}/", ssl_context=certificates.client_context()
-        )
-        connection._url = f"wss://.example:{server.port}/"
-        with pytest.MonkeyPatch.context() as patched:
-            place = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))
-            patched.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
-            with pytest.raises(ConnectionFailed, match="TLS handshake failed"):
-                connection.open()
-        connection.end()
+def test_a_name_that_no_certificate_can_have(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ScriptedServer(answering(b"", stay=True)) as server:
+        place = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
+        error = refusal("wss://.example/", certificates.client_context())
+    assert "TLS handshake failed" in str(error)
