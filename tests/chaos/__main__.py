@@ -14,13 +14,7 @@ from pathlib import Path
 from fastpos.wire.inflate import inflater
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.report import put_into, table
-from tests.chaos.rig import (
-    CONNECT_TIMEOUT,
-    EVENTS_PER_S,
-    PING_INTERVAL,
-    PONG_TIMEOUT,
-    SUBSCRIBE_TIMEOUT,
-)
+from tests.chaos.rig import EVENTS_PER_S, SETTINGS
 from tests.chaos.trial import Outcome, try_fault
 
 
@@ -72,11 +66,10 @@ def _round(faults: list[Fault], seed: str) -> list[Outcome]:
 
 
 def _settings(outcomes: list[Outcome], command: str) -> str:
+    settings = ", ".join(f"`{name}={seconds:g}`" for name, seconds in SETTINGS.items())
     text = (
-        f"The worst of {len(outcomes)} trials with `ping_interval={PING_INTERVAL:g}`, "
-        f"`pong_timeout={PONG_TIMEOUT:g}`, `connect_timeout={CONNECT_TIMEOUT:g}`, "
-        f"`subscribe_timeout={SUBSCRIBE_TIMEOUT:g}` and {EVENTS_PER_S} events a second, on "
-        f"{platform.python_implementation()} {platform.python_version()}, {inflater}, "
+        f"The worst of {len(outcomes)} trials with {settings} and {EVENTS_PER_S} events a second, "
+        f"on {platform.python_implementation()} {platform.python_version()}, {inflater}, "
         f"{platform.system()} {platform.machine()}:"
     )
     return f"{textwrap.fill(text, 100)} `{command}`."
