@@ -14,8 +14,6 @@ from tests.support.connections import concurrently
 from tests.support.pushes import bomb, packed
 from tests.support.recording import SOON, until
 
-__all__ = ["BACK_WITHIN", "FAULTS", "RESET", "RETRY_WITHIN", "Fault", "Loss", "Seen"]
-
 
 class Seen(enum.Enum):
     """Where a fault shows, and from when to when the noticing of it is measured."""

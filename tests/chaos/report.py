@@ -9,8 +9,6 @@ from pathlib import Path
 from tests.chaos.faults import FAULTS, Seen
 from tests.chaos.trial import Outcome
 
-__all__ = ["put_into", "table"]
-
 MARKS = ("<!-- faults -->", "<!-- /faults -->")
 HEAD = (
     "| fault | the stream says | noticed in | first retry in | back in "

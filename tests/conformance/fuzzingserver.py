@@ -21,8 +21,6 @@ from pathlib import Path
 
 from tests.support.rig import LOOPBACK, Rig, end_process, free_port
 
-__all__ = ["FuzzingServer", "NotAvailable", "install"]
-
 # The last virtualenv that makes 2.7 environments, and the suite's first release that names all its
 # old dependencies itself; no pin of ours is needed beyond these.
 VIRTUALENV = "virtualenv>=20.17,<20.22"

@@ -6,7 +6,6 @@ import random
 import re
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from tests.support.frames import (
     read_exactly,
     read_frame,
 )
+from tests.support.gil import switching
 from tests.support.network import TcpProxy
 from tests.support.openssl import OpensslServer
 from tests.support.recording import until
@@ -186,21 +186,12 @@ def test_an_alert_that_cannot_be_sent_takes_no_message_along(
 # --- threads --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def hasty_switches() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 def bombard(connection: Client, name: str, count: int) -> None:
     sizes = random.Random(name)
     for number in range(count):
         connection.send(f"{name}{number}:" + name * sizes.randrange(2000), timeout=10)
 
 
-@pytest.mark.usefixtures("hasty_switches")
 def test_two_threads_send_while_one_reads_openssl_and_keys_change(
     certificates: Certificates,
 ) -> None:
@@ -214,6 +205,7 @@ def test_two_threads_send_while_one_reads_openssl_and_keys_change(
                 server.update_keys(answer=True)
 
     with (
+        switching(1e-6),
         openssl(certificates) as (server, connection),
         concurrently(lambda: heard.extend(read_frame(server) for _ in range(2 * count))),
         concurrently(lambda: push(server)),

@@ -11,8 +11,6 @@ from fastpos.simulator import Exchange
 from tests.support.pushes import order
 from tests.support.recording import SOON, Recorder
 
-__all__ = ["Bench"]
-
 
 class Bench:
     """Makes streams of `exchange` that call `recorder`; they are stopped when the test ends."""

@@ -16,8 +16,6 @@ from fastpos.wire.frames import CLOSE, TEXT, Message, parse_close
 from fastpos.wire.inflate import Splitter
 from fastpos.wire.scratch import SCRATCH_SIZE
 
-__all__ = ["Client", "Ended", "at_once", "concurrently", "opened", "read_until_end", "take"]
-
 T = TypeVar("T")
 
 

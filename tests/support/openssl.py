@@ -15,8 +15,6 @@ import pytest
 
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, program
 
-__all__ = ["OpensslServer"]
-
 
 class OpensslServer(Rig):
     """OpenSSL's `s_server`: other TLS code than Python's, which does what `ssl` can't.
@@ -101,18 +99,6 @@ class OpensslServer(Rig):
     def send_plaintext(self) -> None:
         """A line of text between the TLS records, which the client can't take for one."""
         self._write(b"P")
-
-    def end(self) -> None:
-        """Closes the TCP connection without close_notify, and listens no more.
-
-        After the client's close_notify `s_server` sends its own by itself.
-        """
-        self._write(b"Q")
-
-    def kill(self) -> None:
-        """The process dies: TCP ends by FIN, or by RST if it had not read everything."""
-        self._process.kill()
-        self._process.wait()
 
     def wait_handshakes(self, count: int) -> None:
         """Until so many TLS handshakes have been completed, over all."""

@@ -12,8 +12,6 @@ from pathlib import Path
 from tests.support.recording import until
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, free_port, program
 
-__all__ = ["HttpProxy", "SocksProxy"]
-
 
 class _ProgramProxy(Rig):
     """A proxy program on a free port, up when it accepts connections."""

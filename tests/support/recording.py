@@ -9,8 +9,6 @@ from typing import Any
 
 from fastpos.runtime.callbacks import CALLBACK_NAMES
 
-__all__ = ["KEY", "SOON", "Recorder", "until"]
-
 SOON = 5.0
 """Seconds: the deadline of a wait, never a pause."""
 

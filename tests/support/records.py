@@ -13,8 +13,6 @@ from tests.support.certificates import Certificates
 from tests.support.connections import concurrently
 from tests.support.recording import until
 
-__all__ = ["RECORD", "Pair", "Server", "read", "read_all", "reads_of", "shaken_hands"]
-
 RECORD = 16 * 1024  # the most that one holds
 
 

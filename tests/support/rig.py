@@ -10,8 +10,6 @@ from typing import TypeVar
 
 import pytest
 
-__all__ = ["LOOPBACK", "TIMEOUT", "Rig", "end_process", "free_port", "program"]
-
 TIMEOUT = 10.0
 """Seconds after which any wait of a rig gives up, so that a broken test fails and never hangs."""
 

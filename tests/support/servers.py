@@ -12,8 +12,6 @@ from tests.support.frames import CLOSE, ClientFrame, frame, read_frame, text_fra
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig
 from tests.support.upgrade import accept_upgrade
 
-__all__ = ["ScriptedServer", "answer_until_close", "serve_subscription"]
-
 
 class ScriptedServer(Rig):
     """Runs `handler(socket)` in a thread for each connection, and closes the socket after it.
@@ -47,12 +45,6 @@ class ScriptedServer(Rig):
     def url(self) -> str:
         return f"{'wss' if self._ssl_context else 'ws'}://{LOOPBACK}:{self.port}/"
 
-    def wait_accepted(self, count: int, timeout: float = TIMEOUT) -> None:
-        """Until so many connections have come, over all."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.accepted >= count, timeout):
-                raise AssertionError(f"{self.accepted} connections, not {count}")
-
     def wait_finished(self, count: int, timeout: float = TIMEOUT) -> None:
         """Until the handlers of so many connections have returned, over all."""
         with self._changed:
@@ -83,7 +75,6 @@ class ScriptedServer(Rig):
                 self._threads.append(thread)
                 self._sockets.add(connection)
                 self.accepted += 1
-                self._changed.notify_all()
             thread.start()
 
     def _serve(self, raw: socket.socket) -> None:
