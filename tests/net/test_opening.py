@@ -24,7 +24,7 @@ from fastpos.net.connection import Connection
 from fastpos.net.dial import ATTEMPT_DELAY, _by_turns
 from fastpos.net.transport import Transport
 from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
-from tests.support.connections import at_once, concurrently, opened
+from tests.support.connections import at_once, concurrently, opened, refusal
 from tests.support.frames import close_frame
 from tests.support.recording import SOON, until
 from tests.support.rig import free_port
@@ -32,15 +32,6 @@ from tests.support.servers import ScriptedServer
 from tests.support.upgrade import accept_upgrade, read_request, upgrade_response
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
-
-
-def refusal(url: str, **options: Any) -> FastposError:
-    """What opening raises, which must not take long."""
-    connection = Connection(url, {"api-key": "s3cret"}, **options)
-    with at_once(), pytest.raises(FastposError) as raised:
-        connection.open()
-    connection.end()
-    return raised.value
 
 
 @contextmanager

@@ -13,16 +13,15 @@ import pytest
 
 from fastpos.errors import ConnectionFailed, FastposError
 from fastpos.net.address import parse_proxy, parse_url
-from fastpos.net.connection import Connection
 from fastpos.net.proxy import proxy_from_environment
 from fastpos.net.upgrade import MAX_HANDSHAKE
-from fastpos.simulator import Exchange
+from tests.support.bench import Bench
 from tests.support.certificates import Certificates
-from tests.support.connections import at_once, concurrently, opened, take
-from tests.support.frames import TEXT, frame, frames, read_exactly
+from tests.support.connections import concurrently, opened, refusal, take
+from tests.support.frames import TEXT, read_exactly
 from tests.support.proxies import HttpProxy, SocksProxy
-from tests.support.servers import ScriptedServer
-from tests.support.upgrade import accept_upgrade, read_request
+from tests.support.servers import ScriptedServer, echo
+from tests.support.upgrade import read_request
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 
@@ -38,24 +37,14 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REQUEST_METHOD", raising=False)
 
 
-def echo(peer: Any) -> None:
-    accept_upgrade(peer)
-    for received in frames(peer):
-        peer.sendall(frame(received.opcode, received.payload))
-
-
 def round_trip(url: str, proxy: str, **options: Any) -> None:
     with opened(url, proxy=parse_proxy(proxy), **options) as connection:
         connection.send("through")
         assert take(connection, 1) == [(TEXT, "through")]
 
 
-def refusal(url: str, proxy: str, **options: Any) -> FastposError:
-    connection = Connection(url, {"api-key": "s3cret"}, proxy=parse_proxy(proxy), **options)
-    with at_once(10), pytest.raises(FastposError) as refused:
-        connection.open()
-    connection.end()
-    return refused.value
+def refused(url: str, proxy: str, **options: Any) -> FastposError:
+    return refusal(url, 10, proxy=parse_proxy(proxy), **options)
 
 
 # --- the environment ------------------------------------------------------------------------------
@@ -166,7 +155,7 @@ def test_the_server_behind_a_proxy_is_verified(certificates: Certificates) -> No
         ScriptedServer(echo, certificates.wrong_host.context()) as server,
         handmade() as (_, address),
     ):
-        error = refusal(server.url, f"http://{address}", ssl_context=certificates.client_context())
+        error = refused(server.url, f"http://{address}", ssl_context=certificates.client_context())
     assert "certificate is not accepted" in str(error)
 
 
@@ -185,7 +174,7 @@ def test_the_server_behind_a_proxy_is_verified(certificates: Certificates) -> No
 def test_a_proxy_that_refuses(answer: bytes, complaint: str) -> None:
     timeout = 30 if len(answer) > 20 else 0.3
     with handmade(answer) as (proxy, address):
-        error = refusal(
+        error = refused(
             "ws://exchange.test/", f"http://user:s3cret@{address}", connect_timeout=timeout
         )
     assert isinstance(error, ConnectionFailed)
@@ -201,7 +190,7 @@ def test_a_proxy_that_refuses(answer: bytes, complaint: str) -> None:
 )
 def test_a_proxy_that_repeats_a_credential(said: str) -> None:
     with handmade(f"HTTP/1.1 407 not with {said}\r\n\r\n".encode()) as (_, address):
-        error = refusal(
+        error = refused(
             "ws://exchange.test/",
             f"http://user:s3cret@{address}",
             hide=lambda text: text.replace("the-token", "***"),
@@ -217,7 +206,7 @@ def test_an_answer_through_a_proxy_that_repeats_its_password() -> None:
         _,
         address,
     ):
-        error = refusal("ws://exchange.test/", f"http://user:s3cret@{address}")
+        error = refused("ws://exchange.test/", f"http://user:s3cret@{address}")
     assert "redirects to 'http://elsewhere/?user:***'" in str(error)
 
 
@@ -225,7 +214,7 @@ def test_a_proxy_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     for scheme in ("http", "socks5h"):
-        error = refusal("ws://exchange.test/", f"{scheme}://127.0.0.1:{port}")
+        error = refused("ws://exchange.test/", f"{scheme}://127.0.0.1:{port}")
         assert f"{scheme}://127.0.0.1:{port}: cannot connect: " in str(error)
 
 
@@ -264,7 +253,7 @@ REQUEST = 7 + len("exchange.test")  # by name, with the port
 def test_socks_proxies_that_refuse(answers: list[tuple[int, bytes]], complaint: str) -> None:
     with ScriptedServer(socks_server(*answers)) as server:
         proxy = f"socks5h://127.0.0.1:{server.port}"
-        error = refusal("ws://exchange.test/", proxy, connect_timeout=0.4)
+        error = refused("ws://exchange.test/", proxy, connect_timeout=0.4)
     assert isinstance(error, ConnectionFailed)
     assert f"proxy {proxy}: " in str(error)
     assert complaint in str(error)
@@ -274,14 +263,14 @@ def test_a_socks_password_that_cannot_be_sent() -> None:
     with ScriptedServer(socks_server((4, b"\x05\x02"))) as server:
         for password in ("x" * 300, "%C3%BC"):
             proxy = f"socks5h://user:{password}@127.0.0.1:{server.port}"
-            error = refusal("ws://exchange.test/", proxy)
+            error = refused("ws://exchange.test/", proxy)
             assert isinstance(error, ConnectionFailed)
 
 
 def test_socks_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "python_socks", None)
     with ScriptedServer(lambda _: None) as server:
-        error = refusal("ws://exchange.test/", f"socks5://127.0.0.1:{server.port}")
+        error = refused("ws://exchange.test/", f"socks5://127.0.0.1:{server.port}")
     assert 'pip install "fastpos[socks]"' in str(error)
     assert "python-socks" in str(error)
 
@@ -312,7 +301,7 @@ def test_through_a_real_proxy(
                 proxy.url.replace("secret", "guess"),
                 f"{proxy.scheme}://{proxy.address}",
             ):
-                error = refusal(server.url, wrong, **options)
+                error = refused(server.url, wrong, **options)
                 assert isinstance(error, ConnectionFailed)
                 assert f"proxy {proxy.scheme}://{proxy.address}" in str(error)
         assert server.accepted == len(schemes)
@@ -321,29 +310,17 @@ def test_through_a_real_proxy(
 # --- streams --------------------------------------------------------------------------------------
 
 
-def test_a_stream_through_a_proxy(
-    exchange: Exchange, new_stream: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_through_a_proxy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the argument, or by the environment but for what that excepts; or through none."""
     with handmade() as (proxy, address):
-        # The argument,
-        stream = new_stream(exchange, proxy=f"http://{address}").start()
-        assert stream.wait_ready(5)
-        stream.stop()
-        assert len(proxy.requests) == 1
-        # the environment,
-        monkeypatch.setenv("http_proxy", f"http://{address}")
-        stream = new_stream(exchange, proxy=None).start()
-        assert stream.wait_ready(5)
-        stream.stop()
-        assert len(proxy.requests) == 2
-        # what it excepts,
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        stream = new_stream(exchange, proxy=None).start()
-        assert stream.wait_ready(5)
-        stream.stop()
-        # and none at all.
-        monkeypatch.delenv("no_proxy")
-        stream = new_stream(exchange, proxy="").start()
-        assert stream.wait_ready(5)
-        stream.stop()
-        assert len(proxy.requests) == 2
+        url = f"http://{address}"
+        for argument, named, excepted, count in (
+            (url, "", "", 1),
+            (None, url, "", 2),
+            (None, url, "127.0.0.1", 2),
+            ("", url, "", 2),
+        ):
+            monkeypatch.setenv("http_proxy", named)
+            monkeypatch.setenv("no_proxy", excepted)
+            bench.start(proxy=argument).stop()
+            assert len(proxy.requests) == count

@@ -14,10 +14,17 @@ from typing import Any, Literal
 import pytest
 
 from fastpos.errors import ConnectionFailed
-from fastpos.net.connection import Connection
 from fastpos.net.transport import Transport
 from tests.support.certificates import Certificates
-from tests.support.connections import Client, at_once, concurrently, opened, read_until_end, take
+from tests.support.connections import (
+    Client,
+    at_once,
+    concurrently,
+    opened,
+    read_until_end,
+    refusal,
+    take,
+)
 from tests.support.frames import (
     BINARY,
     CLOSE,
@@ -25,7 +32,6 @@ from tests.support.frames import (
     ClientFrame,
     close_frame,
     frame,
-    frames,
     read_exactly,
     read_frame,
 )
@@ -33,7 +39,7 @@ from tests.support.gil import switching
 from tests.support.network import TcpProxy
 from tests.support.openssl import OpensslServer
 from tests.support.recording import until
-from tests.support.servers import ScriptedServer
+from tests.support.servers import ScriptedServer, echo
 from tests.support.upgrade import accept_upgrade
 
 pytestmark = [pytest.mark.usefixtures("tidy", "decrypting"), pytest.mark.timeout(60)]
@@ -41,12 +47,6 @@ pytestmark = [pytest.mark.usefixtures("tidy", "decrypting"), pytest.mark.timeout
 Version = Literal["1.2", "1.3"]
 VERSIONS: list[Version] = ["1.2", "1.3"]
 LARGE = bytes(range(256)) * 4000  # 64 records
-
-
-def echo(peer: Any) -> None:
-    accept_upgrade(peer)
-    for received in frames(peer):
-        peer.sendall(frame(received.opcode, received.payload))
 
 
 @contextmanager
@@ -66,15 +66,6 @@ def openssl(
 
 def only(version: Version) -> ssl.TLSVersion:
     return ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
-
-
-def refusal(url: str, context: ssl.SSLContext, **options: Any) -> ConnectionFailed:
-    """What opening raises, which must not take long."""
-    connection = Connection(url, {"api-key": "s3cret"}, ssl_context=context, **options)
-    with at_once(), pytest.raises(ConnectionFailed) as raised:
-        connection.open()
-    connection.end()
-    return raised.value
 
 
 # --- versions, records, keys ----------------------------------------------------------------------
@@ -249,7 +240,7 @@ def test_a_wrong_certificate_is_refused(
     heard: list[bytes] = []
     context = getattr(certificates, name).context(only(version))
     with ScriptedServer(lambda peer: heard.append(peer.recv(1000)), context) as server:
-        error = refusal(server.url, certificates.client_context())
+        error = refusal(server.url, ssl_context=certificates.client_context())
         server.wait_finished(1)
     assert "certificate is not accepted" in str(error)
     assert re.search(complaint, str(error))
@@ -273,10 +264,12 @@ def test_the_callers_own_context_decides(certificates: Certificates) -> None:
     old = certificates.client_context()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with ScriptedServer(echo, certificates.good.context(ssl.TLSVersion.TLSv1_3)) as server:
-        error = refusal(server.url, old)
+        error = refusal(server.url, ssl_context=old)
     assert re.search("(?i)TLS handshake failed.*(version|protocol)", str(error))
     with ScriptedServer(lambda _: None) as server:
-        refusal(server.url.replace("ws", "wss"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        refusal(
+            server.url.replace("ws", "wss"), ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        )
 
 
 def test_a_stream_trusts_nobody_unasked(
@@ -319,7 +312,7 @@ def test_a_handshake_that_fails(
 ) -> None:
     with ScriptedServer(handler) as server:
         url = server.url.replace("ws", "wss")
-        error = refusal(url, certificates.client_context(), connect_timeout=0.3)
+        error = refusal(url, ssl_context=certificates.client_context(), connect_timeout=0.3)
     assert "TLS handshake failed" in str(error)
     assert re.search(complaint, str(error))
 
@@ -331,13 +324,13 @@ def test_a_trickling_handshake_has_the_same_deadline(certificates: Certificates)
     ):
         proxy.trickle(1, 0.01)
         url, context = proxy.url("wss"), certificates.client_context()
-        assert "took too long" in str(refusal(url, context, connect_timeout=0.4))
+        assert "took too long" in str(refusal(url, ssl_context=context, connect_timeout=0.4))
 
 
 def test_silence_after_the_handshake_has_the_same_deadline(certificates: Certificates) -> None:
     handler = answering(b"", stay=True)
     with ScriptedServer(handler, certificates.good.context()) as server:
-        error = refusal(server.url, certificates.client_context(), connect_timeout=0.3)
+        error = refusal(server.url, ssl_context=certificates.client_context(), connect_timeout=0.3)
     assert "in time" in str(error)
 
 
@@ -347,5 +340,5 @@ def test_a_name_that_no_certificate_can_have(
     with ScriptedServer(answering(b"", stay=True)) as server:
         place = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
-        error = refusal("wss://.example/", certificates.client_context())
+        error = refusal("wss://.example/", ssl_context=certificates.client_context())
     assert "TLS handshake failed" in str(error)

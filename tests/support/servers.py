@@ -7,8 +7,9 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import Any
 
-from tests.support.frames import CLOSE, ClientFrame, frame, read_frame, text_frame
+from tests.support.frames import CLOSE, ClientFrame, frame, frames, read_frame, text_frame
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig
 from tests.support.upgrade import accept_upgrade
 
@@ -133,6 +134,13 @@ def serve_subscription(peer: socket.socket) -> ClientFrame:
     message = read_frame(peer)
     peer.sendall(text_frame("sub success"))
     return message
+
+
+def echo(peer: Any) -> None:
+    """Accept the upgrade, and say again what is said."""
+    accept_upgrade(peer)
+    for received in frames(peer):
+        peer.sendall(frame(received.opcode, received.payload))
 
 
 def answer_until_close(peer: socket.socket) -> list[ClientFrame]:
