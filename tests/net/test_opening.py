@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import websocket
 
+from fastpos import PositionStream
 from fastpos.errors import AuthenticationError, ConnectionFailed, FastposError
 from fastpos.net import dial as dial_module
 from fastpos.net.address import Source, parse_proxy, parse_url
@@ -188,9 +189,11 @@ def test_no_header_is_there_twice(headers: dict[str, str | None], origin: str | 
     """Whether websocket-client sets it too or not; it may know a cookie of the host."""
     jar = websocket._handshake.CookieJar
     jar.add("id=1; Domain=127.0.0.1")
+    given = {"X-A": "1", **headers}
+    stream = PositionStream("ws://127.0.0.1:81/", api_key="k", broker=1, headers=given)
     peer = Answering("<101>\r\n\r\n")
     try:
-        ask(peer, headers={"X-A": "1", **headers})
+        ask(peer, headers=stream._settings.headers)
     finally:
         jar.jar.clear()
     pairs = [line.split(": ", 1) for line in peer.asked]
