@@ -71,18 +71,6 @@ def only(version: Version) -> ssl.TLSVersion:
 # --- versions, records, keys ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_messages_of_many_records_with_openssl(
-    certificates: Certificates, version: Version
-) -> None:
-    with openssl(certificates, version) as (server, connection):
-        sent = frame(BINARY, LARGE) + frame(TEXT, b"after")
-        with concurrently(lambda: server.sendall(sent)):
-            assert take(connection, 2) == [(BINARY, LARGE), (TEXT, "after")]
-        with concurrently(lambda: connection.send(LARGE, BINARY, timeout=10)):
-            assert read_frame(server).payload == LARGE
-
-
 def test_keys_are_updated_in_mid_stream(certificates: Certificates) -> None:
     with openssl(certificates) as (server, connection):
         for number in range(6):
@@ -116,16 +104,6 @@ def test_keys_are_negotiated_anew_in_mid_stream(certificates: Certificates) -> N
             assert take(connection, 1) == [(TEXT, f"after {number}")]
             connection.send(f"up {number}")
             assert read_frame(server).payload == f"up {number}".encode()
-
-
-@pytest.mark.parametrize("tickets", [0, 2, 10])
-def test_session_tickets_are_no_data(certificates: Certificates, tickets: int) -> None:
-    with openssl(certificates, tickets=tickets) as (server, connection):
-        assert list(connection.receive(0.0)) == []
-        server.sendall(frame(TEXT, b"first"))
-        assert take(connection, 1) == [(TEXT, "first")]
-        connection.send("second")
-        assert read_frame(server).payload == b"second"
 
 
 # --- ends -----------------------------------------------------------------------------------------

@@ -14,13 +14,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-import fastpos
 from fastpos import FastposError, PositionStream
 from fastpos.runtime.changes import Changes
 from fastpos.runtime.pinger import Pinger
@@ -851,19 +850,6 @@ def test_main_thread_that_fails_is_not_held_up(exchange: Exchange) -> None:
 SECRET = "eyJhbGciOiJIUzI1NiJ9." + "Zm9v+YmFy/cXV4" * 20 + ".c2lnbmF0dXJl=="
 
 
-def shown(recorder: Recorder, stream: PositionStream, error: BaseException | None) -> str:
-    """All that a user or a log could get to see."""
-    parts = [repr(stream), str(stream), repr(stream.stats), repr(vars(stream))]
-    for _, event in recorder.calls:
-        parts += [repr(event), str(event)]
-    errors = [e for _, e in recorder.calls if isinstance(e, BaseException)]
-    errors += [e.error for _, e in recorder.calls if isinstance(e, fastpos.Disconnect) and e.error]
-    for each in [*errors, *([error] if error is not None else [])]:
-        parts += [repr(each), str(each), repr(vars(each)), repr(each.args)]
-        parts += traceback.format_exception(each)
-    return "\n".join(parts)
-
-
 ECHOES: dict[str, tuple[str, str]] = {
     # when it is said, and what
     "body of a 401": ("upgrade", "HTTP/1.1 401 No\r\n\r\nbad key <key>"),
@@ -931,17 +917,20 @@ def test_credential_that_a_server_repeats_is_never_shown(
     options: dict[str, Any] = {} if with_on_error else {"on_error": None}
     options["subscribe_timeout"] = 0.2  # until then a reply may follow what is none
     said = said.replace("<key>", SECRET).replace("<quoted>", quote(SECRET, safe=""))
-    ended: FastposError | None = None
     with ScriptedServer(saying(when, said)) as server:
         stream = new_stream(server.url, token=SECRET, **options).start()
         recorder.wait("on_disconnect", 1)
         stream.stop()
-        try:
+        with suppress(FastposError):  # the last of those in its events
             stream.join(SOON)
-        except FastposError as error:
-            ended = error
-    text = shown(recorder, stream, ended) + caplog.text
-    text += "".join(repr(record.__dict__) for record in caplog.records)
+    # All that a user or a log could get to see.
+    events = [event for _, event in recorder.calls]
+    errors = [getattr(event, "error", event) for event in events]
+    shown = [stream, stream.stats, vars(stream), *events, *map(vars, caplog.records)]
+    parts = [*map(repr, shown), *map(str, shown), caplog.text]
+    for error in (each for each in errors if isinstance(each, BaseException)):
+        parts += [repr(vars(error)), *traceback.format_exception(error)]
+    text = "\n".join(parts)
     # Parts of it that are long enough to matter.
     pieces = {SECRET[start : start + 12] for start in range(0, len(SECRET) - 12, 4)}
     leaked = {piece for piece in pieces if piece in text or quote(piece, safe="") in text}
