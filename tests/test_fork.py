@@ -20,9 +20,9 @@ from fastpos.simulator import Exchange
 from tests.support.bench import Bench
 from tests.support.certificates import Certificates
 from tests.support.connections import concurrently
-from tests.support.programs import said
+from tests.support.programs import finish, streaming
 from tests.support.pushes import load, order, push_frame
-from tests.support.recording import KEY, SOON, Recorder
+from tests.support.recording import SOON, Recorder
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
 
 if not hasattr(os, "fork"):
@@ -191,13 +191,9 @@ def test_stream_that_was_not_started_may_be_started_in_the_child(bench: Bench) -
 
 
 PREAMBLE = """
-import atexit, os, signal, sys, time, warnings
+import warnings
 warnings.simplefilter("ignore", DeprecationWarning)
-from fastpos import PositionStream, Snapshot
-
-url, key, dispatch = sys.argv[1:]
-options = {"api_key": key, "broker": 1003, "proxy": ""}
-stream = PositionStream(url, ping_interval=0.1, dispatch=dispatch, **options)
+stream = new(ping_interval=0.1, dispatch=words[0])
 child = None
 
 def fork():
@@ -214,8 +210,8 @@ def fork():
 
 def run(server: Exchange | ScriptedServer, body: str, dispatch: str = "reader") -> str:
     """What a program prints; it must not complain, and it ends by itself."""
-    key = server.api_key if isinstance(server, Exchange) else KEY
-    return said(PREAMBLE + textwrap.dedent(body), server.url, key, dispatch)
+    with streaming(server, PREAMBLE + textwrap.dedent(body), dispatch) as process:
+        return finish(process)
 
 
 def test_interpreter_exit_of_the_child(exchange: Exchange) -> None:
@@ -309,7 +305,7 @@ def test_child_asks_for_no_snapshot(exchange: Exchange) -> None:
         stream.stop()
         return Snapshot([], [])
 
-    stream = PositionStream(url, on_ready=lambda event: fork(), snapshot=source, **options)
+    stream = new(on_ready=lambda event: fork(), snapshot=source)
     try:
         stream.run_forever()
     except RuntimeError:

@@ -28,9 +28,9 @@ from tests.support.bench import Bench
 from tests.support.certificates import Certificates
 from tests.support.connections import at_once, concurrently
 from tests.support.frames import BINARY, close_frame, frame, frames, read_frame, text_frame
-from tests.support.programs import started
+from tests.support.programs import finish, streaming
 from tests.support.pushes import load, order, packed, push_frame
-from tests.support.recording import KEY, SOON, Recorder, until
+from tests.support.recording import SOON, Recorder, until
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
 from tests.support.upgrade import accept_upgrade, read_request
 
@@ -454,21 +454,9 @@ def test_start_after_a_stop_during_a_look_up_of_the_name(
 # --- whole processes ------------------------------------------------------------------------------
 
 PREAMBLE = """
-import atexit, contextlib, faulthandler, signal, sys, threading, time
-from fastpos import PositionStream
-
-url, key = sys.argv[1:]
-
-def new(at=url, **options):
-    return PositionStream(at, **{"api_key": key, "broker": 1003, "proxy": "", **options})
-
 stream = new(ping_interval=0.1, on_error=lambda error: None)
 stream.on_ready(lambda event: print("ready", flush=True))
 stream.on_disconnect(lambda event: print("disconnect", flush=True))
-
-def own():
-    return [t.name for t in threading.enumerate() if t.name.startswith("fastpos")]
-
 entered, ready = threading.Event(), threading.Event()
 
 def reach(*_):  # a function that does not return
@@ -480,15 +468,7 @@ def reach(*_):  # a function that does not return
 def script(
     server: Exchange | ScriptedServer, body: str
 ) -> AbstractContextManager[subprocess.Popen[str]]:
-    key = server.api_key if isinstance(server, Exchange) else KEY
-    return started("-c", PREAMBLE + textwrap.dedent(body), server.url, key)
-
-
-def finish(process: subprocess.Popen[str], status: int = 0, timeout: float = 20) -> str:
-    """What it prints until it ends by itself, without complaint."""
-    out, err = process.communicate(timeout=timeout)
-    assert (process.returncode, err) == (status, "")
-    return out
+    return streaming(server, PREAMBLE + textwrap.dedent(body))
 
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
@@ -597,7 +577,7 @@ def test_a_signal_at_any_moment_is_acted_on_within_a_second(
     """200 times: right after the subscription, in the midst of the opening; to the main thread, or
     to another one, so that it does not even end a system call of the main one. No push comes."""
     body = f"""
-        import random, ssl
+        import random
 
         luck = random.Random(7)
         context = ssl._create_unverified_context() if url.startswith("wss") else None
@@ -647,8 +627,7 @@ def test_a_signal_at_any_moment_is_acted_on_within_a_second(
 def test_a_second_ctrl_c(again: str, dispatch: str) -> None:
     """It comes while the first is obeyed, and nothing is left behind."""
     body = f"""
-        import fastpos, os
-
+        import fastpos
         from fastpos.net.connection import Connection
 
         stream = new(dispatch={dispatch!r})
@@ -702,7 +681,6 @@ def test_anything_may_be_called_in_a_signal_handler_that_interrupted_anything(
     """Thousands of times a second, while pushes come; what it waits for must not be what it has
     interrupted."""
     body = f"""
-        from fastpos import Snapshot
         from fastpos.rest import AccountSnapshot
 
         faulthandler.dump_traceback_later(9, exit=True)
@@ -806,8 +784,6 @@ WHERE = {
         accepted.recv(1)
     """,
     "back-off": """
-        from fastpos import ReconnectPolicy
-
         policy = ReconnectPolicy(initial=1.0, jitter=0.0)
         stream = new("ws://127.0.0.1:9/", reconnect=policy, on_error=lambda error: None)
         stream.on_disconnect(lambda event: entered.set())
