@@ -14,6 +14,9 @@ from tests.support.connections import concurrently
 from tests.support.pushes import bomb, packed
 from tests.support.recording import SOON, until
 
+MARKS = ("<!-- faults -->", "<!-- /faults -->")
+"""Between these the README has the table of what became of them."""
+
 
 class Seen(enum.Enum):
     """Where a fault shows, and from when to when the noticing of it is measured."""

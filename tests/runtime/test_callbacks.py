@@ -14,7 +14,6 @@ import pytest
 
 from fastpos import AccountUpdate, CallbackError, Order, Position, PositionStream
 from fastpos.runtime.callbacks import CALLBACK_NAMES, Callback
-from tests.support.pushes import NAMES as PUSHES
 from tests.support.pushes import load
 
 SECRET = "kN7vQ2xW9"
@@ -169,30 +168,6 @@ def test_a_stream_cannot_be_copied(copied: Any) -> None:
 
 
 # --- calling --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [*PUSHES, "unknown"])
-def test_each_channel_has_its_callback(name: str) -> None:
-    calls: list[tuple[str, str]] = []
-
-    def note(slot: str, event: object) -> None:
-        calls.append((slot, type(event).__name__))
-
-    stream = stream_with(**{slot: partial(note, slot) for slot in CALLBACK_NAMES})
-    deliver(stream, load(name) if name != "unknown" else {"channel": "noSuchThing"})
-    both = [("on_position", "Position"), ("on_account", "AccountUpdate")]
-    expected = {
-        "account_update_create": both,
-        "account_update_update": both,
-        "account_update_delete": both,
-        "account_update_default": both[1:],
-        "adl_price_two": [("on_adl_price", "AdlPrice")],
-        "order": [("on_order", "Order")],
-        "trig_order": [("on_trigger", "Trigger")],
-        "system_close": [("on_system_close", "SystemClose")],
-        "unknown": [("on_unknown", "Unknown")],
-    }
-    assert calls == expected[name]
 
 
 @pytest.mark.parametrize("balances", [{}, {"a": None}, {"a": []}])

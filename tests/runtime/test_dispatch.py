@@ -278,25 +278,6 @@ def test_ctrl_c_in_a_callback_ends_the_stream(queued: Queued, how: str) -> None:
         queued.recorder.wait("on_order", 2)
 
 
-def test_reader_waits_and_nothing_is_lost(queued: Queued) -> None:
-    """Neither a pong that is unread behind a full queue, nor pings, nor events."""
-    exchange, recorder = queued.exchange, queued.recorder
-    queued.fill(queued.hold(queue_size=2, ping_interval=0.05, pong_timeout=0.1))
-    queued.push(*range(4, 100))
-    exchange.push_bytes(b"garbage")
-    exchange.place_trigger()
-    # For many times as long as a pong may take.
-    assert exchange.wait_for("ping", count=exchange.counts["ping"] + 8)
-    assert recorder.on_disconnect == []
-    queued.open.set()
-    recorder.wait("on_trigger")
-    assert exchange.wait_for("ping", count=exchange.counts["ping"] + 3)
-    full, _garbage = recorder.on_error
-    assert "callback queue" in str(full)
-    assert recorder.on_disconnect == []
-    assert queued.orders == list(range(100))
-
-
 def test_events_nobody_listens_to_take_no_room(queued: Queued) -> None:
     stream = queued.hold(queue_size=1, on_trigger=None)
     for _ in range(10):

@@ -19,19 +19,21 @@ INTERVAL, PONG_TIMEOUT = 0.2, 0.3
 """Seconds."""
 
 
-def test_while_a_callback_is_slow_pings_keep_their_schedule_and_no_pong_is_missing(
-    bench: Bench,
+@pytest.mark.parametrize("dispatch", ["reader", "thread"])
+def test_while_a_callback_is_slow_pings_keep_their_schedule_and_nothing_is_lost(
+    bench: Bench, dispatch: str
 ) -> None:
-    """It is busy for longer than a pong may take, while that lies unread."""
-    stream = bench.start(ping_interval=INTERVAL, pong_timeout=PONG_TIMEOUT)
+    """It is busy for longer than a pong may take, while that lies unread behind a full queue."""
+    timing = {"ping_interval": INTERVAL, "pong_timeout": PONG_TIMEOUT}
+    stream = bench.start(dispatch=dispatch, queue_size=2, **timing)
     stream.on_order(bench.gate)
     assert bench.exchange.wait_for("ping", count=2)
-    bench.push(1)
+    bench.push(*range(100))
     assert bench.entered.wait(SOON)
     assert bench.exchange.wait_for("ping", count=7)
     bench.open.set()
-    bench.push(2)
-    bench.wait("on_order", 2)
+    bench.wait("on_order", 100)
+    assert bench.orders == list(range(100))
     assert bench.exchange.wait_for("ping", count=9)
     assert bench.recorder.on_disconnect == []
     (connection,) = bench.exchange.connections

@@ -13,8 +13,8 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -276,35 +276,70 @@ def test_threads(
     assert all(thread.daemon for thread in threads)
 
 
-@contextmanager
-def starting(which: str, how: Callable[[Callable[[], None]], None]) -> Iterator[None]:
-    """A thread of this kind is started by `how`, which is given what starts it."""
+Start = Callable[[], None]
+
+
+def out_of_threads(_stream: PositionStream, _start: Start) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def ctrl_c(_stream: PositionStream, _start: Start) -> None:
+    raise KeyboardInterrupt
+
+
+def late_ctrl_c(stream: PositionStream, start: Start) -> None:
+    start()
+    assert stream.wait_ready(SOON)
+    raise KeyboardInterrupt
+
+
+def stop_first(stream: PositionStream, start: Start) -> None:
+    """In a signal handler, which runs in the midst of `start`; so it can't wait for what comes."""
+    for timeout in (5.0, None):
+        with at_once(1.0):
+            stream.stop(timeout)
+    start()
+
+
+@pytest.mark.parametrize(
+    ("run", "thread", "instead", "raised"),
+    [
+        ("start", "reader", out_of_threads, RuntimeError),
+        ("run_forever", "ping", out_of_threads, RuntimeError),
+        ("start", "reader", ctrl_c, KeyboardInterrupt),
+        ("start", "reader", late_ctrl_c, KeyboardInterrupt),
+        ("start", "reader", stop_first, None),
+    ],
+)
+@on_either_thread
+def test_a_start_that_goes_wrong_leaves_a_stream_that_can_be_started(
+    bench: Bench,
+    dispatch: str,
+    run: str,
+    thread: str,
+    instead: Callable[[PositionStream, Start], None],
+    raised: type[BaseException] | None,
+) -> None:
+    """Whatever happens where a thread of it is to be started: nothing is stuck for ever."""
+    stream = bench.new(dispatch=dispatch)
     real = threading.Thread.start
 
-    def start(thread: threading.Thread) -> None:
-        if thread.name.startswith(f"fastpos-{which}-"):
-            how(lambda: real(thread))
+    def start(starting: threading.Thread) -> None:
+        if starting.name.startswith(f"fastpos-{thread}-"):
+            instead(stream, lambda: real(starting))
         else:
-            real(thread)
+            real(starting)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        yield
-
-
-@pytest.mark.parametrize("which", ["reader", "ping"])
-def test_thread_that_cannot_be_started(bench: Bench, which: str) -> None:
-    """The process is out of threads: that is told, and nothing is stuck for ever."""
-
-    def fail(_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    stream = bench.new()
-    run = stream.start if which == "reader" else stream.run_forever
-    with starting(which, fail), pytest.raises(RuntimeError, match="can't start new thread"):
-        run()
-    with at_once(1.0):
-        stream.stop()
+        with pytest.raises(raised) if raised else nullcontext():
+            getattr(stream, run)()
+    with at_once(3.0):
+        if raised is RuntimeError:
+            stream.stop()
+        else:
+            assert stream.join(SOON)
+    assert len(bench.exchange.connections) == (instead is late_ctrl_c)
     with stream:
         assert stream.wait_ready(SOON)
 
@@ -313,7 +348,7 @@ def test_thread_that_cannot_be_started(bench: Bench, which: str) -> None:
 
 
 def test_what_is_asked_of_a_run_that_has_ended_does_not_touch_the_next(bench: Bench) -> None:
-    stream = bench.start()
+    stream = bench.start(ping_interval=0.1)
     driver = stream._driver
     first = driver.last_run
     assert first is not None
@@ -323,9 +358,11 @@ def test_what_is_asked_of_a_run_that_has_ended_does_not_touch_the_next(bench: Be
     driver.stop(first)
     driver.abort(first)
     driver.mute(first)
+    first.pinger.stop()
     assert driver.wait_ended(first, 0)
     bench.push(1)
     bench.wait("on_order")
+    assert bench.exchange.wait_for("ping", count=bench.exchange.counts["ping"] + 3)
     assert len(bench.recorder.on_disconnect) == 1
 
 
@@ -384,49 +421,6 @@ def test_a_worker_that_runs_for_ever_again_and_again_may_be_stopped_as_often(ben
         bench.wait("on_order")
         over.set()
         stream.stop()
-
-
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_start_that_is_interrupted_leaves_a_stream_that_can_be_started(
-    bench: Bench, begun: bool
-) -> None:
-    """A Ctrl-C may come before the thread is started, or when it has begun already."""
-    stream = bench.new()
-
-    def interrupt(start: Callable[[], None]) -> None:
-        if begun:
-            start()
-            assert stream.wait_ready(SOON)
-        raise KeyboardInterrupt
-
-    with starting("reader", interrupt), pytest.raises(KeyboardInterrupt):
-        stream.start()
-    with at_once(3.0):
-        assert stream.join(SOON)
-    with stream:
-        assert stream.wait_ready(SOON)
-
-
-@on_either_thread
-@pytest.mark.parametrize("timeout", [5.0, None])
-def test_stop_between_start_and_the_first_step_of_its_thread(
-    bench: Bench, dispatch: str, timeout: float | None
-) -> None:
-    """In a signal handler, which runs in the midst of `start`; so it can't wait for what comes."""
-    stream = bench.new(dispatch=dispatch)
-
-    def stop_first(start: Callable[[], None]) -> None:
-        with at_once(1.0):
-            stream.stop(timeout)
-        start()
-
-    with starting("reader", stop_first):
-        stream.start()
-    with at_once(3.0):
-        assert stream.join(SOON)
-    assert bench.exchange.connections == []
-    with stream:
-        assert stream.wait_ready(SOON)
 
 
 def test_start_after_a_stop_during_a_look_up_of_the_name(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 
 from fastpos import AuthenticationError, ConnectionFailed, DecodeError, SubscriptionError
-from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
 from tests.support.bench import Bench
 from tests.support.recording import SOON, until
@@ -57,23 +55,6 @@ def test_clean_close(bench: Bench, code: int) -> None:
     assert bench.exchange.connections[0].close_code == code  # RFC 6455, 5.5.1: answered in kind
 
 
-def test_server_restart(bench: Bench) -> None:
-    bench.start()
-    bench.exchange.stop()
-    bench.wait("on_disconnect", 4)  # the port is closed for a while
-    bench.exchange.start()
-    began = time.monotonic()
-    ready = bench.wait("on_ready", 2)[1]
-    assert time.monotonic() - began < 2.0
-    bench.push(1)
-    bench.wait("on_order")
-    assert ready.attempts >= 4
-    assert ready.gap_s > 0
-    first, *refused = bench.recorder.on_disconnect[:4]
-    assert first.close_code == 1001
-    assert all("connect" in event.reason and event.error.status is None for event in refused)
-
-
 # --- the credential -------------------------------------------------------------------------------
 
 
@@ -98,30 +79,6 @@ def test_refused_credential_ends_the_stream(bench: Bench, status: int, how: str)
     bench.exchange.clear_faults()
     stream.start()  # a new attempt is a new start
     assert stream.wait_ready(SOON)
-
-
-def test_restart_right_after_a_refusal_has_its_pings(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The end of one run must not end the ping thread of the next."""
-    bench.exchange.refuse_upgrade(401, times=1)
-    stream = bench.new(ping_interval=0.1, pong_timeout=1.0)
-    stop = Pinger.stop
-    busy = threading.Event()
-
-    def stop_late(self: Pinger) -> None:
-        busy.wait(0.2)  # as when the machine is busy
-        stop(self)
-
-    monkeypatch.setattr(Pinger, "stop", stop_late)
-    stream.start()
-    with pytest.raises(AuthenticationError):
-        stream.wait_ready(SOON)
-    stream.start()
-    assert stream.wait_ready(SOON)
-    assert bench.exchange.wait_for("ping", count=5, timeout=3.0)
-    busy.set()
-    stream.stop()
 
 
 def test_three_refusals_of_the_credential_end_the_stream(bench: Bench) -> None:
@@ -184,20 +141,6 @@ def test_a_text_that_nobody_understands_may_come_before_the_reply(bench: Bench) 
     assert ready.attempts == 1
     said = [str(error) for error in bench.recorder.on_error]
     assert said == ["'Ping' in place of 'sub success'"]
-
-
-def test_fresh_token_after_a_drop(bench: Bench) -> None:
-    exchange = bench.exchange
-    tokens = ["first-token-1111", "second-token-2222", "third-token-3333"]
-    exchange.token = tokens[0]
-    bench.new(token=lambda: exchange.token).start()
-    for run, token in enumerate(tokens[1:], start=1):
-        bench.wait("on_ready", run)
-        exchange.token = token
-        exchange.drop()
-    bench.wait("on_ready", 3)
-    assert exchange.rejections == exchange.violations == []
-    assert exchange.counts["refusal"] == 0
 
 
 # --- upgrades that fail ---------------------------------------------------------------------------
