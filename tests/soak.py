@@ -37,12 +37,12 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, TextIO
 
 from fastpos import CallbackError, DecodeError, Disconnect, PositionStream, ReconnectPolicy
+from fastpos.runtime.callbacks import CALLBACK_NAMES
 from fastpos.simulator import Exchange
 from fastpos.wire.inflate import inflater
 from tests.support.certificates import Certificates, make_certificates
@@ -54,8 +54,15 @@ PATIENCE = 60.0  # seconds for all streams to be subscribed again
 # Of positions, orders and triggers. All are open nearly always, or what a stream knows would grow:
 # a closing that is lost in a gap leaves something behind.
 IDS = range(1, 11)
-EVENTS = ["on_position", "on_order", "on_trigger", "on_adl_price", "on_system_close", "on_unknown"]
-PAGE = os.sysconf("SC_PAGE_SIZE")
+SETTINGS: dict[str, Any] = {
+    "proxy": "",
+    "ping_interval": 1.0,
+    "pong_timeout": 1.0,
+    "connect_timeout": 5.0,
+    "subscribe_timeout": 2.0,
+    "reconnect": ReconnectPolicy(initial=0.2, maximum=2.0),
+}
+PAGE, MIB = os.sysconf("SC_PAGE_SIZE"), 1 << 20
 
 # --- the exchanges' process -----------------------------------------------------------------------
 
@@ -102,8 +109,7 @@ class BusyExchange(Exchange):
         }
 
     def push(self, message: Any) -> int:
-        with self._lock:
-            return self._push_next(lambda number: self._push_of({**message, "n": number}))
+        return self._push_next(lambda number: self._push_of({**message, "n": number}))
 
     def _push_garbage(self) -> None:
         self._push_next(lambda number: bytes([0x82, 16]) + b"garbage %08d" % number)
@@ -132,10 +138,8 @@ class BusyExchange(Exchange):
         before = len(self.connections)
         self.drop(clean=True)  # half a frame may be the last that some of them got
 
-        def all_are_back() -> bool:
-            return sum(each.subscribed for each in self.connections[before:]) == self._clients
-
-        if not self.wait_for(all_are_back, PATIENCE):
+        back = lambda: sum(each.subscribed for each in self.connections[before:])  # noqa: E731
+        if not self.wait_for(lambda: back() == self._clients, PATIENCE):
             self.problems.append("not all subscribed at the end")
         self.push({"channel": "SYSTEM", "et": "end of the soak"})
         return self.last
@@ -239,6 +243,12 @@ class Listener:
         self.latest = 0
         self.raised = 0
 
+    @property
+    def callbacks(self) -> dict[str, Callable[[Any], None]]:
+        return {name: getattr(self, name, self.on_event) for name in CALLBACK_NAMES}
+
+    def on_ready(self, _: object) -> None: ...
+
     def on_event(self, event: Any) -> None:
         self._note(event.raw["n"])
 
@@ -273,35 +283,26 @@ def written(path: Path, streams: int) -> list[list[tuple[Ranges, bool]]]:
     return found
 
 
-@dataclass
-class Sample:
-    """The process at one moment."""
-
-    at: float
-    resident: int
-    blocks: int
-    threads: int
-    descriptors: int
-
-
+# What a process has at one moment.
+Sample = dict[str, float]
 TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0"
 
 
 def sample() -> Sample:
     gc.collect()
-    return Sample(
-        time.monotonic(),
-        int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
-        sys.getallocatedblocks(),
-        len(os.listdir("/proc/self/task")),
-        len(os.listdir("/proc/self/fd")),
-    )
+    return {
+        "at": time.monotonic(),
+        "resident": int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / MIB,
+        "blocks": sys.getallocatedblocks(),
+        "threads": len(os.listdir("/proc/self/task")),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }
 
 
 def rise(samples: list[Sample], what: str) -> tuple[float, float, float]:
     """Of a line fitted to the samples: its rise, the spread around it, and its middle."""
-    times = [each.at for each in samples]
-    values = [float(getattr(each, what)) for each in samples]
+    times = [each["at"] for each in samples]
+    values = [each[what] for each in samples]
     slope, start = statistics.linear_regression(times, values)
     spread = statistics.pstdev(
         value - start - slope * at for at, value in zip(times, values, strict=True)
@@ -340,18 +341,10 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
                 urls[number % EXCHANGES],
                 api_key=key,
                 broker=broker,
-                proxy="",
                 ssl_context=context,
                 headers={"X-Stream": str(number)},
-                ping_interval=1.0,
-                pong_timeout=1.0,
-                connect_timeout=5.0,
-                subscribe_timeout=2.0,
-                reconnect=ReconnectPolicy(initial=0.2, maximum=2.0),
-                **dict.fromkeys(EVENTS, listener.on_event),
-                on_account=listener.on_account,
-                on_error=listener.on_error,
-                on_disconnect=listener.on_disconnect,
+                **SETTINGS,
+                **listener.callbacks,
             )
             for number, listener in enumerate(listeners)
         ]
@@ -420,30 +413,23 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     )
     tail = samples[len(samples) * 2 // 3 :]
     # Pages stay resident that malloc has taken back: 0.6 MiB within 40 s are no leak.
-    for what, unit, scale, noise in (
-        ("resident", "MiB", 1 << 20, 0.02),
-        ("blocks", "blocks", 1, 0.01),
-    ):
+    for what, unit, noise in (("resident", "MiB", 0.02), ("blocks", "blocks", 0.01)):
         risen, spread, middle = rise(tail, what)
         allowed = max(middle * noise, 3 * spread)
         print(
-            f"memory, {what}: "
-            f"{getattr(samples[0], what) / scale:.1f} {unit} at the beginning, "
-            f"{middle / scale:.1f} in the last third, where it rises by {risen / scale:+.2f}; "
-            f"allowed {allowed / scale:.2f} (spread {spread / scale:.2f})"
+            f"memory, {what}: {samples[0][what]:.1f} {unit} at the beginning, {middle:.1f} in the "
+            f"last third, where it rises by {risen:+.2f}; allowed {allowed:.2f} ({spread=:.2f})"
         )
         if risen > allowed:
-            problems.append(f"memory, {what}: rises by {risen / scale:.2f} {unit}")
-    threads = sorted({each.threads for each in samples})
-    print(f"threads: {before.threads} before, {threads} running, {after.threads} after")
-    if threads != [before.threads + 2 * streams] or after.threads != before.threads:
-        problems.append("threads are not constant")
-    print(
-        f"descriptors: {before.descriptors} before, {samples[0].descriptors} subscribed first, "
-        f"{final.descriptors} at the end, {after.descriptors} after"
-    )
-    if final.descriptors != samples[0].descriptors or after.descriptors != before.descriptors:
-        problems.append("descriptors are not constant")
+            problems.append(f"memory, {what}: rises by {risen:.2f} {unit}")
+    for what, steady in (
+        ("threads", {each["threads"] for each in samples} == {before["threads"] + 2 * streams}),
+        ("descriptors", final["descriptors"] == samples[0]["descriptors"]),
+    ):
+        moments = (before, samples[0], final, after)
+        print(f"{what} before, subscribed first, at the end, after: {[m[what] for m in moments]}")
+        if not steady or after[what] != before[what]:
+            problems.append(f"{what} are not constant")
     return problems
 
 
