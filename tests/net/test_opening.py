@@ -25,6 +25,7 @@ from fastpos.net.connection import Connection
 from fastpos.net.dial import ATTEMPT_DELAY, _by_turns
 from fastpos.net.transport import Transport
 from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
+from tests.fuzz.opening import Peer
 from tests.support.connections import at_once, concurrently, opened, refusal
 from tests.support.frames import close_frame
 from tests.support.recording import SOON, until
@@ -88,13 +89,6 @@ def test_urls_that_are_refused(url: str, complaint: str) -> None:
         parse_url(url)
 
 
-def test_a_url_is_a_str() -> None:
-    with pytest.raises(TypeError, match="url must be a str, not bytes"):
-        parse_url(b"ws://example.com")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="proxy must be a str, not int"):
-        parse_proxy(8080)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("url", "address"),
     [
@@ -115,6 +109,10 @@ def test_proxies_that_are_refused() -> None:
     for url in ("https://proxy", "socks4://proxy", "proxy:3128", "http://"):
         with pytest.raises(ValueError, match="proxy"):
             parse_proxy(url)
+    with pytest.raises(TypeError, match="url must be a str, not bytes"):
+        parse_url(b"ws://example.com")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="proxy must be a str, not int"):
+        parse_proxy(8080)  # type: ignore[arg-type]
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -143,30 +141,23 @@ def test_the_request() -> None:
     assert "sec-websocket-extensions" not in headers
 
 
-class Answering:
+class Answering(Peer):
     """A transport whose peer answers a request and then ends the connection, or falls silent."""
 
     def __init__(self, answer: str | bytes, silent: bool = False) -> None:
-        data = answer.encode("latin-1") if isinstance(answer, str) else answer
-        self.left, self.silent = memoryview(data), silent
+        super().__init__(answer.encode("latin-1") if isinstance(answer, str) else answer)
+        self.silent = silent
         self.asked: list[str] = []
         """The lines of the request."""
 
-    def wait(self, timeout: float | None) -> bool:
+    def wait(self, timeout: float) -> bool:
         return bool(self.left) or not self.silent
 
-    def read_into(self, view: memoryview) -> int:
-        count = min(len(view), len(self.left))
-        if not count:
-            raise EOFError
-        view[:count], self.left = self.left[:count], self.left[count:]
-        return count
-
-    def send(self, data: bytes, timeout: float, last: bool = False) -> None:
+    def send(self, data: bytes, timeout: float) -> None:
         self.asked = data.decode().splitlines()[1:-1]
         key = next(line for line in self.asked if line.startswith("Sec-WebSocket-Key: "))
         right = upgrade_response(key.partition(": ")[2])[:-2]  # without the empty line
-        self.left = memoryview(bytes(self.left).replace(b"<101>\r\n", right))
+        self.left = self.left.replace(b"<101>\r\n", right)
 
 
 def ask(peer: Answering, seconds: float = 60.0, **options: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fastpos import ConnectionFailed, Snapshot
 from tests.chaos.host import Host
 from tests.support.bench import Bench
-from tests.support.recording import SOON, until
+from tests.support.recording import SOON, logged, until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
@@ -99,8 +99,8 @@ def test_after_sleep_all_is_stale_until_the_pong_of_a_ping_that_goes_out_at_once
     until(lambda: stream.synced, what="that it is certain again")
     assert not stream.positions[id].stale
     assert bench.recorder.on_disconnect == []
-    (record,) = [r for r in caplog.records if vars(r).get("fastpos_event") == "slept"]
-    assert 28799 < vars(record)["fastpos_seconds"] < 28810
+    (record,) = logged(caplog, "slept")
+    assert 28799 < record["fastpos_seconds"] < 28810
 
 
 def test_a_night_without_a_connection_is_told_as_a_night(host: Host, bench: Bench) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -20,18 +19,12 @@ from fastpos.runtime.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
 from tests.runtime.outcome import Rig
 from tests.support.bench import Bench
 from tests.support.pushes import order, push_frame
-from tests.support.recording import SOON, Recorder, until
+from tests.support.recording import SOON, Recorder, logged, until
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
-
-NewStream = Callable[..., PositionStream]
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
 on_either_thread = pytest.mark.parametrize("dispatch", ["reader", "thread"])
-
-
-def slow_ones(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [r for r in caplog.records if vars(r).get("fastpos_event") == "slow_callback"]
 
 
 @on_either_thread
@@ -52,12 +45,12 @@ def test_slow_callback_is_logged_once_with_its_name_and_time(
     bench.exchange.push({"channel": "news"})
     bench.wait("on_unknown")
     stats = stream.stats
-    names = [vars(record)["fastpos_callback"] for record in slow_ones(caplog)]
-    assert names.count(slow.__qualname__) == 1
-    assert quick.__qualname__ not in names
-    record = slow_ones(caplog)[names.index(slow.__qualname__)]
-    assert slow.__qualname__ in record.getMessage()
-    assert 0.025 < vars(record)["fastpos_seconds"] < SOON
+    records = {record["fastpos_callback"]: record for record in logged(caplog, "slow_callback")}
+    assert len(logged(caplog, "slow_callback")) == len(records), "one is there twice"
+    assert quick.__qualname__ not in records
+    record = records[slow.__qualname__]
+    assert slow.__qualname__ in record["message"]
+    assert 0.025 < record["fastpos_seconds"] < SOON
     assert stats.slowest_callback is not None
     assert stats.slowest_callback_s >= 0.03
     # Its name shows no arguments.
@@ -85,11 +78,11 @@ def test_time_without_events_counts_for_no_callback(
     bench.wait("on_unknown")
     assert stream.stats.max_lag_s < 0.4
     assert stream.stats.slowest_callback_s < 0.4
-    assert slow_ones(caplog) == []
+    assert logged(caplog, "slow_callback") == []
 
 
 @on_either_thread
-def test_lag(new_stream: NewStream, recorder: Recorder, dispatch: str) -> None:
+def test_lag(new_stream: Callable[..., PositionStream], recorder: Recorder, dispatch: str) -> None:
     """What is received with something that a callback takes long for waits for that."""
     go_on = threading.Event()
 
@@ -130,7 +123,7 @@ def test_a_function_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) ->
     def at(seconds: float, function: Callable[[Any], None], took: float) -> int:
         times.now = began + seconds
         times.took("on_order", function, took)
-        return len(slow_ones(caplog))
+        return len(logged(caplog, "slow_callback"))
 
     assert at(0.0, one, 1.0) == 0  # not longer
     assert at(0.0, one, 1.1) == 1
@@ -159,9 +152,7 @@ def test_a_function_that_hangs_is_named_while_it_does(
         release.wait(SOON)
         release.clear()
 
-    def named() -> list[dict[str, Any]]:
-        records = [vars(record) for record in caplog.records]
-        return [record for record in records if record.get("fastpos_event") == "callback_running"]
+    named = partial(logged, caplog, "callback_running")
 
     stream = bench.start(dispatch=dispatch, slow_callback_s=0.15)
     stream.on_order(hang)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 from tests.support.recording import until
-from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, free_port, program
+from tests.support.rig import (
+    LOOPBACK,
+    TIMEOUT,
+    Rig,
+    end_process,
+    free_port,
+    listening_program,
+    program,
+)
 
 
 class _ProgramProxy(Rig):
@@ -49,20 +53,8 @@ class _ProgramProxy(Rig):
         directory = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
         self._log_path = directory / "log"
         self.port = free_port()
-        command = self._command(directory)
-        with self._log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
+        process = listening_program(self._command(directory), self._log_path, self.port)
         self._cleanup.callback(end_process, process)
-        deadline = time.monotonic() + TIMEOUT
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection((LOOPBACK, self.port), 1.0).close()
-                return
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{command[0]} did not start:\n{self.log}")
-            time.sleep(0.01)
 
 
 class HttpProxy(_ProgramProxy):

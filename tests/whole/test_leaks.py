@@ -11,6 +11,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -70,11 +71,6 @@ def descriptors() -> list[str]:
     return sorted(names)
 
 
-def kernel_threads() -> int:
-    """Threads as the kernel sees them, which takes a moment longer to end one."""
-    return len(os.listdir("/proc/self/task"))
-
-
 @pytest.mark.parametrize("new_each_time", [False, True], ids=["one stream", "a stream each"])
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: bool) -> None:
@@ -82,10 +78,9 @@ def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: 
     context: ssl.SSLContext | None = certificates.client_context() if tls else None
     with exchange_elsewhere(certificates if tls else None) as pipe:
         url, key, broker = pipe.recv()
-
-        def new() -> PositionStream:
-            return PositionStream(url, api_key=key, broker=broker, proxy="", ssl_context=context)
-
+        new = partial(
+            PositionStream, url, api_key=key, broker=broker, proxy="", ssl_context=context
+        )
         stream = new()
 
         def run(times: int) -> None:
@@ -98,7 +93,7 @@ def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: 
                 stream.stop()
                 assert len(threading.enumerate()) == threads
 
-        threads, tasks = len(threading.enumerate()), kernel_threads()
+        threads, tasks = len(threading.enumerate()), len(os.listdir("/proc/self/task"))
         run(WARM_UP)
         gc.collect()  # what tests before this one have left
         open_before = descriptors()
@@ -110,7 +105,10 @@ def test_starts_and_stops(certificates: Certificates, tls: bool, new_each_time: 
             run(runs)
             gc.collect()
             assert descriptors() == open_before
-            until(lambda: kernel_threads() == tasks, what="that no thread is left")
+            # The kernel takes a moment longer to end one.
+            until(
+                lambda: len(os.listdir("/proc/self/task")) == tasks, what="that no thread is left"
+            )
             after = tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
