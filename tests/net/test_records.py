@@ -57,8 +57,7 @@ def test_a_batch_is_read_at_once(pair: Pair) -> None:
 def test_pieces_and_buffers_of_all_sizes(pair: Pair) -> None:
     client, server = pair
     chance = random.Random(7)
-    sent = got = b""
-    wire = b""
+    sent = got = wire = b""
     for _ in range(400):
         data = chance.randbytes(chance.choice((1, 20, 300, 3000)))
         sent += data
@@ -182,23 +181,23 @@ def test_what_is_no_finished_handshake_in_memory_is_refused(
     context = certificates.client_context()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     early = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
-    with pytest.raises(ValueError, match="handshake is not over"):
-        Reader(early, incoming)
-    with pytest.raises(ValueError, match="reads from elsewhere"):
-        Reader(client._tls, incoming)
-    with socket.socket() as sock:
-        wrapped = context.wrap_socket(sock, server_hostname="x", do_handshake_on_connect=False)
-        with wrapped, pytest.raises(ValueError, match="not a"):
-            Reader(wrapped, incoming)  # type: ignore[arg-type]
-    for nonsense in (None, object(), incoming):
-        with pytest.raises(ValueError, match="not an SSLObject"):
-            Reader(nonsense, incoming)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="over memory"):
-        Reader(client._tls, client._tls)  # type: ignore[arg-type]
+    wrapped = context.wrap_socket(
+        socket.socket(), server_hostname="x", do_handshake_on_connect=False
+    )
+    with wrapped:
+        for of, reading, complaint in (
+            (early, incoming, "handshake is not over"),
+            (client._tls, incoming, "reads from elsewhere"),
+            (wrapped, incoming, "not a"),
+            *((nonsense, incoming, "not an SSLObject") for nonsense in (None, object(), incoming)),
+            (client._tls, client._tls, "over memory"),
+        ):
+            with pytest.raises(ValueError, match=complaint):
+                Reader(of, reading)
     with pytest.raises(TypeError):
-        Reader(client._tls)  # type: ignore[call-arg]
+        Reader(client._tls)
     with pytest.raises(TypeError):
-        Reader(tls=client._tls, incoming=client._incoming)  # type: ignore[call-arg]
+        Reader(tls=client._tls, incoming=client._incoming)
 
 
 def test_a_reader_needs_a_buffer_to_write_to(direct: Pair) -> None:

@@ -46,13 +46,11 @@ class OpensslServer(Rig):
         certificate: Path,
         version: Literal["1.2", "1.3"] = "1.3",
         tickets: int | None = None,
-        options: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self._command = ["-cert", str(certificate), f"-tls{version.replace('.', '_')}"]
         if tickets is not None:
             self._command += ["-num_tickets", str(tickets)]
-        self._command += options
         self._changed = threading.Condition()
         self._received = bytearray()
         self._log = bytearray()

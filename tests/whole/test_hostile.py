@@ -53,8 +53,6 @@ def nest(opening: str, inside: str, closing: str) -> bytes:
 
 
 NINES = "9" * 10_000
-EXACT = '"orderId":123456789012345678901,"contractId":-98765432109876543210'
-TWICE = '{"channel":"x","channel":"order","order":[],"order":{"type":1,"type":2}}'
 KEYS = ",".join(f'"{number:x}":0' for number in range(80_000))
 
 # The push, what comes of it, and the memory it may take beyond what is there already: little where
@@ -66,17 +64,11 @@ HOSTILE: dict[str, tuple[bytes, type, int]] = {
     "nest of 100,000 objects": (nest('{"a":', "1", "}"), DecodeError, 8 * MIB),
     "brackets without an end": (packed("[" * 100_000), DecodeError, 8 * MIB),
     "NaN": (with_order('"price":NaN'), DecodeError, MIB),
-    "Infinity": (with_order('"price":Infinity'), DecodeError, MIB),
-    "-Infinity": (with_order('"price":-Infinity'), DecodeError, MIB),
-    "NaN as a string": (with_order('"price":"NaN"'), Order, MIB),
-    "duplicate keys": (packed(TWICE), Order, MIB),
     "lone surrogate": (packed(b'{"channel":"x","a":"\xed\xa0\x80"}'), DecodeError, MIB),
-    "lone surrogate, escaped": (packed('{"channel":"\\udc00"}'), DecodeError, MIB),
     "10,000 digits": (with_order(f'"price":{NINES}'), DecodeError, MIB),
     "10,000 digits after the point": (with_order(f'"price":0.{NINES}'), Order, MIB),
     "10,000 digits as strings": (with_order(f'"price":"{NINES}","orderId":"{NINES}"'), Order, MIB),
     "an exponent of 10,000 digits": (with_order(f'"price":1e-{NINES}'), Order, MIB),
-    "ids beyond 64 bits": (with_order(EXACT), Order, MIB),
     "an id as an exponent": (with_order('"orderId":1e300,"contractId":1e300'), Order, MIB),
     "a channel of 1 MiB": (filled('{"channel":"%s"}', "x"), Unknown, 20 * MIB),
     "a list of nothing but lists": (filled('{"channel":"x","a":[%s]}', "[],"), Unknown, 128 * MIB),
