@@ -20,6 +20,7 @@ import pytest
 from fastpos import _c
 from fastpos.account.book import Book
 from fastpos.errors import DecodeError
+from fastpos.runtime.stats import count
 from tests.runtime.outcome import Rig, text
 
 # --- compiled and not -----------------------------------------------------------------------------
@@ -319,6 +320,15 @@ def test_whether_the_system_closes_is_said_after_all_was_delivered(rig: Rig) -> 
     assert rig.delivery.counts == {
         "AccountUpdate": 1, "AdlPrice": 1, "Order": 4, "SystemClose": 1, "Unknown": 1,
     }  # fmt: skip
+
+
+def test_channels_are_counted_by_names_of_a_bounded_length() -> None:
+    counts: dict[str, int] = {}
+    for number in range(120):
+        count(counts, f"{number}{'x' * 50_000}")
+    assert sum(counts.values()) == 120
+    assert len(counts) <= 101
+    assert max(map(len, counts)) <= 200
 
 
 def test_what_cannot_be_decoded_is_reported_without_the_credential() -> None:
