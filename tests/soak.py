@@ -17,6 +17,7 @@ At the end, exit status 1 unless all of these hold:
   no caches for single threads, or a hundred caches that fill slowly would look like a leak;
 - threads are as many in every sample; descriptors as many at the end, when all are subscribed, as
   at the beginning, and after the stop as before the start;
+- a thousand starts and stops more leave no thread, no descriptor and no memory;
 - no stream has ended, no function has raised, and the exchanges saw no violation of the protocol.
 """
 
@@ -37,12 +38,12 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, TextIO
 
 from fastpos import CallbackError, DecodeError, Disconnect, PositionStream, ReconnectPolicy
-from fastpos.runtime.callbacks import CALLBACK_NAMES
 from fastpos.simulator import Exchange
 from fastpos.wire.inflate import inflater
 from tests.support.certificates import Certificates, make_certificates
@@ -54,6 +55,7 @@ PATIENCE = 60.0  # seconds for all streams to be subscribed again
 # Of positions, orders and triggers. All are open nearly always, or what a stream knows would grow:
 # a closing that is lost in a gap leaves something behind.
 IDS = range(1, 11)
+EVENTS = ["on_position", "on_order", "on_trigger", "on_adl_price", "on_system_close", "on_unknown"]
 SETTINGS: dict[str, Any] = {
     "proxy": "",
     "ping_interval": 1.0,
@@ -210,7 +212,7 @@ def serve(pipe: Pipe, streams: int, seed: int, certificates: Certificates) -> No
     pipe.recv()
     pipe.send([exchange.finish() for exchange in exchanges])
     pipe.recv()
-    report: dict[int, list[tuple[Ranges, int | None]]] = {n: [] for n in range(streams)}
+    report: defaultdict[int, list[tuple[Ranges, int | None]]] = defaultdict(list)
     faults: Counter[str] = Counter()
     problems: list[str] = []
     for exchange in exchanges:
@@ -245,9 +247,8 @@ class Listener:
 
     @property
     def callbacks(self) -> dict[str, Callable[[Any], None]]:
-        return {name: getattr(self, name, self.on_event) for name in CALLBACK_NAMES}
-
-    def on_ready(self, _: object) -> None: ...
+        own = {name: getattr(self, name) for name in ("on_account", "on_error", "on_disconnect")}
+        return {**dict.fromkeys(EVENTS, self.on_event), **own}
 
     def on_event(self, event: Any) -> None:
         self._note(event.raw["n"])
@@ -318,6 +319,28 @@ def compute(stop: threading.Event) -> None:
             sum(range(1000))
 
 
+def starts_and_stops(new: Callable[[], PositionStream]) -> list[str]:
+    """Of one stream again and again, and of a new one each time: what they leave behind."""
+    problems = []
+    stream = new()
+    for each_is_new in (False, True):
+        for runs in (50, 500):  # at first to warm up
+            before = sample()
+            for _ in range(runs):
+                stream = new() if each_is_new else stream
+                stream.start()
+                if not stream.wait_ready(PATIENCE):
+                    problems.append("a start has led nowhere")
+                stream.stop()
+            after = sample()
+        print(f"starts and stops: {runs}, {after['blocks'] - before['blocks']:+} blocks")
+        if after["blocks"] - before["blocks"] > runs / 5:
+            problems.append("starts and stops leave memory behind")
+        if any(after[what] != before[what] for what in ("threads", "descriptors")):
+            problems.append(f"starts and stops leave something behind: {before}, {after}")
+    return problems
+
+
 def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     """Run it; give what is wrong."""
     certificates = make_certificates(directory)
@@ -336,18 +359,19 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     with (directory / "received").open("w") as file:
         lock = threading.Lock()
         listeners = [Listener(number, file, lock) for number in range(streams)]
-        fleet = [
-            PositionStream(
+
+        def new(number: int, **callbacks: Any) -> PositionStream:
+            return PositionStream(
                 urls[number % EXCHANGES],
                 api_key=key,
                 broker=broker,
                 ssl_context=context,
                 headers={"X-Stream": str(number)},
                 **SETTINGS,
-                **listener.callbacks,
+                **callbacks,
             )
-            for number, listener in enumerate(listeners)
-        ]
+
+        fleet = [new(number, **listener.callbacks) for number, listener in enumerate(listeners)]
         before = sample()
         for stream in fleet:
             stream.start()
@@ -377,6 +401,8 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
         after = sample()
     stop_computing.set()
     computing.join()
+    for number in (0, EXCHANGES - 1):  # over TLS, and not
+        problems += starts_and_stops(partial(new, streams * EXCHANGES + number))
     pipe.send("report")
     report, faults, said = pipe.recv()
     process.join()
