@@ -20,6 +20,7 @@ from tests.support.certificates import Certificates
 from tests.support.connections import concurrently, opened, refusal, take
 from tests.support.frames import TEXT, read_exactly
 from tests.support.proxies import HttpProxy, SocksProxy
+from tests.support.rig import free_port
 from tests.support.servers import ScriptedServer, echo
 from tests.support.upgrade import read_request
 
@@ -101,49 +102,48 @@ def test_an_environment_that_makes_no_sense(
 # --- what is said to a proxy ----------------------------------------------------------------------
 
 
-class HandmadeProxy:
-    """An HTTP proxy that answers as it is told, and tunnels if that is a 200."""
-
-    def __init__(self, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        self._answer = answer
-
-    def __call__(self, client: socket.socket) -> None:
-        request, headers = read_request(client)
-        self.requests.append((request, headers))
-        client.sendall(self._answer)
-        if b" 200 " not in self._answer:
-            while client.recv(1000):
-                pass
-            return
-        host, _, port = request.split()[1].rpartition(":")
-        with socket.create_connection((host.strip("[]"), int(port)), 10) as server:
-
-            def forward(source: socket.socket, target: socket.socket) -> None:
-                while data := source.recv(1 << 16):
-                    target.sendall(data)
-                target.shutdown(socket.SHUT_WR)
-
-            with concurrently(lambda: forward(server, client)):
-                forward(client, server)
+Requests = list[tuple[str, dict[str, str]]]
 
 
 @contextmanager
-def handmade(*answer: bytes) -> Iterator[tuple[HandmadeProxy, str]]:
-    proxy = HandmadeProxy(*answer)
-    with ScriptedServer(proxy) as running:
-        yield proxy, f"127.0.0.1:{running.port}"
+def handmade(
+    answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n",
+) -> Iterator[tuple[Requests, str]]:
+    """An HTTP proxy that answers as it is told, and tunnels if that is a 200; what it was asked."""
+    requests: Requests = []
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+    def serve(client: socket.socket) -> None:
+        requests.append(read_request(client))
+        client.sendall(answer)
+        if b" 200 " not in answer:
+            while client.recv(1000):
+                pass
+            return
+        host, _, port = requests[-1][0].split()[1].rpartition(":")
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), 10) as server,
+            concurrently(lambda: forward(server, client)),
+        ):
+            forward(client, server)
+
+    with ScriptedServer(serve) as running:
+        yield requests, f"127.0.0.1:{running.port}"
 
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_connect(certificates: Certificates, tls: bool) -> None:
     context = certificates.good.context() if tls else None
     options = {"ssl_context": certificates.client_context()} if tls else {}
-    with ScriptedServer(echo, context) as server, handmade() as (proxy, address):
+    with ScriptedServer(echo, context) as server, handmade() as (requests, address):
         round_trip(server.url, f"http://us%20er:p%3Ass@{address}", **options)
         round_trip(server.url, f"http://{address}", **options)
     target = f"127.0.0.1:{server.port}"
-    (request, headers), (_, without) = proxy.requests
+    (request, headers), (_, without) = requests
     assert request == f"CONNECT {target} HTTP/1.1"
     login = base64.b64encode(b"us er:p:ss").decode()
     assert headers == {"host": target, "proxy-authorization": f"Basic {login}"}
@@ -173,7 +173,7 @@ def test_the_server_behind_a_proxy_is_verified(certificates: Certificates) -> No
 )
 def test_a_proxy_that_refuses(answer: bytes, complaint: str) -> None:
     timeout = 30 if len(answer) > 20 else 0.3
-    with handmade(answer) as (proxy, address):
+    with handmade(answer) as (requests, address):
         error = refused(
             "ws://exchange.test/", f"http://user:s3cret@{address}", connect_timeout=timeout
         )
@@ -182,7 +182,7 @@ def test_a_proxy_that_refuses(answer: bytes, complaint: str) -> None:
     assert complaint in str(error)
     assert "s3cret" not in str(error)
     assert len(str(error)) < 500
-    assert "api-key" not in proxy.requests[0][1]
+    assert "api-key" not in requests[0][1]
 
 
 @pytest.mark.parametrize(
@@ -201,18 +201,14 @@ def test_a_proxy_that_repeats_a_credential(said: str) -> None:
 
 
 def test_an_answer_through_a_proxy_that_repeats_its_password() -> None:
-    location = b"\r\nLocation: http://elsewhere/?user:s3cret\r\n"
-    with handmade(b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 301 Moved" + location + b"\r\n") as (
-        _,
-        address,
-    ):
+    moved = b"HTTP/1.1 301 Moved\r\nLocation: http://elsewhere/?user:s3cret\r\n\r\n"
+    with handmade(b"HTTP/1.1 200 OK\r\n\r\n" + moved) as (_, address):
         error = refused("ws://exchange.test/", f"http://user:s3cret@{address}")
     assert "redirects to 'http://elsewhere/?user:***'" in str(error)
 
 
 def test_a_proxy_that_is_not_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     for scheme in ("http", "socks5h"):
         error = refused("ws://exchange.test/", f"{scheme}://127.0.0.1:{port}")
         assert f"{scheme}://127.0.0.1:{port}: cannot connect: " in str(error)
@@ -312,7 +308,7 @@ def test_through_a_real_proxy(
 
 def test_a_stream_through_a_proxy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the argument, or by the environment but for what that excepts; or through none."""
-    with handmade() as (proxy, address):
+    with handmade() as (requests, address):
         url = f"http://{address}"
         for argument, named, excepted, count in (
             (url, "", "", 1),
@@ -323,4 +319,4 @@ def test_a_stream_through_a_proxy(bench: Bench, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setenv("http_proxy", named)
             monkeypatch.setenv("no_proxy", excepted)
             bench.start(proxy=argument).stop()
-            assert len(proxy.requests) == count
+            assert len(requests) == count

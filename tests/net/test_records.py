@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
 import random
 import shutil
 import socket
 import ssl
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from fastpos.net import tls
 from fastpos.net.tls import TlsTransport
 from tests.support.certificates import Certificates
 from tests.support.gil import another_thread
+from tests.support.programs import said
 from tests.support.records import Pair, read, reads_of, shaken_hands
 
 _tls = mechanism("_tls")
@@ -273,12 +272,7 @@ def test_another_openssl_is_never_used(tmp_path: Path) -> None:
     if not libraries:
         pytest.skip("OpenSSL is linked statically")
     copy = shutil.copy(libraries[0], tmp_path)
-    subprocess.run(
-        [sys.executable, "-c", ANOTHER_OPENSSL, copy, str(tmp_path)],
-        env={**os.environ, "FASTPOS_PURE": ""},
-        check=True,
-        cwd=Path(tls.__file__).parent.parent.parent,
-    )
+    assert said(ANOTHER_OPENSSL, str(copy), str(tmp_path), FASTPOS_PURE="") == ""
 
 
 @needs_reader
