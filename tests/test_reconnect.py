@@ -181,46 +181,35 @@ class Life:
         return final if retry_in_s is None else retry_in_s
 
 
-def test_waits_grow_while_failures_go_on() -> None:
-    life = Life()
-    assert [life.ends() for _ in range(4)] == [1.0, 1.0, 1.0, 1.0]  # the outage is short
-    assert [life.ends() for _ in range(8)] == [1.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]
+SLOWED = Policy(initial=0.25, maximum=8.0, jitter=0.0)
+FAILURES: list[dict[str, Any]] = [{}] * 12
 
 
-@pytest.mark.parametrize("served", [0.0, 0.875, 1.25, 4.5])
-def test_a_connection_that_does_not_last_is_part_of_the_outage(served: float) -> None:
-    life = Life()
-    waits = [life.ends(served=served) for _ in range(12)]
-    assert waits[-1] == 8.0
-
-
-def test_a_connection_that_lasted_begins_another_outage() -> None:
-    life = Life()
-    for _ in range(12):
-        life.ends()
-    assert life.ends(served=5.0) == 1.0, "a new outage is short"
-    for _ in range(12):
-        life.ends()
-    assert life.ends(served=60.0) == 1.0
-    assert life.ends(took=10.0) == 2.0, "and the waits begin anew"
-
-
-@pytest.mark.parametrize(("retry_after", "wait"), [(None, 1.0), (0.1, 1.0), (30.0, 30.0)])
-def test_the_server_may_ask_for_more_time(retry_after: float | None, wait: float) -> None:
-    assert Life().ends(ConnectionFailed("busy", 503, retry_after)) == wait
-
-
-@pytest.mark.parametrize("status", [418, 429])
-def test_who_is_told_to_slow_down_does(status: int) -> None:
-    life = Life(Policy(initial=0.25, maximum=8.0, jitter=0.0))
-    told = ConnectionFailed("slow down", status)
-    assert [life.ends(told) for _ in range(7)] == [1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 8.0]
-    assert Life().ends(ConnectionFailed("slow down", status, 30.0)) == 30.0
-
-
-def test_a_long_first_wait_is_honoured() -> None:
-    life = Life(Policy(initial=20.0, jitter=0.0))
-    assert [life.ends() for _ in range(3)] == [20.0, 30.0, 30.0]
+# How connections end, one after the other, and the last of the waits that follow.
+@pytest.mark.parametrize(
+    ("policy", "ends", "waits"),
+    [
+        (QUICK, FAILURES, [1.0] * 5 + [8.0] * 7),  # at first the outage is short
+        # One that does not last is part of the outage,
+        *((QUICK, [{"served": served}] * 12, [8.0]) for served in (0.0, 0.875, 1.25, 4.5)),
+        # one that did begins another, and after a minute the waits begin anew.
+        (QUICK, [*FAILURES, {"served": 5.0}], [1.0]),
+        (QUICK, [*FAILURES, {"served": 60.0}, {"took": 10.0}], [1.0, 2.0]),
+        (Policy(initial=20.0, jitter=0.0), [{}] * 3, [20.0, 30.0, 30.0]),  # as was asked for
+        *(
+            (QUICK, [{"error": ConnectionFailed("busy", status, asked)}], [wait])
+            for status in (503, 418, 429)
+            for asked, wait in ((None, 1.0), (0.1, 1.0), (30.0, 30.0))
+        ),
+        *(  # who is told to slow down does
+            (SLOWED, [{"error": ConnectionFailed("slow", status)}] * 7, [1, 1, 1, 2, 4, 8, 8])
+            for status in (418, 429)
+        ),
+    ],
+)
+def test_what_is_waited(policy: Policy, ends: list[dict[str, Any]], waits: list[float]) -> None:
+    life = Life(policy)
+    assert [life.ends(**end) for end in ends][-len(waits) :] == waits
 
 
 def test_a_callable_is_asked_again_before_a_refusal_is_final() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import subprocess
@@ -114,21 +113,15 @@ class OpensslServer(Rig):
 
     def _start(self) -> None:
         openssl = program("openssl")
-        if not hasattr(socket, "AF_UNIX") or not hasattr(socket, "SOCK_SEQPACKET"):
-            pytest.skip("no packet sockets between processes on this system")
-        with contextlib.ExitStack() as childs_ends:
-            try:
-                self._input, childs_input = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                self._output, childs_output = socket.socketpair(
-                    socket.AF_UNIX, socket.SOCK_SEQPACKET
-                )
-            except OSError as error:
-                pytest.skip(f"no packet sockets between processes on this system: {error}")
-            for ours in (self._input, self._output):
-                self._cleanup.enter_context(ours)
-            for its in (childs_input, childs_output):
-                childs_ends.enter_context(its)
-            self._input.settimeout(TIMEOUT)
+        try:
+            pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        except (AttributeError, OSError) as error:
+            pytest.skip(f"no packet sockets between processes on this system: {error}")
+        (self._input, childs_input), (self._output, childs_output) = pairs
+        for ours in (self._input, self._output):
+            self._cleanup.enter_context(ours)
+        self._input.settimeout(TIMEOUT)
+        with childs_input, childs_output:
             self._process = subprocess.Popen(
                 [openssl, "s_server", "-accept", f"{LOOPBACK}:0", *self._command],
                 stdin=childs_input.fileno(),

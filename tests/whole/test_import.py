@@ -168,24 +168,25 @@ except ImportError:
 """
 
 
-@pytest.mark.parametrize("how", ["start", "run_forever"])
-@pytest.mark.parametrize("file", ["websocket.py", "websocket/__init__.py"])
+@pytest.mark.parametrize(
+    ("file", "script", "how"),
+    [
+        *(
+            (file, "bot.py", how)
+            for file in ("websocket.py", "websocket/__init__.py")
+            for how in ("start", "run_forever")
+        ),
+        ("websocket.py", "websocket.py", "start"),  # is imported once more by the name
+    ],
+)
 def test_a_module_of_the_user_named_websocket_is_named_at_the_start(
-    tmp_path: Path, file: str, how: str
+    tmp_path: Path, file: str, script: str, how: str
 ) -> None:
     namesake = tmp_path / file
     namesake.parent.mkdir(exist_ok=True)
     namesake.write_text("def connect():\n    pass\n")
-    script = tmp_path / "bot.py"
-    script.write_text(NAMESAKE.format(how=how))
-    done = run(str(script))
+    (tmp_path / script).write_text(NAMESAKE.format(how=how))
+    done = run(str(tmp_path / script))
     assert (done.returncode, done.stderr) == (0, "")
     for part in (str(namesake), "not websocket-client's", "and again"):
         assert part in done.stdout
-
-
-def test_a_script_named_websocket(tmp_path: Path) -> None:
-    """It is imported once more by the name, and starts a stream then."""
-    script = tmp_path / "websocket.py"
-    script.write_text(NAMESAKE.format(how="start"))
-    assert str(script) in run(str(script)).stdout
