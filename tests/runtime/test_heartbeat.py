@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from fastpos import ConnectionFailed, Snapshot
+from fastpos import ConnectionFailed, PositionStream, Snapshot
+from fastpos.simulator import Exchange
 from tests.chaos.host import Host
 from tests.support.bench import Bench
-from tests.support.recording import SOON, logged, until
+from tests.support.recording import SOON, Recorder, logged, until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
@@ -44,6 +45,18 @@ def test_while_a_callback_is_slow_pings_keep_their_schedule_and_nothing_is_lost(
     assert statistics.median(late) < INTERVAL / 4, late
     assert max(late) - min(late) < INTERVAL, late
     assert bench.exchange.violations == []  # among them: a ping's value is the time in ms
+
+
+def test_server_that_misses_pings_disconnects_and_the_stream_comes_back(
+    new_stream: Callable[..., PositionStream], recorder: Recorder
+) -> None:
+    with Exchange(ping_timeout=0.2) as exchange:
+        new_stream(exchange, ping_interval=30.0).start()
+        recorder.wait("on_ready", 2)
+        assert exchange.connections[0].timed_out
+    event = recorder.on_disconnect[0]
+    assert event.close_code == 1001
+    assert "no ping" in event.reason
 
 
 @pytest.mark.parametrize("every", [None, 1.0, 0.1, 0.01])
