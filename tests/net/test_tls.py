@@ -14,14 +14,12 @@ from typing import Any, Literal
 import pytest
 
 from fastpos.errors import ConnectionFailed
-from fastpos.net.transport import Transport
 from tests.support.certificates import Certificates
 from tests.support.connections import (
     Client,
     at_once,
     concurrently,
     opened,
-    read_until_end,
     refusal,
     take,
 )
@@ -51,10 +49,10 @@ ALERT = b"\x15\x03\x03\x00\x02\x02\x28"  # handshake_failure
 
 @contextmanager
 def openssl(
-    certificates: Certificates, version: Version = "1.3", tickets: int | None = None
+    certificates: Certificates, version: Version = "1.3"
 ) -> Iterator[tuple[OpensslServer, Client]]:
     """A connection that `s_server` has accepted and upgraded."""
-    with OpensslServer(certificates.good.pem, version, tickets) as server:
+    with OpensslServer(certificates.good.pem, version) as server:
         connection = Client(server.url, ssl_context=certificates.client_context())
         try:
             with concurrently(connection.open):
@@ -129,27 +127,6 @@ def test_the_client_ends_with_close_notify(certificates: Certificates, version: 
         connection.end()
         server.wait_finished(1)
     assert rest == [b""]
-
-
-def test_an_alert_that_cannot_be_sent_takes_no_message_along(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: Transport) -> None:
-        raise BrokenPipeError("gone")
-
-    with openssl(certificates, tickets=0) as (server, connection):
-        assert connection.connection._transport is not None
-        raw = connection.connection._transport._sock
-        server.sendall(frame(TEXT, b"last"))
-        record = 5 + 6 + 1 + 16  # header, frame, type, tag
-        until(lambda: len(raw.recv(1000, socket.MSG_PEEK)) == record)
-        server.send_plaintext()
-        until(lambda: len(raw.recv(1000, socket.MSG_PEEK)) > record)
-        with monkeypatch.context() as patched:
-            patched.setattr(Transport, "_flush", fail)
-            assert take(connection, 1) == [(TEXT, "last")]
-        _, ended = read_until_end(connection)
-    assert "SSL" in ended.reason
 
 
 # --- threads --------------------------------------------------------------------------------------

@@ -40,16 +40,9 @@ class OpensslServer(Rig):
     )
     _SESSION_ENDS = re.compile(rb"enegotiation[^\n]*\n(?:Renegotiation is DISABLED\n)?$")
 
-    def __init__(
-        self,
-        certificate: Path,
-        version: Literal["1.2", "1.3"] = "1.3",
-        tickets: int | None = None,
-    ) -> None:
+    def __init__(self, certificate: Path, version: Literal["1.2", "1.3"] = "1.3") -> None:
         super().__init__()
         self._command = ["-cert", str(certificate), f"-tls{version.replace('.', '_')}"]
-        if tickets is not None:
-            self._command += ["-num_tickets", str(tickets)]
         self._changed = threading.Condition()
         self._received = bytearray()
         self._log = bytearray()
@@ -92,10 +85,6 @@ class OpensslServer(Rig):
     def renegotiate(self) -> None:
         """A HelloRequest, which TLS 1.2 has: the client may shake hands again."""
         self._write(b"r\n")
-
-    def send_plaintext(self) -> None:
-        """A line of text between the TLS records, which the client can't take for one."""
-        self._write(b"P")
 
     def wait_handshakes(self, count: int) -> None:
         """Until so many TLS handshakes have been completed, over all."""
