@@ -96,6 +96,12 @@ def test_close_notify(pair: Pair, after: bytes) -> None:
     assert str(raised(client)) == "the peer ended the TLS connection"
 
 
+def test_the_client_ends_with_close_notify(pair: Pair) -> None:
+    client, server = pair
+    client.close()
+    assert server.hear() == b""
+
+
 @pytest.mark.parametrize("cut", [0, 3, 5, 20])
 def test_an_end_without_close_notify(pair: Pair, cut: int) -> None:
     client, server = pair

@@ -25,10 +25,8 @@ from tests.support.connections import (
 )
 from tests.support.frames import (
     BINARY,
-    CLOSE,
     TEXT,
     ClientFrame,
-    close_frame,
     frame,
     read_exactly,
     read_frame,
@@ -102,31 +100,6 @@ def test_keys_are_negotiated_anew_in_mid_stream(certificates: Certificates) -> N
             assert take(connection, 1) == [(TEXT, f"after {number}")]
             connection.send(f"up {number}")
             assert read_frame(server).payload == f"up {number}".encode()
-
-
-# --- ends -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_client_ends_with_close_notify(certificates: Certificates, version: Version) -> None:
-    rest: list[bytes] = []
-
-    def hear(peer: Any) -> None:
-        assert peer.version() == f"TLSv{version}"
-        accept_upgrade(peer)
-        assert read_frame(peer).opcode == CLOSE
-        peer.sendall(close_frame(1000))
-        rest.append(peer.recv(1))  # raises SSLEOFError where there is no close_notify
-
-    with (
-        ScriptedServer(hear, certificates.good.context(only(version))) as server,
-        opened(server.url, ssl_context=certificates.client_context()) as connection,
-    ):
-        connection.close()
-        list(connection.receive(1))
-        connection.end()
-        server.wait_finished(1)
-    assert rest == [b""]
 
 
 # --- threads --------------------------------------------------------------------------------------

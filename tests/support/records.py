@@ -50,7 +50,9 @@ class Server:
             try:
                 return self.tls.read(RECORD)
             except ssl.SSLWantReadError:
-                self._incoming.write(self.sock.recv(65536))
+                data = self.sock.recv(65536)
+                assert data, "an end without close_notify"
+                self._incoming.write(data)
 
 
 Pair = tuple[TlsTransport, Server]
