@@ -19,7 +19,7 @@ from tests.support.bench import Bench
 from tests.support.certificates import Certificates
 from tests.support.connections import concurrently, opened, refusal, take
 from tests.support.frames import TEXT, read_exactly
-from tests.support.proxies import HttpProxy, SocksProxy
+from tests.support.proxies import RealProxy
 from tests.support.rig import free_port
 from tests.support.servers import ScriptedServer, echo
 from tests.support.upgrade import read_request
@@ -277,29 +277,22 @@ def test_socks_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.proxy
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("login", [(), ("user", "secret")])
-@pytest.mark.parametrize("kind", [HttpProxy, SocksProxy])
+@pytest.mark.parametrize("schemes", [["http"], ["socks5h", "socks5"]])
 def test_through_a_real_proxy(
-    kind: type[HttpProxy] | type[SocksProxy],
-    login: tuple[str, ...],
-    tls: bool,
-    certificates: Certificates,
+    schemes: list[Any], login: tuple[str, ...], tls: bool, certificates: Certificates
 ) -> None:
     context = certificates.good.context() if tls else None
     options = {"ssl_context": certificates.client_context()} if tls else {}
-    with ScriptedServer(echo, context) as server, kind(*login) as proxy:
-        schemes = ["http"] if kind is HttpProxy else ["socks5", "socks5h"]
+    with ScriptedServer(echo, context) as server, RealProxy(schemes[0], *login) as proxy:
         for scheme in schemes:
             url = server.url.replace("127.0.0.1", "localhost")
             round_trip(url, proxy.url.replace(proxy.scheme, scheme, 1), **options)
         proxy.wait_logged(str(server.port))
-        if login:
-            for wrong in (
-                proxy.url.replace("secret", "guess"),
-                f"{proxy.scheme}://{proxy.address}",
-            ):
-                error = refused(server.url, wrong, **options)
-                assert isinstance(error, ConnectionFailed)
-                assert f"proxy {proxy.scheme}://{proxy.address}" in str(error)
+        plain = f"{proxy.scheme}://{proxy.address}"
+        for wrong in (proxy.url.replace("secret", "guess"), plain) if login else ():
+            error = refused(server.url, wrong, **options)
+            assert isinstance(error, ConnectionFailed)
+            assert f"proxy {plain}" in str(error)
         assert server.accepted == len(schemes)
 
 
