@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -26,10 +26,9 @@ from fastpos import (
 from fastpos.fork import OwnerProcess
 from fastpos.runtime.callbacks import Handlers
 from fastpos.runtime.dispatch import Dispatcher
-from fastpos.simulator import Exchange
 from tests.support.bench import Bench
 from tests.support.connections import at_once, concurrently
-from tests.support.recording import SOON, Recorder, logged, until
+from tests.support.recording import SOON, logged, until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
@@ -188,33 +187,13 @@ def test_what_ends_the_thread_is_raised_to_the_reader(
 # --- streams that have one ------------------------------------------------------------------------
 
 
-class Queued(Bench):
-    """Streams with a callback thread; what orders call waits in each call until `open`."""
-
-    def new(self, **options: Any) -> PositionStream:
-        return super().new(dispatch="thread", slow_callback_s=60, **options)
-
-    def hold(self, **options: Any) -> PositionStream:
-        """Order 0 is in the hands of the callback thread of a stream, which waits."""
-        stream = self.start(**options)
-        stream.on_order(self.gate)
-        self.push(0)
-        assert self.entered.wait(SOON)
-        return stream
-
-    def fill(self, stream: PositionStream) -> None:
-        """Of a queue of two: orders 1 and 2 wait, the reader has one more and waits too."""
-        self.push(1, 2, 3)
-        until(lambda: stream.stats.events.get("Order") == 4, what="the reader at the full queue")
-
-
-@pytest.fixture
-def queued(
-    exchange: Exchange, recorder: Recorder, new_stream: Callable[..., PositionStream]
-) -> Iterator[Queued]:
-    queued = Queued(exchange, recorder, new_stream)
-    yield queued
-    queued.open.set()
+def hold(bench: Bench, **options: Any) -> PositionStream:
+    """Order 0 is in the hands of the callback thread of a stream, which waits."""
+    stream = bench.start(dispatch="thread", **options)
+    stream.on_order(bench.gate)
+    bench.push(0)
+    assert bench.entered.wait(SOON)
+    return stream
 
 
 def run(stream: PositionStream, how: str) -> None:
@@ -230,17 +209,17 @@ both_ways = pytest.mark.parametrize("how", ["start", "run_forever"])
 
 
 @both_ways
-def test_all_callbacks_run_on_one_thread_in_order(queued: Queued, how: str) -> None:
+def test_all_callbacks_run_on_one_thread_in_order(bench: Bench, how: str) -> None:
     threads: set[threading.Thread] = set()
 
     def work(_: object) -> None:
-        queued.exchange.place_trigger()
-        queued.exchange.push_bytes(b"garbage")
-        queued.push(*range(500))
-        queued.exchange.push({"channel": "news"})
+        bench.exchange.place_trigger()
+        bench.exchange.push_bytes(b"garbage")
+        bench.push(*range(500))
+        bench.exchange.push({"channel": "news"})
 
-    stream = queued.new()
-    for name in queued.recorder.callbacks:
+    stream = bench.new(dispatch="thread")
+    for name in bench.recorder.callbacks:
         getattr(stream, name)(lambda _: threads.add(threading.current_thread()))
     stream.on_ready(work)
     stream.on_unknown(lambda _: stream.stop())
@@ -249,36 +228,36 @@ def test_all_callbacks_run_on_one_thread_in_order(queued: Queued, how: str) -> N
     assert thread.name.startswith("fastpos-callbacks-")
     assert thread.daemon
     names = ["on_trigger", "on_error", *["on_order"] * 500, "on_unknown", "on_disconnect"]
-    assert queued.recorder.names == names
-    assert queued.orders == list(range(500))
+    assert bench.recorder.names == names
+    assert bench.orders == list(range(500))
 
 
 @both_ways
-def test_ctrl_c_in_a_callback_ends_the_stream(queued: Queued, how: str) -> None:
+def test_ctrl_c_in_a_callback_ends_the_stream(bench: Bench, how: str) -> None:
     def leave(_: object) -> None:
         raise KeyboardInterrupt("the user's")
 
-    stream = queued.new()
+    stream = bench.new(dispatch="thread")
     stream.on_order(leave)
-    stream.on_ready(lambda _: queued.push(*range(5)))
+    stream.on_ready(lambda _: bench.push(*range(5)))
     with pytest.raises((FastposError, KeyboardInterrupt), match="the user's") as caught:
         run(stream, how)
     if how == "start":
         assert isinstance(caught.value.__cause__, KeyboardInterrupt)
     else:
         assert isinstance(caught.value, KeyboardInterrupt)
-    assert queued.orders == [0]
-    assert queued.exchange.wait_for_clients(0)
-    assert queued.exchange.wait_for("unsub")
-    stream.on_order = queued.recorder.callbacks["on_order"]
+    assert bench.orders == [0]
+    assert bench.exchange.wait_for_clients(0)
+    assert bench.exchange.wait_for("unsub")
+    stream.on_order = bench.recorder.callbacks["on_order"]
     with stream:  # and it can begin again
-        queued.recorder.wait("on_order", 2)
+        bench.recorder.wait("on_order", 2)
 
 
-def test_events_nobody_listens_to_take_no_room(queued: Queued) -> None:
-    stream = queued.hold(queue_size=1, on_trigger=None)
+def test_events_nobody_listens_to_take_no_room(bench: Bench) -> None:
+    stream = hold(bench, queue_size=1, on_trigger=None)
     for _ in range(10):
-        queued.exchange.place_trigger()
+        bench.exchange.place_trigger()
     until(lambda: stream.stats.events.get("Trigger") == 10, what="the reader past them")
     assert stream.stats.queue_depth == 0
 
@@ -286,7 +265,7 @@ def test_events_nobody_listens_to_take_no_room(queued: Queued) -> None:
 # --- their end ------------------------------------------------------------------------------------
 
 
-def test_wait_ready_in_a_callback_ends_with_the_stream(queued: Queued) -> None:
+def test_wait_ready_in_a_callback_ends_with_the_stream(bench: Bench) -> None:
     """The stream can't end before the callback has, nor does it have to."""
     answers: list[Any] = []
 
@@ -296,43 +275,46 @@ def test_wait_ready_in_a_callback_ends_with_the_stream(queued: Queued) -> None:
         except FastposError as error:
             answers.append(error)
 
-    stream = queued.start(on_disconnect=wait, reconnect=ReconnectPolicy(0.02, max_attempts=1))
-    queued.exchange.drop()  # the stream comes back
+    stream = bench.start(
+        dispatch="thread", on_disconnect=wait, reconnect=ReconnectPolicy(0.02, max_attempts=1)
+    )
+    bench.exchange.drop()  # the stream comes back
     until(lambda: answers == [True], what="subscribed again")
-    queued.exchange.refuse_upgrade(503)
-    queued.exchange.drop()
+    bench.exchange.refuse_upgrade(503)
+    bench.exchange.drop()
     with pytest.raises(ReconnectExhausted):
         stream.join(SOON)
     assert all(isinstance(answer, ReconnectExhausted) for answer in answers[1:])
     assert len(answers) == 3
 
 
-def test_what_waits_is_delivered_when_the_stream_ends_by_itself(queued: Queued) -> None:
-    stream = queued.hold(reconnect=None, queue_size=50)
-    queued.push(*range(1, 30))
+def test_what_waits_is_delivered_when_the_stream_ends_by_itself(bench: Bench) -> None:
+    stream = hold(bench, reconnect=None, queue_size=50)
+    bench.push(*range(1, 30))
     until(lambda: stream.stats.queue_depth == 29)
-    queued.exchange.drop()
+    bench.exchange.drop()
     until(lambda: stream.stats.queue_depth == 30, what="on_disconnect in the queue")
     assert not stream.join(0.01)
-    queued.open.set()
+    bench.open.set()
     with pytest.raises(FastposError):
         stream.join(SOON)
-    assert queued.orders == list(range(30))
-    assert queued.recorder.names[-1] == "on_disconnect"
+    assert bench.orders == list(range(30))
+    assert bench.recorder.names[-1] == "on_disconnect"
 
 
 @contextmanager
-def signal_when_full(queued: Queued, signum: int) -> Iterator[PositionStream]:
+def signal_when_full(bench: Bench, signum: int) -> Iterator[PositionStream]:
     """A stream that is to run in this thread, which gets a signal once its queue is full."""
     this = threading.get_ident()
-    stream = queued.new(queue_size=2)
-    stream.on_order(queued.gate)
+    stream = bench.new(dispatch="thread", queue_size=2)
+    stream.on_order(bench.gate)
 
     def work() -> None:
-        queued.wait("on_ready")
-        queued.push(0)
-        assert queued.entered.wait(SOON)
-        queued.fill(stream)
+        bench.wait("on_ready")
+        bench.push(0)
+        assert bench.entered.wait(SOON)
+        bench.push(1, 2, 3)  # 1 and 2 wait, the reader has one more and waits too
+        until(lambda: stream.stats.events.get("Order") == 4, what="the reader at the full queue")
         signal.pthread_kill(this, signum)
 
     with concurrently(work):
@@ -344,18 +326,18 @@ needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="has none bet
 
 @needs_signals
 def test_ctrl_c_does_not_wait_long_for_a_callback(
-    queued: Queued, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C reaches the reader in run_forever(), not the callback."""
     monkeypatch.setattr("fastpos.runtime.driver.CLOSE_TIMEOUT", 0.1)
     later: list[object] = []
-    with at_once(SOON / 2), signal_when_full(queued, signal.SIGINT) as stream:
+    with at_once(SOON / 2), signal_when_full(bench, signal.SIGINT) as stream:
         stream.on_order(later.append)
         with pytest.raises(KeyboardInterrupt):
             stream.run_forever()
     with pytest.raises(RuntimeError, match="running"):
         stream.start()
-    queued.open.set()
+    bench.open.set()
     until(lambda: not stream._dispatcher.is_alive)  # type: ignore[union-attr]
     assert later == []
     with stream:  # and it can begin again
@@ -363,17 +345,17 @@ def test_ctrl_c_does_not_wait_long_for_a_callback(
 
 
 @needs_signals
-def test_stop_in_a_signal_handler_while_the_reader_waits(queued: Queued) -> None:
+def test_stop_in_a_signal_handler_while_the_reader_waits(bench: Bench) -> None:
     def handle(*_: object) -> None:
         stream.stop()
-        queued.open.set()
+        bench.open.set()
 
     before = signal.signal(signal.SIGUSR1, handle)
     try:
-        with signal_when_full(queued, signal.SIGUSR1) as stream:
+        with signal_when_full(bench, signal.SIGUSR1) as stream:
             stream.run_forever()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert queued.orders == [0]
-    assert [event.reason for event in queued.recorder.on_disconnect] == ["stopped"]
-    assert queued.exchange.wait_for("unsub")
+    assert bench.orders == [0]
+    assert [event.reason for event in bench.recorder.on_disconnect] == ["stopped"]
+    assert bench.exchange.wait_for("unsub")
