@@ -408,7 +408,7 @@ def test_what_could_not_be_sent_at_once_goes_out_with_the_next(serving: Serving)
         while not transport._pending:
             connection.send("x" * 1000)
             sent += 1
-        go_on.set()
+        threading.Timer(0.1, go_on.set).start()  # by then the sender waits
         connection.send(b"", BINARY, timeout=10)
         assert not transport._pending
         connection.end()
