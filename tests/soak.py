@@ -17,6 +17,7 @@ At the end, exit status 1 unless all of these hold:
   no caches for single threads, or a hundred caches that fill slowly would look like a leak;
 - threads are as many in every sample; descriptors as many at the end, when all are subscribed, as
   at the beginning, and after the stop as before the start;
+- a thousand starts and stops more leave no thread, no descriptor and no memory;
 - no stream has ended, no function has raised, and the exchanges saw no violation of the protocol.
 """
 
@@ -37,7 +38,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, TextIO
@@ -55,7 +56,15 @@ PATIENCE = 60.0  # seconds for all streams to be subscribed again
 # a closing that is lost in a gap leaves something behind.
 IDS = range(1, 11)
 EVENTS = ["on_position", "on_order", "on_trigger", "on_adl_price", "on_system_close", "on_unknown"]
-PAGE = os.sysconf("SC_PAGE_SIZE")
+SETTINGS: dict[str, Any] = {
+    "proxy": "",
+    "ping_interval": 1.0,
+    "pong_timeout": 1.0,
+    "connect_timeout": 5.0,
+    "subscribe_timeout": 2.0,
+    "reconnect": ReconnectPolicy(initial=0.2, maximum=2.0),
+}
+PAGE, MIB = os.sysconf("SC_PAGE_SIZE"), 1 << 20
 
 # --- the exchanges' process -----------------------------------------------------------------------
 
@@ -102,8 +111,7 @@ class BusyExchange(Exchange):
         }
 
     def push(self, message: Any) -> int:
-        with self._lock:
-            return self._push_next(lambda number: self._push_of({**message, "n": number}))
+        return self._push_next(lambda number: self._push_of({**message, "n": number}))
 
     def _push_garbage(self) -> None:
         self._push_next(lambda number: bytes([0x82, 16]) + b"garbage %08d" % number)
@@ -132,10 +140,8 @@ class BusyExchange(Exchange):
         before = len(self.connections)
         self.drop(clean=True)  # half a frame may be the last that some of them got
 
-        def all_are_back() -> bool:
-            return sum(each.subscribed for each in self.connections[before:]) == self._clients
-
-        if not self.wait_for(all_are_back, PATIENCE):
+        back = lambda: sum(each.subscribed for each in self.connections[before:])  # noqa: E731
+        if not self.wait_for(lambda: back() == self._clients, PATIENCE):
             self.problems.append("not all subscribed at the end")
         self.push({"channel": "SYSTEM", "et": "end of the soak"})
         return self.last
@@ -206,7 +212,7 @@ def serve(pipe: Pipe, streams: int, seed: int, certificates: Certificates) -> No
     pipe.recv()
     pipe.send([exchange.finish() for exchange in exchanges])
     pipe.recv()
-    report: dict[int, list[tuple[Ranges, int | None]]] = {n: [] for n in range(streams)}
+    report: defaultdict[int, list[tuple[Ranges, int | None]]] = defaultdict(list)
     faults: Counter[str] = Counter()
     problems: list[str] = []
     for exchange in exchanges:
@@ -238,6 +244,11 @@ class Listener:
         self.events = 0
         self.latest = 0
         self.raised = 0
+
+    @property
+    def callbacks(self) -> dict[str, Callable[[Any], None]]:
+        own = {name: getattr(self, name) for name in ("on_account", "on_error", "on_disconnect")}
+        return {**dict.fromkeys(EVENTS, self.on_event), **own}
 
     def on_event(self, event: Any) -> None:
         self._note(event.raw["n"])
@@ -273,35 +284,26 @@ def written(path: Path, streams: int) -> list[list[tuple[Ranges, bool]]]:
     return found
 
 
-@dataclass
-class Sample:
-    """The process at one moment."""
-
-    at: float
-    resident: int
-    blocks: int
-    threads: int
-    descriptors: int
-
-
+# What a process has at one moment.
+Sample = dict[str, float]
 TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0"
 
 
 def sample() -> Sample:
     gc.collect()
-    return Sample(
-        time.monotonic(),
-        int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
-        sys.getallocatedblocks(),
-        len(os.listdir("/proc/self/task")),
-        len(os.listdir("/proc/self/fd")),
-    )
+    return {
+        "at": time.monotonic(),
+        "resident": int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / MIB,
+        "blocks": sys.getallocatedblocks(),
+        "threads": len(os.listdir("/proc/self/task")),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }
 
 
 def rise(samples: list[Sample], what: str) -> tuple[float, float, float]:
     """Of a line fitted to the samples: its rise, the spread around it, and its middle."""
-    times = [each.at for each in samples]
-    values = [float(getattr(each, what)) for each in samples]
+    times = [each["at"] for each in samples]
+    values = [each[what] for each in samples]
     slope, start = statistics.linear_regression(times, values)
     spread = statistics.pstdev(
         value - start - slope * at for at, value in zip(times, values, strict=True)
@@ -315,6 +317,28 @@ def compute(stop: threading.Event) -> None:
         until = time.monotonic() + 0.02
         while time.monotonic() < until:
             sum(range(1000))
+
+
+def starts_and_stops(new: Callable[[], PositionStream]) -> list[str]:
+    """Of one stream again and again, and of a new one each time: what they leave behind."""
+    problems = []
+    stream = new()
+    for each_is_new in (False, True):
+        for runs in (50, 500):  # at first to warm up
+            before = sample()
+            for _ in range(runs):
+                stream = new() if each_is_new else stream
+                stream.start()
+                if not stream.wait_ready(PATIENCE):
+                    problems.append("a start has led nowhere")
+                stream.stop()
+            after = sample()
+        print(f"starts and stops: {runs}, {after['blocks'] - before['blocks']:+} blocks")
+        if after["blocks"] - before["blocks"] > runs / 5:
+            problems.append("starts and stops leave memory behind")
+        if any(after[what] != before[what] for what in ("threads", "descriptors")):
+            problems.append(f"starts and stops leave something behind: {before}, {after}")
+    return problems
 
 
 def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
@@ -335,26 +359,19 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     with (directory / "received").open("w") as file:
         lock = threading.Lock()
         listeners = [Listener(number, file, lock) for number in range(streams)]
-        fleet = [
-            PositionStream(
+
+        def new(number: int, **callbacks: Any) -> PositionStream:
+            return PositionStream(
                 urls[number % EXCHANGES],
                 api_key=key,
                 broker=broker,
-                proxy="",
                 ssl_context=context,
                 headers={"X-Stream": str(number)},
-                ping_interval=1.0,
-                pong_timeout=1.0,
-                connect_timeout=5.0,
-                subscribe_timeout=2.0,
-                reconnect=ReconnectPolicy(initial=0.2, maximum=2.0),
-                **dict.fromkeys(EVENTS, listener.on_event),
-                on_account=listener.on_account,
-                on_error=listener.on_error,
-                on_disconnect=listener.on_disconnect,
+                **SETTINGS,
+                **callbacks,
             )
-            for number, listener in enumerate(listeners)
-        ]
+
+        fleet = [new(number, **listener.callbacks) for number, listener in enumerate(listeners)]
         before = sample()
         for stream in fleet:
             stream.start()
@@ -384,6 +401,8 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
         after = sample()
     stop_computing.set()
     computing.join()
+    for number in (0, EXCHANGES - 1):  # over TLS, and not
+        problems += starts_and_stops(partial(new, streams * EXCHANGES + number))
     pipe.send("report")
     report, faults, said = pipe.recv()
     process.join()
@@ -420,30 +439,23 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     )
     tail = samples[len(samples) * 2 // 3 :]
     # Pages stay resident that malloc has taken back: 0.6 MiB within 40 s are no leak.
-    for what, unit, scale, noise in (
-        ("resident", "MiB", 1 << 20, 0.02),
-        ("blocks", "blocks", 1, 0.01),
-    ):
+    for what, unit, noise in (("resident", "MiB", 0.02), ("blocks", "blocks", 0.01)):
         risen, spread, middle = rise(tail, what)
         allowed = max(middle * noise, 3 * spread)
         print(
-            f"memory, {what}: "
-            f"{getattr(samples[0], what) / scale:.1f} {unit} at the beginning, "
-            f"{middle / scale:.1f} in the last third, where it rises by {risen / scale:+.2f}; "
-            f"allowed {allowed / scale:.2f} (spread {spread / scale:.2f})"
+            f"memory, {what}: {samples[0][what]:.1f} {unit} at the beginning, {middle:.1f} in the "
+            f"last third, where it rises by {risen:+.2f}; allowed {allowed:.2f} ({spread=:.2f})"
         )
         if risen > allowed:
-            problems.append(f"memory, {what}: rises by {risen / scale:.2f} {unit}")
-    threads = sorted({each.threads for each in samples})
-    print(f"threads: {before.threads} before, {threads} running, {after.threads} after")
-    if threads != [before.threads + 2 * streams] or after.threads != before.threads:
-        problems.append("threads are not constant")
-    print(
-        f"descriptors: {before.descriptors} before, {samples[0].descriptors} subscribed first, "
-        f"{final.descriptors} at the end, {after.descriptors} after"
-    )
-    if final.descriptors != samples[0].descriptors or after.descriptors != before.descriptors:
-        problems.append("descriptors are not constant")
+            problems.append(f"memory, {what}: rises by {risen:.2f} {unit}")
+    for what, steady in (
+        ("threads", {each["threads"] for each in samples} == {before["threads"] + 2 * streams}),
+        ("descriptors", final["descriptors"] == samples[0]["descriptors"]),
+    ):
+        moments = (before, samples[0], final, after)
+        print(f"{what} before, subscribed first, at the end, after: {[m[what] for m in moments]}")
+        if not steady or after[what] != before[what]:
+            problems.append(f"{what} are not constant")
     return problems
 
 

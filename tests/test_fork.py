@@ -6,23 +6,23 @@ import gc
 import logging
 import os
 import pickle
+import re
 import signal
 import socket
 import textwrap
-import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from fastpos import PositionStream
 from fastpos.simulator import Exchange
+from tests.support.bench import Bench
 from tests.support.certificates import Certificates
 from tests.support.connections import concurrently
-from tests.support.programs import said
+from tests.support.programs import finish, streaming
 from tests.support.pushes import load, order, push_frame
-from tests.support.recording import KEY, SOON, Recorder
+from tests.support.recording import SOON, Recorder
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
 
 if not hasattr(os, "fork"):
@@ -63,53 +63,59 @@ def in_child(function: Callable[[], Any]) -> Any:
 
 
 USES: dict[str, Callable[[PositionStream], object]] = {
-    "start": lambda stream: stream.start(),
-    "run_forever": lambda stream: stream.run_forever(),
-    "with": lambda stream: stream.__enter__(),
-    "subscribe": lambda stream: stream.subscribe(),
-    "unsubscribe": lambda stream: stream.unsubscribe(),
+    **{
+        name: lambda stream, name=name: getattr(stream, name)()  # type: ignore[misc]
+        for name in ("start", "run_forever", "__enter__", "subscribe", "unsubscribe")
+    },
+    **{
+        name: lambda stream, name=name: getattr(stream, name)  # type: ignore[misc]
+        for name in ("positions", "balances", "orders", "triggers")
+    },
     "wait_ready": lambda stream: stream.wait_ready(5),
     "join": lambda stream: stream.join(5),
-    "positions": lambda stream: stream.positions,
-    "balances": lambda stream: stream.balances,
-    "orders": lambda stream: stream.orders,
-    "triggers": lambda stream: stream.triggers,
     "dump": lambda stream: stream.book.dump(),
     "load": lambda stream: stream.book.load("{}"),
 }
 
 
-def outcomes(stream: PositionStream) -> dict[str, str]:
-    """What each use of a stream says, and that the rest may be used."""
-    said = {}
-    for name, use in USES.items():
-        try:
-            use(stream)
-        except RuntimeError as error:
-            said[name] = str(error)
-        except Exception as error:
-            said[name] = repr(error)
-    stream.stop()
-    stream.__exit__(None, None, None)
-    assert stream.stats.connects == 1
-    assert stream.synced is False
-    assert repr(stream)
-    return said
+def check_refusals(stream: PositionStream) -> None:
+    """What each use of a stream says in a child; that the rest may be used there."""
+
+    def outcomes() -> dict[str, str]:
+        said = {}
+        for name, use in USES.items():
+            try:
+                use(stream)
+            except Exception as error:
+                said[name] = f"{type(error).__name__}: {error}"
+        stream.stop()
+        stream.__exit__(None, None, None)
+        assert stream.stats.connects == 1
+        assert stream.synced is False
+        assert repr(stream)
+        return said
+
+    said = in_child(outcomes)
+    assert said.keys() == USES.keys()
+    for name, text in said.items():
+        assert re.match("RuntimeError: .*another process", text), name
 
 
-def check_undisturbed(exchange: Exchange, stream: PositionStream, recorder: Recorder) -> None:
+def check_undisturbed(bench: Bench, stream: PositionStream) -> None:
     """The stream goes on with its first connection, and is stopped as ever."""
-    exchange.push(order(77))
-    assert recorder.wait("on_order")[-1].order_id == "77"
+    exchange = bench.exchange
+    bench.push(77)
+    bench.wait("on_order")
+    assert bench.orders == [77]
     assert stream.wait_ready(0)
-    assert len(exchange.connections) == 1
-    assert exchange.connections[0].subscribed
+    (connection,) = exchange.connections
+    assert connection.subscribed
     assert exchange.counts["unsub"] == exchange.counts["close"] == 0
     stream.stop()
     assert exchange.wait_for("close")
-    assert exchange.connections[0].close_code == 1000
-    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
-    assert recorder.on_error == []
+    assert connection.close_code == 1000
+    assert [event.reason for event in bench.recorder.on_disconnect] == ["stopped"]
+    assert bench.recorder.on_error == []
     assert exchange.violations == []
 
 
@@ -117,121 +123,95 @@ def check_undisturbed(exchange: Exchange, stream: PositionStream, recorder: Reco
 def test_child_refuses_and_parent_goes_on(
     new_stream: NewStream, recorder: Recorder, certificates: Certificates, tls: bool
 ) -> None:
-    context = certificates.good.context() if tls else None
-    with Exchange(ssl_context=context) as exchange:
-        ours = certificates.client_context() if tls else None
-        stream = new_stream(exchange, ssl_context=ours, ping_interval=0.1).start()
-        assert stream.wait_ready(SOON)
+    with Exchange(ssl_context=certificates.good.context() if tls else None) as exchange:
+        bench = Bench(exchange, recorder, new_stream)
+        context = certificates.client_context() if tls else None
+        stream = bench.start(ssl_context=context, ping_interval=0.1)
         for _ in range(3):
-            said = in_child(lambda: outcomes(stream))
-            assert said.keys() == USES.keys()
-            for name, text in said.items():
-                assert "another process" in text, name
-        check_undisturbed(exchange, stream, recorder)
+            check_refusals(stream)
+        check_undisturbed(bench, stream)
 
 
-def test_locks_that_are_held_at_the_fork(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
+def test_locks_that_are_held_at_the_fork(bench: Bench) -> None:
     """They are held in the child for ever."""
-    stream = new_stream(exchange).start()
-    assert stream.wait_ready(SOON)
-    link = stream._driver._link
-    assert link is not None
-    assert link._connection._transport is not None
-    held, release = threading.Event(), threading.Event()
+    stream = bench.start()
+    link: Any = stream._driver._link
 
     def hold() -> None:
-        with ExitStack() as locks:
-            for lock in (
-                link._lock,
-                link._connection._lock,
-                link._connection._transport._lock,
-            ):
-                locks.enter_context(lock)
-            held.set()
-            release.wait(SOON)
+        with link._lock, link._connection._lock, link._connection._transport._lock:
+            bench.gate(None)
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert held.wait(SOON)
-    try:
-        said = in_child(lambda: outcomes(stream))
-    finally:
-        release.set()
-        holder.join(SOON)
-    assert all("another process" in text for text in said.values())
-    check_undisturbed(exchange, stream, recorder)
+    with concurrently(hold):
+        assert bench.entered.wait(SOON)
+        check_refusals(stream)
+        bench.open.set()
+    check_undisturbed(bench, stream)
 
 
-def test_copy_that_is_collected(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    stream = new_stream(exchange).start()
-    assert stream.wait_ready(SOON)
+def test_copy_that_is_collected(bench: Bench) -> None:
+    stream = bench.start()
 
     def forget() -> int:
         vars(stream).clear()
         return gc.collect()
 
     in_child(forget)
-    check_undisturbed(exchange, stream, recorder)
+    check_undisturbed(bench, stream)
 
 
-def test_stream_of_its_own_in_the_child(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    stream = new_stream(exchange).start()
-    assert stream.wait_ready(SOON)
+def test_stream_of_its_own_in_the_child(bench: Bench) -> None:
+    stream = bench.start()
 
     def another() -> tuple[bool, list[str]]:
-        with new_stream(exchange) as own:
+        with bench.new() as own:
             return own.wait_ready(SOON), list(own.positions)
 
     assert in_child(another) == (True, [])
-    assert exchange.wait_for_clients(1)
-    assert exchange.connections[1].close_code == 1000
-    assert exchange.connections[0].subscribed
-    exchange.push(order(77))
-    recorder.wait("on_order")
+    assert bench.exchange.wait_for_clients(1)
+    first, second = bench.exchange.connections
+    assert second.close_code == 1000
+    assert first.subscribed
+    assert stream.wait_ready(0)
+    bench.push(77)
+    bench.wait("on_order")
 
 
-def test_stream_that_was_not_started_may_be_started_in_the_child(
-    exchange: Exchange, new_stream: NewStream
-) -> None:
+def test_stream_that_was_not_started_may_be_started_in_the_child(bench: Bench) -> None:
     """A program may make its streams, and then turn itself into a daemon."""
-    stream = new_stream(exchange)
+    stream = bench.new()
 
     def start() -> bool:
         with stream:
             return stream.wait_ready(SOON) and stream.positions == {}
 
     assert in_child(start) is True
-    assert exchange.wait_for_clients(0)
+    assert bench.exchange.wait_for_clients(0)
     with stream:
         assert stream.wait_ready(SOON)
 
 
 PREAMBLE = """
-import atexit, os, signal, sys, time, warnings
+import warnings
 warnings.simplefilter("ignore", DeprecationWarning)
-from fastpos import PositionStream
+stream = new(ping_interval=0.1, dispatch=words[0])
+child = None
 
-url, key, dispatch = sys.argv[1:]
-stream = PositionStream(
-    url, api_key=key, broker=1003, proxy="", ping_interval=0.1, dispatch=dispatch
-)
-
-def wait_for_child():
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print("child ended with", status, flush=True)
+def fork():
+    global child
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+    else:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print("child ended with", status, flush=True)
+    return child == 0
 """
 
 
 def run(server: Exchange | ScriptedServer, body: str, dispatch: str = "reader") -> str:
     """What a program prints; it must not complain, and it ends by itself."""
-    key = server.api_key if isinstance(server, Exchange) else KEY
-    return said(PREAMBLE + textwrap.dedent(body), server.url, key, dispatch)
+    with streaming(server, PREAMBLE + textwrap.dedent(body), dispatch) as process:
+        return finish(process)
 
 
 def test_interpreter_exit_of_the_child(exchange: Exchange) -> None:
@@ -239,11 +219,8 @@ def test_interpreter_exit_of_the_child(exchange: Exchange) -> None:
         atexit.register(stream.stop)
         with stream:
             assert stream.wait_ready(10)
-            child = os.fork()
-            if child == 0:
-                signal.alarm(10)
+            if fork():
                 sys.exit(3)
-            wait_for_child()
             before = stream.stats.last_pong_ns or 0
             while (stream.stats.last_pong_ns or 0) <= before:
                 time.sleep(0.01)
@@ -257,19 +234,12 @@ def test_interpreter_exit_of_the_child(exchange: Exchange) -> None:
 def test_child_that_leaves_run_forever(exchange: Exchange) -> None:
     """By an exit in the callback in which it was forked."""
     body = """
-    child = None
-
     @stream.on_order
-    def fork(order):
-        global child
+    def leave(order):
         if order.order_id == "2":
             stream.stop()
-            return
-        child = os.fork()
-        if child == 0:
-            signal.alarm(10)
+        elif fork():
             sys.exit(0)
-        wait_for_child()
 
     stream.run_forever()
     print("connects", stream.stats.connects, stream.stats.disconnects)
@@ -302,23 +272,12 @@ def test_child_gets_nothing_of_what_was_read_before_the_fork(where: str, dispatc
     )
     rest = [_both(), order(1), {"channel": "order", "order": 5}, load("adl_price_two"), order(2)]
     body = f"""
-    child = None
-
-    def fork(event):
-        global child
-        if child is None:
-            child = os.fork()
-            if child:
-                wait_for_child()
-            else:
-                signal.alarm(10)
-
     def told(event):
         print("child" if child == 0 else "parent", type(event).__name__, flush=True)
         if getattr(event, "order_id", None) == "2":
             stream.stop()
 
-    stream.{where}(fork)
+    stream.{where}(lambda event: child is None and fork())
     for name in "position account order adl_price error system_close disconnect".split():
         getattr(stream, "on_" + name)(told)
     stream.start()
@@ -341,25 +300,12 @@ def test_child_gets_nothing_of_what_was_read_before_the_fork(where: str, dispatc
 
 def test_child_asks_for_no_snapshot(exchange: Exchange) -> None:
     body = """
-    child = None
-
     def source():
         print("asked by", "child" if child == 0 else "parent", flush=True)
         stream.stop()
         return Snapshot([], [])
 
-    def fork(event):
-        global child
-        child = os.fork()
-        if child:
-            wait_for_child()
-        else:
-            signal.alarm(10)
-
-    from fastpos import Snapshot
-    stream = PositionStream(
-        url, api_key=key, broker=1003, proxy="", on_ready=fork, snapshot=source
-    )
+    stream = new(on_ready=lambda event: fork(), snapshot=source)
     try:
         stream.run_forever()
     except RuntimeError:

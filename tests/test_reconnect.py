@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-import socket
 from typing import Any
 
 import pytest
@@ -24,31 +23,35 @@ from fastpos.model.exchange import Said
 from fastpos.recovery import Recovery
 
 LONG = 1000.0  # seconds: an outage that is no short one
+EXACT = Policy(jitter=0)
 
 
-def waits(policy: Policy, count: int, outage_s: float = LONG) -> list[float]:
-    return [policy.delay(failures, outage_s) for failures in range(1, count + 1)]
+@pytest.mark.parametrize(
+    ("policy", "outage_s", "waits"),
+    [
+        # They grow up to the maximum,
+        (EXACT, LONG, [0.5, 1, 2, 4, 8, 16, 30, 30, 30]),
+        (Policy(1, 100, 10, jitter=0), LONG, [1, 10, 100, 100]),
+        (Policy(initial=3, factor=1, jitter=0), LONG, [3, 3, 3]),
+        (Policy(initial=60, maximum=30, jitter=0), LONG, [30, 30]),
+        # but are short at the beginning of an outage, unless it was asked for.
+        *((EXACT, short, [0.5, 1, 1, 1, 1, 1]) for short in (0.0, 0.1, 4.999)),
+        (Policy(initial=20, jitter=0), 0.1, [20, 20, 20]),
+        (Policy(initial=0), LONG, [0] * 5),
+        (Policy(maximum=0), LONG, [0] * 5),
+    ],
+)
+def test_waits(policy: Policy, outage_s: float, waits: list[float]) -> None:
+    assert [policy.delay(n, outage_s) for n in range(1, len(waits) + 1)] == waits
+    if outage_s == LONG:
+        assert policy.delay(7) == policy.delay(7, LONG)  # without a length it is a long one
 
 
-def test_the_waits_grow_up_to_the_maximum() -> None:
-    assert waits(Policy(jitter=0), 9) == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    assert waits(Policy(1, 100, 10, jitter=0), 4) == [1, 10, 100, 100]
-    assert waits(Policy(initial=3, factor=1, jitter=0), 3) == [3, 3, 3]
-    assert waits(Policy(initial=60, maximum=30, jitter=0), 2) == [30, 30]
-
-
-def test_without_a_length_the_outage_is_a_long_one() -> None:
-    assert Policy(jitter=0).delay(7) == 30
-
-
-@pytest.mark.parametrize("outage_s", [0.0, 0.1, 4.999])
-def test_waits_are_short_at_the_beginning_of_an_outage(outage_s: float) -> None:
-    assert waits(Policy(jitter=0), 6, outage_s) == [0.5, 1, 1, 1, 1, 1]
-    assert waits(Policy(initial=20, jitter=0), 3, outage_s) == [20, 20, 20], "as was asked for"
-
-
-def test_the_first_retry_comes_within_a_second() -> None:
-    assert 0 < Policy().delay(1, 0.0, lambda: 0.999) < Policy().delay(1, 0.0, lambda: 0.0) <= 1
+def test_no_number_of_failures_is_too_many() -> None:
+    for failures in (1_000, 1_024, 1_025, 1_026, 5_000, 10**9):
+        assert EXACT.delay(failures, LONG) == 30
+        assert Policy(initial=1, maximum=7, factor=3.5, jitter=0).delay(failures, LONG) == 7
+        assert Policy(initial=0).delay(failures, LONG) == Policy(maximum=0).delay(failures) == 0
 
 
 @pytest.mark.parametrize(
@@ -64,44 +67,32 @@ def test_full_jitter_spreads_over_the_whole_wait() -> None:
     assert min(drawn) < 4
     assert max(drawn) > 12
     assert all(0 <= wait <= 16 for wait in drawn)
-
-
-def test_no_number_of_failures_is_too_many() -> None:
-    for failures in (1_000, 1_024, 1_025, 1_026, 5_000, 10**9):
-        assert Policy(jitter=0).delay(failures, LONG) == 30
-        assert Policy(initial=1, maximum=7, factor=3.5, jitter=0).delay(failures, LONG) == 7
-
-
-@pytest.mark.parametrize("failures", [1, 2, 1_024, 1_025, 5_000])
-def test_no_wait_at_all_stays_none(failures: int) -> None:
-    assert Policy(initial=0).delay(failures, LONG) == 0
-    assert Policy(maximum=0).delay(failures, LONG) == 0
+    # The first retry comes within a second.
+    assert 0 < Policy().delay(1, 0.0, lambda: 0.999) < Policy().delay(1, 0.0, lambda: 0.0) <= 1
 
 
 seconds = st.floats(0, 1e6)
 
 
 @given(
-    seconds, seconds, st.floats(1, 1e3), st.floats(0, 1), st.integers(1, 10**6), seconds,
+    st.tuples(seconds, seconds, st.floats(1, 1e3)),
+    st.floats(0, 1),
+    st.integers(1, 10**6),
+    seconds,
     st.floats(0, 1, exclude_max=True),
-)  # fmt: skip
+)
 @settings(max_examples=200, deadline=None)
 def test_every_wait_can_be_waited(
-    initial: float,
-    maximum: float,
-    factor: float,
-    jitter: float,
-    failures: int,
-    outage_s: float,
-    rand: float,
+    limits: tuple[float, float, float], jitter: float, failures: int, outage_s: float, rand: float
 ) -> None:
-    policy = Policy(initial, maximum, factor, jitter)
-    wait = policy.delay(failures, outage_s, lambda: rand)
-    longest = Policy(initial, maximum, factor, 0).delay(failures, outage_s)
+    initial, maximum, _ = limits
+    exact = Policy(*limits, 0)
+    wait = Policy(*limits, jitter).delay(failures, outage_s, lambda: rand)
+    longest = exact.delay(failures, outage_s)
     assert math.isfinite(wait)
     assert 0 <= wait <= longest <= maximum
     assert wait >= longest * (1 - jitter) * (1 - 1e-9)
-    assert longest <= Policy(initial, maximum, factor, 0).delay(failures + 1, outage_s)
+    assert longest <= exact.delay(failures + 1, outage_s)
     if outage_s < 5:
         assert wait <= max(1, initial)
 
@@ -110,80 +101,40 @@ def test_every_wait_can_be_waited(
 
 
 NAMES = ["initial", "maximum", "factor", "jitter", "reset_after"]
+# What is refused, by name; nobody can wait for ever.
+WRONG: list[tuple[type[Exception], str, Any]] = [
+    *((ValueError, name, value) for name in NAMES for value in (-1, -0.001, math.nan, -math.inf)),
+    *((ValueError, name, math.inf) for name in ("initial", "maximum", "factor")),
+    *((ValueError, *pair) for pair in (("factor", 0.99), ("jitter", 1.01), ("max_attempts", -1))),
+    *((TypeError, name, value) for name in NAMES for value in (None, "1", True, [1], 1j)),
+    *((TypeError, "max_attempts", value) for value in ("3", 3.0, True, [3])),
+]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("value", [-1, -0.001, math.nan, -math.inf])
-def test_out_of_range(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=name):
+@pytest.mark.parametrize(("error", "name", "value"), WRONG)
+def test_what_is_refused(error: type[Exception], name: str, value: Any) -> None:
+    with pytest.raises(error, match=name):
         Policy(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["initial", "maximum", "factor"])
-def test_nobody_can_wait_for_ever(name: str) -> None:
-    endless: dict[str, Any] = {name: math.inf}
-    with pytest.raises(ValueError, match=name):
-        Policy(**endless)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("factor", 0.99), ("jitter", 1.01), ("max_attempts", -1)]
-)
-def test_out_of_its_own_range(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=name):
-        Policy(**{name: value})
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("value", [None, "1", True, [1], 1j])
-def test_no_number(name: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=name):
-        Policy(**{name: value})
-
-
-@pytest.mark.parametrize("value", ["3", 3.0, True, [3]])
-def test_max_attempts_is_an_int_or_none(value: Any) -> None:
-    with pytest.raises(TypeError, match="max_attempts"):
-        Policy(max_attempts=value)
-    assert Policy(max_attempts=None).max_attempts is None
-    assert Policy(max_attempts=3).max_attempts == 3
-
-
-def test_the_defaults() -> None:
+def test_a_policy_is_shown_copied_and_never_changed() -> None:
     assert repr(Policy()) == (
         "ReconnectPolicy(initial=0.5, maximum=30.0, factor=2.0, jitter=1.0, max_attempts=None, "
         "reset_after=60.0)"
     )
-    assert Policy().max_attempts is None
-    assert Policy().reset_after == 60.0
-
-
-def test_immutable() -> None:
-    policy = Policy()
+    assert Policy(max_attempts=None).max_attempts is None
+    policy = Policy(1, 2, 3, 0.5, 4, 5)
+    assert policy.max_attempts == 4
+    for again in (copy.copy(policy), copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        assert repr(again) == repr(policy)
     for name in (*NAMES, "max_attempts", "other"):
         with pytest.raises(AttributeError):
             setattr(policy, name, 1)
 
 
-def test_copies() -> None:
-    policy = Policy(1, 2, 3, 0.5, 4, 5)
-    for again in (copy.copy(policy), copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
-        assert repr(again) == repr(policy)
-
-
-# --- giving up ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def closed_port() -> Any:
-    with socket.socket() as taken:  # bound and not listening: nobody else can be there
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
 # --- what follows when a connection has ended -----------------------------------------------------
 
-EXACT = Policy(initial=1.0, maximum=8.0, jitter=0.0, reset_after=60.0)
+QUICK = Policy(initial=1.0, maximum=8.0, jitter=0.0, reset_after=60.0)
 LOST = ConnectionFailed("lost")
 REFUSED = SubscriptionError("refused", "'no'")
 BY_UPGRADE = AuthenticationError("401")
@@ -203,7 +154,7 @@ UPGRADE: End = (BY_UPGRADE, None)
 class Life:
     """One stream's connections, one after the other; nothing of it takes time."""
 
-    def __init__(self, policy: Policy | None = EXACT, renews: bool = False) -> None:
+    def __init__(self, policy: Policy | None = QUICK, renews: bool = False) -> None:
         self.now = 100.0
         self.credential = "key"
         self.recovery = Recovery(policy, renews, self.now)
@@ -230,46 +181,35 @@ class Life:
         return final if retry_in_s is None else retry_in_s
 
 
-def test_waits_grow_while_failures_go_on() -> None:
-    life = Life()
-    assert [life.ends() for _ in range(4)] == [1.0, 1.0, 1.0, 1.0]  # the outage is short
-    assert [life.ends() for _ in range(8)] == [1.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]
+SLOWED = Policy(initial=0.25, maximum=8.0, jitter=0.0)
+FAILURES: list[dict[str, Any]] = [{}] * 12
 
 
-@pytest.mark.parametrize("served", [0.0, 0.875, 1.25, 4.5])
-def test_a_connection_that_does_not_last_is_part_of_the_outage(served: float) -> None:
-    life = Life()
-    waits = [life.ends(served=served) for _ in range(12)]
-    assert waits[-1] == 8.0
-
-
-def test_a_connection_that_lasted_begins_another_outage() -> None:
-    life = Life()
-    for _ in range(12):
-        life.ends()
-    assert life.ends(served=5.0) == 1.0, "a new outage is short"
-    for _ in range(12):
-        life.ends()
-    assert life.ends(served=60.0) == 1.0
-    assert life.ends(took=10.0) == 2.0, "and the waits begin anew"
-
-
-@pytest.mark.parametrize(("retry_after", "wait"), [(None, 1.0), (0.1, 1.0), (30.0, 30.0)])
-def test_the_server_may_ask_for_more_time(retry_after: float | None, wait: float) -> None:
-    assert Life().ends(ConnectionFailed("busy", 503, retry_after)) == wait
-
-
-@pytest.mark.parametrize("status", [418, 429])
-def test_who_is_told_to_slow_down_does(status: int) -> None:
-    life = Life(Policy(initial=0.25, maximum=8.0, jitter=0.0))
-    told = ConnectionFailed("slow down", status)
-    assert [life.ends(told) for _ in range(7)] == [1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 8.0]
-    assert Life().ends(ConnectionFailed("slow down", status, 30.0)) == 30.0
-
-
-def test_a_long_first_wait_is_honoured() -> None:
-    life = Life(Policy(initial=20.0, jitter=0.0))
-    assert [life.ends() for _ in range(3)] == [20.0, 30.0, 30.0]
+# How connections end, one after the other, and the last of the waits that follow.
+@pytest.mark.parametrize(
+    ("policy", "ends", "waits"),
+    [
+        (QUICK, FAILURES, [1.0] * 5 + [8.0] * 7),  # at first the outage is short
+        # One that does not last is part of the outage,
+        *((QUICK, [{"served": served}] * 12, [8.0]) for served in (0.0, 0.875, 1.25, 4.5)),
+        # one that did begins another, and after a minute the waits begin anew.
+        (QUICK, [*FAILURES, {"served": 5.0}], [1.0]),
+        (QUICK, [*FAILURES, {"served": 60.0}, {"took": 10.0}], [1.0, 2.0]),
+        (Policy(initial=20.0, jitter=0.0), [{}] * 3, [20.0, 30.0, 30.0]),  # as was asked for
+        *(
+            (QUICK, [{"error": ConnectionFailed("busy", status, asked)}], [wait])
+            for status in (503, 418, 429)
+            for asked, wait in ((None, 1.0), (0.1, 1.0), (30.0, 30.0))
+        ),
+        *(  # who is told to slow down does
+            (SLOWED, [{"error": ConnectionFailed("slow", status)}] * 7, [1, 1, 1, 2, 4, 8, 8])
+            for status in (418, 429)
+        ),
+    ],
+)
+def test_what_is_waited(policy: Policy, ends: list[dict[str, Any]], waits: list[float]) -> None:
+    life = Life(policy)
+    assert [life.ends(**end) for end in ends][-len(waits) :] == waits
 
 
 def test_a_callable_is_asked_again_before_a_refusal_is_final() -> None:

@@ -5,7 +5,7 @@
 `faults.py` is the table of what goes wrong and what is expected then. `trial.py` puts a stream
 through one of them and measures; `rig.py` is what it needs for that: the simulator behind a network
 (`TcpProxy` of tests/support) on a host (`host.py`) whose clock and name service can go wrong.
-`__main__.py` is the command, `report.py` makes its table.
+`__main__.py` is the command.
 
 Everything random comes from the seed: the order of the faults, their parameters, the pauses, and
 the stream's waits before it reconnects. What threads and the kernel do between is not repeatable.

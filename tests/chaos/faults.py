@@ -14,7 +14,8 @@ from tests.chaos.rig import CONNECT_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, SUBSCR
 from tests.support.pushes import bomb, packed
 from tests.support.recording import SOON, until
 
-__all__ = ["BACK_WITHIN", "FAULTS", "RESET", "RETRY_WITHIN", "Fault", "Loss", "Seen"]
+MARKS = ("<!-- faults -->", "<!-- /faults -->")
+"""Between these the README has the table of what became of them."""
 
 
 class Seen(enum.Enum):
@@ -114,35 +115,34 @@ ORDER = b'{"channel":"order","order":{"orderId":"1","volume":-1,"orderAction":"1
 # --- how faults are put in and taken out ----------------------------------------------------------
 
 
-def during(put: Callable[[Rig], object], take: Callable[[Rig], object] | None = None) -> Inject:
-    """A fault that is there from `put` to `take`; without that it is over at once."""
+def during(
+    put: Callable[[Rig], object],
+    take: Callable[[Rig], object] = lambda _: None,
+    reset: bool = False,
+) -> Inject:
+    """A fault that is there from `put` to `take`; with `reset`, for connections to come."""
 
     @contextmanager
     def inject(rig: Rig) -> Iterator[None]:
         put(rig)
+        if reset:
+            rig.network.reset()
         yield
-        if take is not None:
-            take(rig)
+        take(rig)
 
     return inject
 
 
-def network(fault: str, *parameters: object) -> Inject:
+def network(fault: str, *parameters: object, reset: bool = False) -> Inject:
     """A method of `TcpProxy`, until it resumes."""
-    return during(
-        lambda rig: getattr(rig.network, fault)(*parameters), lambda rig: rig.network.resume()
-    )
+    put = lambda rig: getattr(rig.network, fault)(*parameters)  # noqa: E731
+    return during(put, lambda rig: rig.network.resume(), reset)
 
 
 def exchange(fault: str, *parameters: object, reset: bool = False, **more: object) -> Inject:
-    """A method of the simulator, until its faults are cleared; with `reset`, for those to come."""
-
-    def put(rig: Rig) -> None:
-        getattr(rig.exchange, fault)(*parameters, **more)
-        if reset:
-            rig.network.reset()
-
-    return during(put, lambda rig: rig.exchange.clear_faults())
+    """A method of the simulator, until its faults are cleared."""
+    put = lambda rig: getattr(rig.exchange, fault)(*parameters, **more)  # noqa: E731
+    return during(put, lambda rig: rig.exchange.clear_faults(), reset)
 
 
 def closed(code: int | None) -> Inject:
@@ -153,44 +153,18 @@ def upgrade_refused(status: int, headers: dict[str, str]) -> Inject:
     return exchange("refuse_upgrade", status, headers, b"<html>not now</html>", reset=True)
 
 
+def message(data: bytes | str) -> Inject:
+    """A bad message in the midst of good ones."""
+    return during(
+        lambda rig: (rig.exchange.push_bytes(data, text=isinstance(data, str)), rig.burst())
+    )
+
+
 @contextmanager
 def refused(text: str, times: int, rig: Rig) -> Iterator[None]:
     with exchange("refuse_subscription", text, times=times, reset=True)(rig):
         yield
         assert rig.exchange.wait_for("refusal", count=times), "not refused as often as planned"
-
-
-def tls_stalls(rig: Rig) -> None:
-    rig.network.pause_downstream()
-    rig.network.reset()
-
-
-def name_unknown(rig: Rig) -> None:
-    rig.host.resolves = False
-    rig.network.reset()
-
-
-def name_known(rig: Rig) -> None:
-    rig.host.resolves = True
-
-
-def cut_by_the_network(rig: Rig) -> None:
-    rig.network.truncate_after(rig.rng.randint(1, 400))
-
-
-def port_closed(rig: Rig) -> None:
-    rig.network.refuse()
-    rig.network.reset()
-
-
-def message(data: bytes | str) -> Inject:
-    """A bad message in the midst of good ones."""
-
-    def put(rig: Rig) -> None:
-        rig.exchange.push_bytes(data, text=isinstance(data, str))
-        rig.burst()
-
-    return during(put)
 
 
 @contextmanager
@@ -209,25 +183,29 @@ def byte_by_byte(rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
-def clock_back(rig: Rig) -> Iterator[None]:
-    with _clock(rig, lambda: -3600.0):
-        answered = rig.stream.stats.last_pong_ns
+def clock_back(rig: Rig, fault: Inject | None = None) -> Iterator[None]:
+    """By an hour; while there is another fault, ten times a second: in every wait there is."""
+    rig.exchange.ping_tolerance = 1e9  # seconds; a ping says what the host takes for the time
+    began, answered = monotonic(), rig.stream.stats.last_pong_ns
+    rig.host.clock_offset_s = lambda: -3600.0 * (1 + bool(fault) * ((monotonic() - began) // 0.1))
+    if fault is None:
         rig.wait_pings(2)
         until(lambda: rig.stream.stats.last_pong_ns != answered, what="a pong")
         yield
+    else:
+        with fault(rig):
+            yield
+    rig.host.clock_offset_s = lambda: 0.0
 
 
 @contextmanager
-def clock_back_and(fault: Inject, rig: Rig) -> Iterator[None]:
-    """Another fault, while the clock is set back ten times a second: in every wait there is."""
-    began = monotonic()
-    with _clock(rig, lambda: -3600.0 * (1 + (monotonic() - began) // 0.1)), fault(rig):
-        yield
-
-
-@contextmanager
-def asleep(rig: Rig) -> Iterator[None]:
+def asleep(rig: Rig, fault: Inject | None = None) -> Iterator[None]:
     """A ping goes out at once; until its pong comes, all that is shown is stale."""
+    if fault is not None:
+        rig.host.slept_s += 28800.0
+        with fault(rig):
+            yield
+        return
     rig.wait_pings(1)  # just now, so that the next is due a while later
     rig.exchange.stall(pushes=True, handshakes=True, closes=True)
     pinged = rig.stream.stats.last_ping_ns
@@ -240,13 +218,6 @@ def asleep(rig: Rig) -> Iterator[None]:
     until(lambda: not any(p.stale for p in rig.stream.positions.values()), what="a pong")
     rig.wait_pings(1)
     yield
-
-
-@contextmanager
-def asleep_and(fault: Inject, rig: Rig) -> Iterator[None]:
-    rig.host.slept_s += 28800.0
-    with fault(rig):
-        yield
 
 
 @contextmanager
@@ -282,14 +253,6 @@ def pinged(form: str, rig: Rig) -> Iterator[None]:
     yield
 
 
-@contextmanager
-def _clock(rig: Rig, offset_s: Callable[[], float]) -> Iterator[None]:
-    rig.exchange.ping_tolerance = 1e9  # seconds; a ping says what the host takes for the time
-    right, rig.host.clock_offset_s = rig.host.clock_offset_s, offset_s
-    yield
-    rig.host.clock_offset_s = right
-
-
 # --- the table ------------------------------------------------------------------------------------
 
 # RFC 6455, section 7.4, and the registry it made; 1010 is a client's.
@@ -306,11 +269,21 @@ BAD_DATA = PUSH[:10] + b"\xff" + PUSH[11:]
 ODD_SHAPE = packed('{"channel":"order","order":[]}')
 SLOW_DOWN = upgrade_refused(429, {"Retry-After": "1"})
 CHALLENGE = upgrade_refused(403, {"Server": "cloudflare", "CF-Mitigated": "challenge"})
-PORT_CLOSED = during(port_closed, lambda rig: rig.network.accept_again())
-TLS_STALLS = during(tls_stalls, lambda rig: rig.network.resume())
+PORT_CLOSED = during(
+    lambda rig: rig.network.refuse(), lambda rig: rig.network.accept_again(), reset=True
+)
+TLS_STALLS = network("pause_downstream", reset=True)
+NO_NAMES = during(
+    lambda rig: setattr(rig.host, "resolves", False),
+    lambda rig: setattr(rig.host, "resolves", True),
+    reset=True,
+)
+CUT = during(lambda rig: rig.network.truncate_after(rig.rng.randint(1, 400)))
 NO_PONGS = exchange("stall", pushes=True, handshakes=True, closes=True)
 HUGE = exchange("push_bytes", bytes(64 * MIB))
+OTHER_TEXT = "another text than `sub success`"
 REFUSED_FIRST = "`sub` refused, then accepted"
+MOMENTARY = "connections that live for a moment, one after the other"
 BUSY_FIRST = "too busy for `sub`, then accepted"
 CLOCK = "host's clock set back again and again"
 
@@ -330,8 +303,8 @@ FAULTS: tuple[Fault, ...] = (
         for name, inject, case in (
             ("half-open: packets vanish", HALF_OPEN, "both ways"),
             ("half-open: packets vanish", network("stop_reading_client"), "to the server"),
-            (CLOCK, partial(clock_back_and, HALF_OPEN), "and half-open"),
-            ("half-open after a night asleep", partial(asleep_and, HALF_OPEN), ""),
+            (CLOCK, partial(clock_back, fault=HALF_OPEN), "and half-open"),
+            ("half-open after a night asleep", partial(asleep, fault=HALF_OPEN), ""),
         )
     ),
     Fault("pings not answered, events sent", NO_PONGS, END, NO_PONG, DEAD),
@@ -339,7 +312,7 @@ FAULTS: tuple[Fault, ...] = (
         Fault("frame cut short by the end", inject, END, ENDED, AT_ONCE, loss, case)
         for inject, loss, case in (
             (exchange("truncate_frame", ORDER, end=True), Loss.OUTAGE, "by the server"),
-            (during(cut_by_the_network), Loss.BROKEN, "by the network"),
+            (CUT, Loss.BROKEN, "by the network"),
         )
     ),
     Fault("message of 64 MiB", HUGE, END, TOO_LARGE, CLOSED_BY_US),
@@ -347,7 +320,7 @@ FAULTS: tuple[Fault, ...] = (
         Fault(name, inject, ATTEMPT, NO_HANDSHAKE, UNOPENED, case=case, away=True)
         for name, inject, case in (
             ("upgrade never answered", NO_UPGRADE, ""),
-            (CLOCK, partial(clock_back_and, NO_UPGRADE), "and upgrade never answered"),
+            (CLOCK, partial(clock_back, fault=NO_UPGRADE), "and upgrade never answered"),
         )
     ),
     *(
@@ -356,7 +329,7 @@ FAULTS: tuple[Fault, ...] = (
             ("HTTP 502", upgrade_refused(502, {}), HTTP + "502", 0.0),
             ("HTTP 429 with Retry-After: 1", SLOW_DOWN, HTTP + "429", 1.0),
             ("HTTP 403 of a CDN", CHALLENGE, HTTP + "403", 0.0),
-            ("name not resolved", during(name_unknown, name_known), NAME, 0.0),
+            ("name not resolved", NO_NAMES, NAME, 0.0),
             ("port closed", PORT_CLOSED, REFUSED, 0.0),
         )
     ),
@@ -369,16 +342,11 @@ FAULTS: tuple[Fault, ...] = (
         )
     ),
     *(
-        Fault(
-            "another text than `sub success`",
-            exchange("refuse_subscription", text, times=1, reset=True),
-            ATTEMPT,
-            NOT_SAID % "sub",
-            UNSUBSCRIBED,
-            case=case,
-            reported=True,
+        Fault(OTHER_TEXT, inject, ATTEMPT, NOT_SAID % "sub", UNSUBSCRIBED, case=case, reported=True)
+        for inject, case in (
+            (exchange("refuse_subscription", "Ping", times=1, reset=True), "a ping"),
+            (exchange("refuse_subscription", "系统维护中", times=1, reset=True), "a notice"),
         )
-        for text, case in (("Ping", "a ping"), ("系统维护中", "a notice"))
     ),
     *(
         Fault(name, partial(refused, text, times), ATTEMPT, REFUSAL % text, AT_ONCE, case=case)
@@ -400,14 +368,7 @@ FAULTS: tuple[Fault, ...] = (
             ("garbage JSON", "other shape", ODD_SHAPE, SHAPE),
         )
     ),
-    Fault(
-        "connections that live for a moment, one after the other",
-        short_lived,
-        END,
-        RESET,
-        AT_ONCE,
-        subscriptions=4,
-    ),
+    Fault(MOMENTARY, short_lived, END, RESET, AT_ONCE, subscriptions=4),
     *(
         Fault("pings of the exchange's own", partial(pinged, form), NOT, loss=Loss.NONE, case=form)
         for form in ("text", "binary", "gzip")

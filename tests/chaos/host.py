@@ -16,8 +16,6 @@ from unittest import mock
 from fastpos import clock
 from tests.support.rig import Rig
 
-__all__ = ["Host"]
-
 LOOKED_UP = "localhost"
 
 

@@ -19,17 +19,14 @@ from tests.support.ledger import Ranges, note
 from tests.support.network import TcpProxy
 from tests.support.recording import SOON, Recorder, until
 
-__all__ = [
-    "CONNECT_TIMEOUT",
-    "EVENTS_PER_S",
-    "PING_INTERVAL",
-    "PONG_TIMEOUT",
-    "SUBSCRIBE_TIMEOUT",
-    "Rig",
-]
-
 # The stream's settings, seconds; the rest are its defaults.
 PING_INTERVAL = PONG_TIMEOUT = CONNECT_TIMEOUT = SUBSCRIBE_TIMEOUT = 1.0
+SETTINGS = {
+    "ping_interval": PING_INTERVAL,
+    "pong_timeout": PONG_TIMEOUT,
+    "connect_timeout": CONNECT_TIMEOUT,
+    "subscribe_timeout": SUBSCRIBE_TIMEOUT,
+}
 
 EVENTS_PER_S = 50
 
@@ -91,13 +88,10 @@ class Rig(rig.Rig):
             f"{scheme}://{LOOKED_UP}:{self.network.port}/position_order/ws",
             api_key=self.exchange.api_key,
             broker=self.exchange.broker,
-            ping_interval=PING_INTERVAL,
-            pong_timeout=PONG_TIMEOUT,
-            connect_timeout=CONNECT_TIMEOUT,
-            subscribe_timeout=SUBSCRIBE_TIMEOUT,
             reconnect=self.policy,
             ssl_context=self._client_context,
             proxy="",
+            **SETTINGS,  # type: ignore[arg-type]
             **self.recorder.callbacks,  # type: ignore[arg-type]
         )
         enter(self.stream)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastpos.wire.session
-from tests.chaos import report
-from tests.chaos.faults import FAULTS, Fault, Loss
+from tests.chaos.faults import FAULTS, MARKS, Fault, Loss
 from tests.chaos.host import Host
 from tests.chaos.rig import Rig
 from tests.chaos.trial import try_fault
@@ -35,7 +34,7 @@ def test_fault(fault: Fault) -> None:
 def test_the_readme_has_every_fault(project: Path) -> None:
     assert len(BY_ID) == len(FAULTS)
     text = (project / "README.md").read_text()
-    section = text.partition(report.MARKS[0])[2].partition(report.MARKS[1])[0]
+    section = text.partition(MARKS[0])[2].partition(MARKS[1])[0]
     for fault in FAULTS:
         assert f"| {fault.name}" in section
         assert fault.case in section

@@ -12,8 +12,6 @@ from tests.chaos.rig import Rig
 from tests.support.ledger import compare, noted
 from tests.support.recording import SOON, until
 
-__all__ = ["Outcome", "try_fault"]
-
 # Waits of a trial end so long after the bound that they are to keep, seconds: what is late is
 # measured, and what never comes is told.
 PATIENCE = SOON

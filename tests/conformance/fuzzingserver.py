@@ -9,19 +9,14 @@ The cache is `$FASTPOS_AUTOBAHN_CACHE`, or `fastpos-autobahn` in `$XDG_CACHE_HOM
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from tests.support.rig import LOOPBACK, Rig, end_process, free_port
-
-__all__ = ["FuzzingServer", "NotAvailable", "install"]
+from tests.support.rig import LOOPBACK, Rig, end_process, free_port, listening_program
 
 # The last virtualenv that makes 2.7 environments, and the suite's first release that names all its
 # old dependencies itself; no pin of ours is needed beyond these.
@@ -156,19 +151,7 @@ class FuzzingServer(Rig):
         spec_file.write_text(json.dumps(spec, indent=2))
         wstest = (interpreter, "-u", interpreter.with_name("wstest"))
         arguments = ("-m", "fuzzingserver", "-s", spec_file.resolve(), "-u", "0")
-        with (self.outdir / "wstest.log").open("wb") as log:
-            process = subprocess.Popen(
-                [*wstest, *arguments],
-                cwd=self.outdir,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        process = listening_program(
+            [*wstest, *arguments], self.outdir / "wstest.log", port, self.outdir
+        )
         self._cleanup.callback(end_process, process)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1.0):
-                return
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
-        raise RuntimeError(f"the fuzzing server did not start:\n{self.log()[-2000:]}")

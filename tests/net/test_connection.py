@@ -26,7 +26,6 @@ from fastpos.runtime.link import Buffers, Link
 from fastpos.wire.credential import Credential
 from fastpos.wire.scratch import SCRATCH_SIZE as BUFFER_SIZE
 from fastpos.wire.session import (
-    CLOSE_TIMEOUT,
     Closed,
     Event,
     Phase,
@@ -40,7 +39,6 @@ from tests.support.certificates import Certificates
 from tests.support.connections import Client, at_once, concurrently, opened, read_until_end, take
 from tests.support.frames import (
     BINARY,
-    CLOSE,
     PING,
     TEXT,
     ClientFrame,
@@ -52,7 +50,7 @@ from tests.support.frames import (
 )
 from tests.support.pushes import order, push_frame
 from tests.support.recording import until
-from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
+from tests.support.servers import ScriptedServer, answer_until_close
 from tests.support.upgrade import accept_upgrade
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
@@ -112,14 +110,6 @@ def test_messages_both_ways(serving: Serving) -> None:
     assert ended.close_code == 1000
     assert ended.error is None
     assert "done" in ended.reason
-
-
-def test_frames_that_come_with_the_upgrade_are_not_lost() -> None:
-    def serve(peer: socket.socket) -> None:
-        accept_upgrade(peer, frame(TEXT, b"first") + frame(TEXT, b"second"))
-
-    with ScriptedServer(serve) as server, opened(server.url) as connection:
-        assert take(connection, 2) == [(TEXT, "first"), (TEXT, "second")]
 
 
 def test_a_hundred_thousand_frames_in_one_burst(serving: Serving) -> None:
@@ -261,12 +251,7 @@ def test_what_is_asked_of_a_link_from_another_thread_is_sent() -> None:
         assert not link.follow(True)
         link.close()
         assert ended.result(5).close_code == 1000
-    assert [json.loads(text).get("event") for text in heard[:-1]] == [
-        "sub",
-        "unsub",
-        "sub",
-        "unsub",
-    ]
+    assert [json.loads(text)["event"] for text in heard[:-1]] == ["sub", "unsub"] * 2
 
 
 def test_abort_wakes_the_reader() -> None:
@@ -362,26 +347,6 @@ def test_an_end_without_a_close_frame_is_unclean(serving: Serving) -> None:
         assert isinstance(ended.error, ConnectionFailed)
 
 
-def test_a_stream_that_stops_waits_a_bounded_time(new_stream: Callable[..., Any]) -> None:
-    heard: list[ClientFrame] = []
-    gone = threading.Event()
-
-    def ignore(peer: socket.socket) -> None:
-        heard.append(serve_subscription(peer))
-        heard.extend(frames(peer))
-        gone.wait(20)
-
-    with ScriptedServer(ignore) as server:
-        stream = new_stream(server.url).start()
-        assert stream.wait_ready(5)
-        with at_once(CLOSE_TIMEOUT + 2):
-            stream.stop()
-        assert stream.join(0)
-        gone.set()
-    assert [last.opcode for last in heard] == [TEXT, TEXT, CLOSE]
-    assert heard[-1].close_code == 1000
-
-
 # --- sending to one who does not read -------------------------------------------------------------
 
 
@@ -443,7 +408,7 @@ def test_what_could_not_be_sent_at_once_goes_out_with_the_next(serving: Serving)
         while not transport._pending:
             connection.send("x" * 1000)
             sent += 1
-        go_on.set()
+        threading.Timer(0.1, go_on.set).start()  # by then the sender waits
         connection.send(b"", BINARY, timeout=10)
         assert not transport._pending
         connection.end()

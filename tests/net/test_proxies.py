@@ -13,16 +13,16 @@ import pytest
 
 from fastpos.errors import ConnectionFailed, FastposError
 from fastpos.net.address import parse_proxy, parse_url
-from fastpos.net.connection import Connection
 from fastpos.net.proxy import proxy_from_environment
 from fastpos.net.upgrade import MAX_HANDSHAKE
-from fastpos.simulator import Exchange
+from tests.support.bench import Bench
 from tests.support.certificates import Certificates
-from tests.support.connections import at_once, concurrently, opened, take
-from tests.support.frames import TEXT, frame, frames, read_exactly
-from tests.support.proxies import HttpProxy, SocksProxy
-from tests.support.servers import ScriptedServer
-from tests.support.upgrade import accept_upgrade, read_request
+from tests.support.connections import concurrently, opened, refusal, take
+from tests.support.frames import TEXT, read_exactly
+from tests.support.proxies import RealProxy
+from tests.support.rig import free_port
+from tests.support.servers import ScriptedServer, echo
+from tests.support.upgrade import read_request
 
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.timeout(60)]
 
@@ -38,24 +38,14 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REQUEST_METHOD", raising=False)
 
 
-def echo(peer: Any) -> None:
-    accept_upgrade(peer)
-    for received in frames(peer):
-        peer.sendall(frame(received.opcode, received.payload))
-
-
 def round_trip(url: str, proxy: str, **options: Any) -> None:
     with opened(url, proxy=parse_proxy(proxy), **options) as connection:
         connection.send("through")
         assert take(connection, 1) == [(TEXT, "through")]
 
 
-def refusal(url: str, proxy: str, **options: Any) -> FastposError:
-    connection = Connection(url, {"api-key": "s3cret"}, proxy=parse_proxy(proxy), **options)
-    with at_once(10), pytest.raises(FastposError) as refused:
-        connection.open()
-    connection.end()
-    return refused.value
+def refused(url: str, proxy: str, **options: Any) -> FastposError:
+    return refusal(url, 10, proxy=parse_proxy(proxy), **options)
 
 
 # --- the environment ------------------------------------------------------------------------------
@@ -112,49 +102,48 @@ def test_an_environment_that_makes_no_sense(
 # --- what is said to a proxy ----------------------------------------------------------------------
 
 
-class HandmadeProxy:
-    """An HTTP proxy that answers as it is told, and tunnels if that is a 200."""
-
-    def __init__(self, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        self._answer = answer
-
-    def __call__(self, client: socket.socket) -> None:
-        request, headers = read_request(client)
-        self.requests.append((request, headers))
-        client.sendall(self._answer)
-        if b" 200 " not in self._answer:
-            while client.recv(1000):
-                pass
-            return
-        host, _, port = request.split()[1].rpartition(":")
-        with socket.create_connection((host.strip("[]"), int(port)), 10) as server:
-
-            def forward(source: socket.socket, target: socket.socket) -> None:
-                while data := source.recv(1 << 16):
-                    target.sendall(data)
-                target.shutdown(socket.SHUT_WR)
-
-            with concurrently(lambda: forward(server, client)):
-                forward(client, server)
+Requests = list[tuple[str, dict[str, str]]]
 
 
 @contextmanager
-def handmade(*answer: bytes) -> Iterator[tuple[HandmadeProxy, str]]:
-    proxy = HandmadeProxy(*answer)
-    with ScriptedServer(proxy) as running:
-        yield proxy, f"127.0.0.1:{running.port}"
+def handmade(
+    answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n",
+) -> Iterator[tuple[Requests, str]]:
+    """An HTTP proxy that answers as it is told, and tunnels if that is a 200; what it was asked."""
+    requests: Requests = []
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+    def serve(client: socket.socket) -> None:
+        requests.append(read_request(client))
+        client.sendall(answer)
+        if b" 200 " not in answer:
+            while client.recv(1000):
+                pass
+            return
+        host, _, port = requests[-1][0].split()[1].rpartition(":")
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), 10) as server,
+            concurrently(lambda: forward(server, client)),
+        ):
+            forward(client, server)
+
+    with ScriptedServer(serve) as running:
+        yield requests, f"127.0.0.1:{running.port}"
 
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_connect(certificates: Certificates, tls: bool) -> None:
     context = certificates.good.context() if tls else None
     options = {"ssl_context": certificates.client_context()} if tls else {}
-    with ScriptedServer(echo, context) as server, handmade() as (proxy, address):
+    with ScriptedServer(echo, context) as server, handmade() as (requests, address):
         round_trip(server.url, f"http://us%20er:p%3Ass@{address}", **options)
         round_trip(server.url, f"http://{address}", **options)
     target = f"127.0.0.1:{server.port}"
-    (request, headers), (_, without) = proxy.requests
+    (request, headers), (_, without) = requests
     assert request == f"CONNECT {target} HTTP/1.1"
     login = base64.b64encode(b"us er:p:ss").decode()
     assert headers == {"host": target, "proxy-authorization": f"Basic {login}"}
@@ -166,7 +155,7 @@ def test_the_server_behind_a_proxy_is_verified(certificates: Certificates) -> No
         ScriptedServer(echo, certificates.wrong_host.context()) as server,
         handmade() as (_, address),
     ):
-        error = refusal(server.url, f"http://{address}", ssl_context=certificates.client_context())
+        error = refused(server.url, f"http://{address}", ssl_context=certificates.client_context())
     assert "certificate is not accepted" in str(error)
 
 
@@ -184,8 +173,8 @@ def test_the_server_behind_a_proxy_is_verified(certificates: Certificates) -> No
 )
 def test_a_proxy_that_refuses(answer: bytes, complaint: str) -> None:
     timeout = 30 if len(answer) > 20 else 0.3
-    with handmade(answer) as (proxy, address):
-        error = refusal(
+    with handmade(answer) as (requests, address):
+        error = refused(
             "ws://exchange.test/", f"http://user:s3cret@{address}", connect_timeout=timeout
         )
     assert isinstance(error, ConnectionFailed)
@@ -193,7 +182,7 @@ def test_a_proxy_that_refuses(answer: bytes, complaint: str) -> None:
     assert complaint in str(error)
     assert "s3cret" not in str(error)
     assert len(str(error)) < 500
-    assert "api-key" not in proxy.requests[0][1]
+    assert "api-key" not in requests[0][1]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +190,7 @@ def test_a_proxy_that_refuses(answer: bytes, complaint: str) -> None:
 )
 def test_a_proxy_that_repeats_a_credential(said: str) -> None:
     with handmade(f"HTTP/1.1 407 not with {said}\r\n\r\n".encode()) as (_, address):
-        error = refusal(
+        error = refused(
             "ws://exchange.test/",
             f"http://user:s3cret@{address}",
             hide=lambda text: text.replace("the-token", "***"),
@@ -212,20 +201,16 @@ def test_a_proxy_that_repeats_a_credential(said: str) -> None:
 
 
 def test_an_answer_through_a_proxy_that_repeats_its_password() -> None:
-    location = b"\r\nLocation: http://elsewhere/?user:s3cret\r\n"
-    with handmade(b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 301 Moved" + location + b"\r\n") as (
-        _,
-        address,
-    ):
-        error = refusal("ws://exchange.test/", f"http://user:s3cret@{address}")
+    moved = b"HTTP/1.1 301 Moved\r\nLocation: http://elsewhere/?user:s3cret\r\n\r\n"
+    with handmade(b"HTTP/1.1 200 OK\r\n\r\n" + moved) as (_, address):
+        error = refused("ws://exchange.test/", f"http://user:s3cret@{address}")
     assert "redirects to 'http://elsewhere/?user:***'" in str(error)
 
 
 def test_a_proxy_that_is_not_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     for scheme in ("http", "socks5h"):
-        error = refusal("ws://exchange.test/", f"{scheme}://127.0.0.1:{port}")
+        error = refused("ws://exchange.test/", f"{scheme}://127.0.0.1:{port}")
         assert f"{scheme}://127.0.0.1:{port}: cannot connect: " in str(error)
 
 
@@ -264,7 +249,7 @@ REQUEST = 7 + len("exchange.test")  # by name, with the port
 def test_socks_proxies_that_refuse(answers: list[tuple[int, bytes]], complaint: str) -> None:
     with ScriptedServer(socks_server(*answers)) as server:
         proxy = f"socks5h://127.0.0.1:{server.port}"
-        error = refusal("ws://exchange.test/", proxy, connect_timeout=0.4)
+        error = refused("ws://exchange.test/", proxy, connect_timeout=0.4)
     assert isinstance(error, ConnectionFailed)
     assert f"proxy {proxy}: " in str(error)
     assert complaint in str(error)
@@ -274,14 +259,14 @@ def test_a_socks_password_that_cannot_be_sent() -> None:
     with ScriptedServer(socks_server((4, b"\x05\x02"))) as server:
         for password in ("x" * 300, "%C3%BC"):
             proxy = f"socks5h://user:{password}@127.0.0.1:{server.port}"
-            error = refusal("ws://exchange.test/", proxy)
+            error = refused("ws://exchange.test/", proxy)
             assert isinstance(error, ConnectionFailed)
 
 
 def test_socks_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "python_socks", None)
     with ScriptedServer(lambda _: None) as server:
-        error = refusal("ws://exchange.test/", f"socks5://127.0.0.1:{server.port}")
+        error = refused("ws://exchange.test/", f"socks5://127.0.0.1:{server.port}")
     assert 'pip install "fastpos[socks]"' in str(error)
     assert "python-socks" in str(error)
 
@@ -292,58 +277,39 @@ def test_socks_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.proxy
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("login", [(), ("user", "secret")])
-@pytest.mark.parametrize("kind", [HttpProxy, SocksProxy])
+@pytest.mark.parametrize("schemes", [["http"], ["socks5h", "socks5"]])
 def test_through_a_real_proxy(
-    kind: type[HttpProxy] | type[SocksProxy],
-    login: tuple[str, ...],
-    tls: bool,
-    certificates: Certificates,
+    schemes: list[Any], login: tuple[str, ...], tls: bool, certificates: Certificates
 ) -> None:
     context = certificates.good.context() if tls else None
     options = {"ssl_context": certificates.client_context()} if tls else {}
-    with ScriptedServer(echo, context) as server, kind(*login) as proxy:
-        schemes = ["http"] if kind is HttpProxy else ["socks5", "socks5h"]
+    with ScriptedServer(echo, context) as server, RealProxy(schemes[0], *login) as proxy:
         for scheme in schemes:
             url = server.url.replace("127.0.0.1", "localhost")
             round_trip(url, proxy.url.replace(proxy.scheme, scheme, 1), **options)
         proxy.wait_logged(str(server.port))
-        if login:
-            for wrong in (
-                proxy.url.replace("secret", "guess"),
-                f"{proxy.scheme}://{proxy.address}",
-            ):
-                error = refusal(server.url, wrong, **options)
-                assert isinstance(error, ConnectionFailed)
-                assert f"proxy {proxy.scheme}://{proxy.address}" in str(error)
+        plain = f"{proxy.scheme}://{proxy.address}"
+        for wrong in (proxy.url.replace("secret", "guess"), plain) if login else ():
+            error = refused(server.url, wrong, **options)
+            assert isinstance(error, ConnectionFailed)
+            assert f"proxy {plain}" in str(error)
         assert server.accepted == len(schemes)
 
 
 # --- streams --------------------------------------------------------------------------------------
 
 
-def test_a_stream_through_a_proxy(
-    exchange: Exchange, new_stream: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with handmade() as (proxy, address):
-        # The argument,
-        stream = new_stream(exchange, proxy=f"http://{address}").start()
-        assert stream.wait_ready(5)
-        stream.stop()
-        assert len(proxy.requests) == 1
-        # the environment,
-        monkeypatch.setenv("http_proxy", f"http://{address}")
-        stream = new_stream(exchange, proxy=None).start()
-        assert stream.wait_ready(5)
-        stream.stop()
-        assert len(proxy.requests) == 2
-        # what it excepts,
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        stream = new_stream(exchange, proxy=None).start()
-        assert stream.wait_ready(5)
-        stream.stop()
-        # and none at all.
-        monkeypatch.delenv("no_proxy")
-        stream = new_stream(exchange, proxy="").start()
-        assert stream.wait_ready(5)
-        stream.stop()
-        assert len(proxy.requests) == 2
+def test_a_stream_through_a_proxy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the argument, or by the environment but for what that excepts; or through none."""
+    with handmade() as (requests, address):
+        url = f"http://{address}"
+        for argument, named, excepted, count in (
+            (url, "", "", 1),
+            (None, url, "", 2),
+            (None, url, "127.0.0.1", 2),
+            ("", url, "", 2),
+        ):
+            monkeypatch.setenv("http_proxy", named)
+            monkeypatch.setenv("no_proxy", excepted)
+            bench.start(proxy=argument).stop()
+            assert len(requests) == count

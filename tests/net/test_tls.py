@@ -6,55 +6,51 @@ import random
 import re
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytest
 
 from fastpos.errors import ConnectionFailed
-from fastpos.net.connection import Connection
-from fastpos.net.transport import Transport
 from tests.support.certificates import Certificates
-from tests.support.connections import Client, at_once, concurrently, opened, read_until_end, take
+from tests.support.connections import (
+    Client,
+    at_once,
+    concurrently,
+    opened,
+    refusal,
+    take,
+)
 from tests.support.frames import (
     BINARY,
-    CLOSE,
     TEXT,
     ClientFrame,
-    close_frame,
     frame,
-    frames,
     read_exactly,
     read_frame,
 )
+from tests.support.gil import switching
 from tests.support.network import TcpProxy
 from tests.support.openssl import OpensslServer
 from tests.support.recording import until
-from tests.support.servers import ScriptedServer
+from tests.support.servers import ScriptedServer, echo
 from tests.support.upgrade import accept_upgrade
 
 pytestmark = [pytest.mark.usefixtures("tidy", "decrypting"), pytest.mark.timeout(60)]
 
 Version = Literal["1.2", "1.3"]
 VERSIONS: list[Version] = ["1.2", "1.3"]
-LARGE = bytes(range(256)) * 4000  # 64 records
-
-
-def echo(peer: Any) -> None:
-    accept_upgrade(peer)
-    for received in frames(peer):
-        peer.sendall(frame(received.opcode, received.payload))
+ALERT = b"\x15\x03\x03\x00\x02\x02\x28"  # handshake_failure
 
 
 @contextmanager
 def openssl(
-    certificates: Certificates, version: Version = "1.3", tickets: int | None = None
+    certificates: Certificates, version: Version = "1.3"
 ) -> Iterator[tuple[OpensslServer, Client]]:
     """A connection that `s_server` has accepted and upgraded."""
-    with OpensslServer(certificates.good.pem, version, tickets) as server:
+    with OpensslServer(certificates.good.pem, version) as server:
         connection = Client(server.url, ssl_context=certificates.client_context())
         try:
             with concurrently(connection.open):
@@ -64,39 +60,11 @@ def openssl(
             connection.end()
 
 
-@contextmanager
-def python(
-    certificates: Certificates, handler: Callable[[ssl.SSLSocket], object], version: Version = "1.3"
-) -> Iterator[tuple[ScriptedServer, Client]]:
-    """A connection that Python's `ssl` serves; `handler` is called after the upgrade."""
-
-    def upgraded(peer: socket.socket) -> None:
-        assert isinstance(peer, ssl.SSLSocket)
-        assert peer.version() == f"TLSv{version}"
-        accept_upgrade(peer)
-        handler(peer)
-
-    only = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
-    with (
-        ScriptedServer(upgraded, certificates.good.context(only)) as server,
-        opened(server.url, ssl_context=certificates.client_context()) as connection,
-    ):
-        yield server, connection
+def only(version: Version) -> ssl.TLSVersion:
+    return ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
 
 
 # --- versions, records, keys ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_messages_of_many_records_with_openssl(
-    certificates: Certificates, version: Version
-) -> None:
-    with openssl(certificates, version) as (server, connection):
-        sent = frame(BINARY, LARGE) + frame(TEXT, b"after")
-        with concurrently(lambda: server.sendall(sent)):
-            assert take(connection, 2) == [(BINARY, LARGE), (TEXT, "after")]
-        with concurrently(lambda: connection.send(LARGE, BINARY, timeout=10)):
-            assert read_frame(server).payload == LARGE
 
 
 def test_keys_are_updated_in_mid_stream(certificates: Certificates) -> None:
@@ -134,87 +102,7 @@ def test_keys_are_negotiated_anew_in_mid_stream(certificates: Certificates) -> N
             assert read_frame(server).payload == f"up {number}".encode()
 
 
-@pytest.mark.parametrize("tickets", [0, 2, 10])
-def test_session_tickets_are_no_data(certificates: Certificates, tickets: int) -> None:
-    with openssl(certificates, tickets=tickets) as (server, connection):
-        assert list(connection.receive(0.0)) == []
-        server.sendall(frame(TEXT, b"first"))
-        assert take(connection, 1) == [(TEXT, "first")]
-        connection.send("second")
-        assert read_frame(server).payload == b"second"
-
-
-# --- ends -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("polite", [True, False])
-def test_ends_with_close_notify_and_without(
-    certificates: Certificates, version: Version, polite: bool
-) -> None:
-    def leave(peer: ssl.SSLSocket) -> None:
-        peer.sendall(frame(TEXT, b"last"))
-        if polite:
-            # close_notify, without waiting for the client's
-            peer.setblocking(False)
-            with suppress(OSError):
-                peer.unwrap()
-
-    with python(certificates, leave, version) as (_, connection):
-        messages, ended = read_until_end(connection)
-    assert messages == [(TEXT, "last")]
-    assert ended.close_code is None
-    assert isinstance(ended.error, ConnectionFailed)
-    assert ("without TLS's close_notify" in ended.reason) != polite
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_client_ends_with_close_notify(certificates: Certificates, version: Version) -> None:
-    rest: list[bytes] = []
-
-    def hear(peer: ssl.SSLSocket) -> None:
-        assert read_frame(peer).opcode == CLOSE
-        peer.sendall(close_frame(1000))
-        rest.append(peer.recv(1))  # raises SSLEOFError where there is no close_notify
-
-    with python(certificates, hear, version) as (server, connection):
-        connection.close()
-        list(connection.receive(1))
-        connection.end()
-        server.wait_finished(1)
-    assert rest == [b""]
-
-
-def test_an_alert_that_cannot_be_sent_takes_no_message_along(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: Transport) -> None:
-        raise BrokenPipeError("gone")
-
-    with openssl(certificates, tickets=0) as (server, connection):
-        assert connection.connection._transport is not None
-        raw = connection.connection._transport._sock
-        server.sendall(frame(TEXT, b"last"))
-        record = 5 + 6 + 1 + 16  # header, frame, type, tag
-        until(lambda: len(raw.recv(1000, socket.MSG_PEEK)) == record)
-        server.send_plaintext()
-        until(lambda: len(raw.recv(1000, socket.MSG_PEEK)) > record)
-        with monkeypatch.context() as patched:
-            patched.setattr(Transport, "_flush", fail)
-            assert take(connection, 1) == [(TEXT, "last")]
-        _, ended = read_until_end(connection)
-    assert "SSL" in ended.reason
-
-
 # --- threads --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hasty_switches() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def bombard(connection: Client, name: str, count: int) -> None:
@@ -223,7 +111,6 @@ def bombard(connection: Client, name: str, count: int) -> None:
         connection.send(f"{name}{number}:" + name * sizes.randrange(2000), timeout=10)
 
 
-@pytest.mark.usefixtures("hasty_switches")
 def test_two_threads_send_while_one_reads_openssl_and_keys_change(
     certificates: Certificates,
 ) -> None:
@@ -237,6 +124,7 @@ def test_two_threads_send_while_one_reads_openssl_and_keys_change(
                 server.update_keys(answer=True)
 
     with (
+        switching(1e-6),
         openssl(certificates) as (server, connection),
         concurrently(lambda: heard.extend(read_frame(server) for _ in range(2 * count))),
         concurrently(lambda: push(server)),
@@ -278,23 +166,14 @@ def test_a_wrong_certificate_is_refused(
     certificates: Certificates, name: str, complaint: str, version: Version
 ) -> None:
     heard: list[bytes] = []
-    only = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
-    identity = getattr(certificates, name)
-
-    def hear(peer: socket.socket) -> None:
-        heard.append(peer.recv(1000))
-
-    with ScriptedServer(hear, identity.context(only)) as server:
-        connection = Connection(
-            server.url, {"api-key": "s3cret"}, ssl_context=certificates.client_context()
-        )
-        with at_once(), pytest.raises(ConnectionFailed, match="certificate is not accepted") as no:
-            connection.open()
-        connection.end()
+    context = getattr(certificates, name).context(only(version))
+    with ScriptedServer(lambda peer: heard.append(peer.recv(1000)), context) as server:
+        error = refusal(server.url, ssl_context=certificates.client_context())
         server.wait_finished(1)
-    assert re.search(complaint, str(no.value))
-    assert f"127.0.0.1:{server.port}" in str(no.value)
-    assert isinstance(no.value.__cause__, ssl.SSLCertVerificationError)
+    assert "certificate is not accepted" in str(error)
+    assert re.search(complaint, str(error))
+    assert f"127.0.0.1:{server.port}" in str(error)
+    assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
     assert not any(heard)
 
 
@@ -313,17 +192,12 @@ def test_the_callers_own_context_decides(certificates: Certificates) -> None:
     old = certificates.client_context()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with ScriptedServer(echo, certificates.good.context(ssl.TLSVersion.TLSv1_3)) as server:
-        connection = Connection(server.url, ssl_context=old)
-        with pytest.raises(ConnectionFailed, match=r"(?i)TLS handshake failed.*(version|protocol)"):
-            connection.open()
-        connection.end()
-
-    servers = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        error = refusal(server.url, ssl_context=old)
+    assert re.search("(?i)TLS handshake failed.*(version|protocol)", str(error))
     with ScriptedServer(lambda _: None) as server:
-        connection = Connection(server.url.replace("ws", "wss"), ssl_context=servers)
-        with pytest.raises(ConnectionFailed):
-            connection.open()
-        connection.end()
+        refusal(
+            server.url.replace("ws", "wss"), ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        )
 
 
 def test_a_stream_trusts_nobody_unasked(
@@ -339,83 +213,57 @@ def test_a_stream_trusts_nobody_unasked(
 # --- handshakes that lead nowhere -----------------------------------------------------------------
 
 
-def read_hello(peer: socket.socket) -> None:
-    read_exactly(peer, 5)
+def answering(answer: bytes, stay: bool = False) -> Callable[[Any], None]:
+    """A server that answers the first it hears with this, and stays or leaves."""
 
+    def handler(peer: Any) -> None:
+        read_exactly(peer, 5)
+        peer.sendall(answer)
+        while stay and peer.recv(1000):
+            pass
 
-def say_nothing(peer: socket.socket) -> None:
-    read_hello(peer)
-    while peer.recv(1000):
-        pass
-
-
-def say_something_else(peer: socket.socket) -> None:
-    read_hello(peer)
-    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
-def alert(peer: socket.socket) -> None:
-    read_hello(peer)
-    peer.sendall(b"\x15\x03\x03\x00\x02\x02\x28")  # handshake_failure
+    return handler
 
 
 @pytest.mark.parametrize(
-    ("handler", "complaint"),
+    ("handler", "slowly", "complaint"),
     [
-        (say_nothing, "took too long"),
-        (read_hello, "EOF|reset"),
-        (say_something_else, "(?i)wrong.version|record"),
-        (alert, "(?i)handshake.failure"),
+        (answering(b"", stay=True), False, "TLS handshake failed.*took too long"),
+        (answering(b""), False, "TLS handshake failed.*(EOF|reset)"),
+        (answering(b"HTTP/1.1 400 Bad\r\n\r\n"), False, "TLS handshake failed.*(version|record)"),
+        (
+            answering(b"\x15\x03\x03\x00\x02\x02\x28"),
+            False,
+            "TLS handshake failed.*handshake.failure",
+        ),
+        (None, True, "TLS handshake failed.*took too long"),  # all of it has one deadline
+        (None, False, "no whole answer to the handshake in time"),  # and the upgrade after it
     ],
+    ids=["silence", "end", "no TLS", "alert", "trickling", "silence after it"],
 )
 def test_a_handshake_that_fails(
-    certificates: Certificates, handler: Callable[[socket.socket], None], complaint: str
+    certificates: Certificates,
+    handler: Callable[[Any], None] | None,
+    slowly: bool,
+    complaint: str,
 ) -> None:
-    with ScriptedServer(handler) as server:
-        connection = Connection(
-            server.url.replace("ws", "wss"),
-            ssl_context=certificates.client_context(),
-            connect_timeout=0.3,
-        )
-        with at_once(), pytest.raises(ConnectionFailed, match="TLS handshake failed") as failed:
-            connection.open()
-        connection.end()
-    assert re.search(complaint, str(failed.value))
-
-
-def test_a_trickling_handshake_has_the_same_deadline(certificates: Certificates) -> None:
+    context = None if handler else certificates.good.context()
     with (
-        ScriptedServer(echo, certificates.good.context()) as server,
+        ScriptedServer(handler or answering(b"", stay=True), context) as server,
         TcpProxy("127.0.0.1", server.port) as proxy,
     ):
-        proxy.trickle(1, 0.01)
-        connection = Connection(
-            proxy.url("wss"), ssl_context=certificates.client_context(), connect_timeout=0.4
-        )
-        with at_once(), pytest.raises(ConnectionFailed, match="took too long"):
-            connection.open()
-        connection.end()
+        if slowly:
+            proxy.trickle(1, 0.01)
+        clients = certificates.client_context()
+        error = refusal(proxy.url("wss"), ssl_context=clients, connect_timeout=0.4)
+    assert re.search(f"(?i){complaint}", str(error))
 
 
-def test_silence_after_the_handshake_has_the_same_deadline(certificates: Certificates) -> None:
-    with ScriptedServer(say_nothing, certificates.good.context()) as server:
-        connection = Connection(
-            server.url, ssl_context=certificates.client_context(), connect_timeout=0.3
-        )
-        with at_once(), pytest.raises(ConnectionFailed, match="in time"):
-            connection.open()
-        connection.end()
-
-
-def test_a_name_that_no_certificate_can_have(certificates: Certificates) -> None:
-    with ScriptedServer(say_nothing) as server:
-        connection = Connection(
-            f"wss://127.0.0.1:{server.port}/", ssl_context=certificates.client_context()
-        )
-        connection._url = f"wss://.example:{server.port}/"
-        with pytest.MonkeyPatch.context() as patched:
-            place = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))
-            patched.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
-            with pytest.raises(ConnectionFailed, match="TLS handshake failed"):
-                connection.open()
-        connection.end()
+def test_a_name_that_no_certificate_can_have(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ScriptedServer(answering(b"", stay=True)) as server:
+        place = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", server.port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [place])
+        error = refusal("wss://.example/", ssl_context=certificates.client_context())
+    assert "TLS handshake failed" in str(error)

@@ -19,8 +19,6 @@ from fastpos.runtime.delivery import Delivery
 from fastpos.runtime.stats import Counters
 from fastpos.runtime.timing import CallbackTimes
 
-__all__ = ["Rig", "text"]
-
 CALLED = ("on_position", "on_account", "on_adl_price", "on_order", "on_trigger", "on_unknown")
 
 

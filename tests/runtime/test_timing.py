@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -17,30 +16,20 @@ from fastpos import Order, PositionStream
 from fastpos.runtime.callbacks import Handlers
 from fastpos.runtime.lookout import Lookout
 from fastpos.runtime.timing import LOG_INTERVAL, MAX_FUNCTIONS, CallbackTimes
-from fastpos.simulator import Exchange
 from tests.runtime.outcome import Rig
+from tests.support.bench import Bench
 from tests.support.pushes import order, push_frame
-from tests.support.recording import SOON, Recorder, until
+from tests.support.recording import SOON, Recorder, logged, until
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
-
-NewStream = Callable[..., PositionStream]
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
 on_either_thread = pytest.mark.parametrize("dispatch", ["reader", "thread"])
 
 
-def slow_ones(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [r for r in caplog.records if vars(r).get("fastpos_event") == "slow_callback"]
-
-
 @on_either_thread
 def test_slow_callback_is_logged_once_with_its_name_and_time(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
-    dispatch: str,
+    bench: Bench, caplog: pytest.LogCaptureFixture, dispatch: str
 ) -> None:
     def slow(secret: str, event: object) -> None:
         time.sleep(0.03)
@@ -48,22 +37,20 @@ def test_slow_callback_is_logged_once_with_its_name_and_time(
 
     def quick(_: object) -> None: ...
 
-    with new_stream(exchange, dispatch=dispatch, slow_callback_s=0.025) as stream:
-        stream.on_order(partial(slow, "kept-to-itself"))
-        stream.on_order(quick)
-        assert stream.wait_ready(SOON)
-        for number in range(3):
-            exchange.push(order(number))
-        error, *_ = recorder.wait("on_error", 3)
-        exchange.push({"channel": "news"})
-        recorder.wait("on_unknown")
-        stats = stream.stats
-    names = [vars(record)["fastpos_callback"] for record in slow_ones(caplog)]
-    assert names.count(slow.__qualname__) == 1
-    assert quick.__qualname__ not in names
-    record = slow_ones(caplog)[names.index(slow.__qualname__)]
-    assert slow.__qualname__ in record.getMessage()
-    assert 0.025 < vars(record)["fastpos_seconds"] < SOON
+    stream = bench.start(dispatch=dispatch, slow_callback_s=0.025)
+    stream.on_order(partial(slow, "kept-to-itself"))
+    stream.on_order(quick)
+    bench.push(0, 1, 2)
+    error, *_ = bench.wait("on_error", 3)
+    bench.exchange.push({"channel": "news"})
+    bench.wait("on_unknown")
+    stats = stream.stats
+    records = {record["fastpos_callback"]: record for record in logged(caplog, "slow_callback")}
+    assert len(logged(caplog, "slow_callback")) == len(records), "one is there twice"
+    assert quick.__qualname__ not in records
+    record = records[slow.__qualname__]
+    assert slow.__qualname__ in record["message"]
+    assert 0.025 < record["fastpos_seconds"] < SOON
     assert stats.slowest_callback is not None
     assert stats.slowest_callback_s >= 0.03
     # Its name shows no arguments.
@@ -73,34 +60,29 @@ def test_slow_callback_is_logged_once_with_its_name_and_time(
 
 @on_either_thread
 def test_time_without_events_counts_for_no_callback(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
-    dispatch: str,
+    bench: Bench, caplog: pytest.LogCaptureFixture, dispatch: str
 ) -> None:
     """Nor for the lag."""
-    with new_stream(exchange, dispatch=dispatch, slow_callback_s=0.4) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.push(order(1))
-        recorder.wait("on_order")
-        # An exchange that says nothing for so long is the thing itself.
-        assert not exchange.wait_for("disconnect", 0.5)
-        exchange.push(order(2))
-        recorder.wait("on_order", 2)
-        exchange.push_bytes(b"garbage")
-        recorder.wait("on_error")
-        exchange.drop()
-        recorder.wait("on_ready", 2)
-        exchange.push({"channel": "news"})
-        recorder.wait("on_unknown")
-        assert stream.stats.max_lag_s < 0.4
-        assert stream.stats.slowest_callback_s < 0.4
-    assert slow_ones(caplog) == []
+    stream = bench.start(dispatch=dispatch, slow_callback_s=0.4)
+    bench.push(1)
+    bench.wait("on_order")
+    # An exchange that says nothing for so long is the thing itself.
+    assert not bench.exchange.wait_for("disconnect", 0.5)
+    bench.push(2)
+    bench.wait("on_order", 2)
+    bench.exchange.push_bytes(b"garbage")
+    bench.wait("on_error")
+    bench.exchange.drop()
+    bench.wait("on_ready", 2)
+    bench.exchange.push({"channel": "news"})
+    bench.wait("on_unknown")
+    assert stream.stats.max_lag_s < 0.4
+    assert stream.stats.slowest_callback_s < 0.4
+    assert logged(caplog, "slow_callback") == []
 
 
 @on_either_thread
-def test_lag(new_stream: NewStream, recorder: Recorder, dispatch: str) -> None:
+def test_lag(new_stream: Callable[..., PositionStream], recorder: Recorder, dispatch: str) -> None:
     """What is received with something that a callback takes long for waits for that."""
     go_on = threading.Event()
 
@@ -141,7 +123,7 @@ def test_a_function_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) ->
     def at(seconds: float, function: Callable[[Any], None], took: float) -> int:
         times.now = began + seconds
         times.took("on_order", function, took)
-        return len(slow_ones(caplog))
+        return len(logged(caplog, "slow_callback"))
 
     assert at(0.0, one, 1.0) == 0  # not longer
     assert at(0.0, one, 1.1) == 1
@@ -162,11 +144,7 @@ def test_a_function_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) ->
 
 @on_either_thread
 def test_a_function_that_hangs_is_named_while_it_does(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
-    dispatch: str,
+    bench: Bench, caplog: pytest.LogCaptureFixture, dispatch: str
 ) -> None:
     release = threading.Event()
 
@@ -174,29 +152,26 @@ def test_a_function_that_hangs_is_named_while_it_does(
         release.wait(SOON)
         release.clear()
 
-    def named() -> list[dict[str, Any]]:
-        records = [vars(record) for record in caplog.records]
-        return [record for record in records if record.get("fastpos_event") == "callback_running"]
+    named = partial(logged, caplog, "callback_running")
 
-    with new_stream(exchange, dispatch=dispatch, slow_callback_s=0.15) as stream:
-        stream.on_order(hang)
-        assert stream.wait_ready(SOON)
+    stream = bench.start(dispatch=dispatch, slow_callback_s=0.15)
+    stream.on_order(hang)
+    until(lambda: stream.stats.current_callback is None)
+    for call in (1, 2):
+        bench.push(call)
+        until(lambda call=call: len(named()) == call, what="that it is named")
+        stats = stream.stats
+        assert stats.current_callback == hang.__qualname__
+        assert 0.15 <= stats.current_callback_s < SOON
+        record = named()[-1]
+        assert record["fastpos_slot"] == "on_order"
+        assert record["fastpos_callback"] == hang.__qualname__
+        assert 0.15 <= record["fastpos_seconds"] < SOON
+        assert record["threadName"].startswith("fastpos-ping-")
+        release.set()
         until(lambda: stream.stats.current_callback is None)
-        for call in (1, 2):
-            exchange.push(order(call))
-            until(lambda call=call: len(named()) == call, what="that it is named")
-            stats = stream.stats
-            assert stats.current_callback == hang.__qualname__
-            assert 0.15 <= stats.current_callback_s < SOON
-            record = named()[-1]
-            assert record["fastpos_slot"] == "on_order"
-            assert record["fastpos_callback"] == hang.__qualname__
-            assert 0.15 <= record["fastpos_seconds"] < SOON
-            assert record["threadName"].startswith("fastpos-ping-")
-            release.set()
-            until(lambda: stream.stats.current_callback is None)
-            assert len(named()) == call
-            assert stream.stats.current_callback_s == 0.0
+        assert len(named()) == call
+        assert stream.stats.current_callback_s == 0.0
 
 
 def test_who_looks_next_finds_what_has_begun_meanwhile() -> None:

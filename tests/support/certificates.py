@@ -9,8 +9,6 @@ from pathlib import Path
 
 import trustme
 
-__all__ = ["Certificates", "ServerIdentity", "make_certificates"]
-
 
 @dataclass(frozen=True)
 class ServerIdentity:

@@ -9,14 +9,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+import pytest
+
 from fastpos.errors import ConnectionFailed, FastposError, ProtocolError
 from fastpos.net.connection import Connection
 from fastpos.wire.endpoint import Endpoint
 from fastpos.wire.frames import CLOSE, TEXT, Message, parse_close
 from fastpos.wire.inflate import Splitter
 from fastpos.wire.scratch import SCRATCH_SIZE
-
-__all__ = ["Client", "Ended", "at_once", "concurrently", "opened", "read_until_end", "take"]
 
 T = TypeVar("T")
 
@@ -115,6 +115,15 @@ def opened(url: str, **options: Any) -> Iterator[Client]:
         yield client
     finally:
         client.end()
+
+
+def refusal(url: str, seconds: float = 3.0, **options: Any) -> FastposError:
+    """What opening raises, which must not take long."""
+    connection = Connection(url, {"api-key": "s3cret"}, **options)
+    with at_once(seconds), pytest.raises(FastposError) as raised:
+        connection.open()
+    connection.end()
+    return raised.value
 
 
 def take(client: Client, count: int, timeout: float = 10.0) -> list[Message]:

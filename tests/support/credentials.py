@@ -43,8 +43,6 @@ from fastpos.runtime.delivery import Delivery
 from fastpos.simulator import Exchange
 from fastpos.wire.credential import Credential
 
-__all__ = ["Watch"]
-
 # What is shorter, or a mere word, may stand in a text for another reason.
 SHORTEST = 6
 # Events of one kind that are looked at in one test.

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["Ranges", "begins_with", "compare", "count", "note", "noted"]
-
 Ranges = list[list[int]]
 """Numbers in the order in which they came: [first, last] of each run of consecutive ones."""
 

@@ -13,8 +13,6 @@ from typing import TypeVar
 
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig
 
-__all__ = ["TcpProxy"]
-
 T = TypeVar("T")
 
 READ_SIZE = 64 * 1024

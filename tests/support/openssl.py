@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import subprocess
@@ -14,8 +13,6 @@ from typing import Literal
 import pytest
 
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, program
-
-__all__ = ["OpensslServer"]
 
 
 class OpensslServer(Rig):
@@ -43,18 +40,9 @@ class OpensslServer(Rig):
     )
     _SESSION_ENDS = re.compile(rb"enegotiation[^\n]*\n(?:Renegotiation is DISABLED\n)?$")
 
-    def __init__(
-        self,
-        certificate: Path,
-        version: Literal["1.2", "1.3"] = "1.3",
-        tickets: int | None = None,
-        options: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, certificate: Path, version: Literal["1.2", "1.3"] = "1.3") -> None:
         super().__init__()
         self._command = ["-cert", str(certificate), f"-tls{version.replace('.', '_')}"]
-        if tickets is not None:
-            self._command += ["-num_tickets", str(tickets)]
-        self._command += options
         self._changed = threading.Condition()
         self._received = bytearray()
         self._log = bytearray()
@@ -98,22 +86,6 @@ class OpensslServer(Rig):
         """A HelloRequest, which TLS 1.2 has: the client may shake hands again."""
         self._write(b"r\n")
 
-    def send_plaintext(self) -> None:
-        """A line of text between the TLS records, which the client can't take for one."""
-        self._write(b"P")
-
-    def end(self) -> None:
-        """Closes the TCP connection without close_notify, and listens no more.
-
-        After the client's close_notify `s_server` sends its own by itself.
-        """
-        self._write(b"Q")
-
-    def kill(self) -> None:
-        """The process dies: TCP ends by FIN, or by RST if it had not read everything."""
-        self._process.kill()
-        self._process.wait()
-
     def wait_handshakes(self, count: int) -> None:
         """Until so many TLS handshakes have been completed, over all."""
         self._wait_for(lambda: self.handshakes >= count, f"{count} handshakes")
@@ -130,21 +102,15 @@ class OpensslServer(Rig):
 
     def _start(self) -> None:
         openssl = program("openssl")
-        if not hasattr(socket, "AF_UNIX") or not hasattr(socket, "SOCK_SEQPACKET"):
-            pytest.skip("no packet sockets between processes on this system")
-        with contextlib.ExitStack() as childs_ends:
-            try:
-                self._input, childs_input = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                self._output, childs_output = socket.socketpair(
-                    socket.AF_UNIX, socket.SOCK_SEQPACKET
-                )
-            except OSError as error:
-                pytest.skip(f"no packet sockets between processes on this system: {error}")
-            for ours in (self._input, self._output):
-                self._cleanup.enter_context(ours)
-            for its in (childs_input, childs_output):
-                childs_ends.enter_context(its)
-            self._input.settimeout(TIMEOUT)
+        try:
+            pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        except (AttributeError, OSError) as error:
+            pytest.skip(f"no packet sockets between processes on this system: {error}")
+        (self._input, childs_input), (self._output, childs_output) = pairs
+        for ours in (self._input, self._output):
+            self._cleanup.enter_context(ours)
+        self._input.settimeout(TIMEOUT)
+        with childs_input, childs_output:
             self._process = subprocess.Popen(
                 [openssl, "s_server", "-accept", f"{LOOPBACK}:0", *self._command],
                 stdin=childs_input.fileno(),

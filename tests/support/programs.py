@@ -6,10 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from fastpos.simulator import Exchange
+from tests.support.recording import KEY
+from tests.support.servers import ScriptedServer
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -78,3 +83,37 @@ def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     return process.returncode, errors
+
+
+STREAM = """
+import atexit, contextlib, faulthandler, os, signal, ssl, sys, threading, time
+from fastpos import PositionStream, ReconnectPolicy, Snapshot
+
+url, key, *words = sys.argv[1:]
+
+def new(at=url, **options):
+    return PositionStream(at, **{"api_key": key, "broker": 1003, "proxy": "", **options})
+
+def own():
+    return [t.name for t in threading.enumerate() if t.name.startswith("fastpos")]
+"""
+
+
+def streaming(
+    server: Exchange | ScriptedServer, body: str, *words: str, first: str = ""
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    """A script while it runs, in which `new` makes streams of `server`; `first` goes before all."""
+    key = server.api_key if isinstance(server, Exchange) else KEY
+    return started("-c", first + STREAM + textwrap.dedent(body), server.url, key, *words)
+
+
+def finish(process: subprocess.Popen[str], status: int = 0, timeout: float = 30) -> str:
+    """What it still prints until it ends by itself, without complaint."""
+    killer = threading.Timer(timeout, process.kill)
+    killer.start()
+    assert process.stdout is not None
+    out = process.stdout.read()  # what was read ahead is there, where communicate() does not look
+    _, err = process.communicate()
+    killer.cancel()
+    assert (process.returncode, err) == (status, "")
+    return out

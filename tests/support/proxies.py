@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import subprocess
 import tempfile
-import time
 from pathlib import Path
+from typing import Literal
 
 from tests.support.recording import until
-from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, free_port, program
-
-__all__ = ["HttpProxy", "SocksProxy"]
+from tests.support.rig import LOOPBACK, Rig, end_process, free_port, listening_program, program
 
 
-class _ProgramProxy(Rig):
-    """A proxy program on a free port, up when it accepts connections."""
+class RealProxy(Rig):
+    """A proxy program on a free port, with a user and a password if it is given any.
 
-    scheme: str
+    tinyproxy lets CONNECT through to any port of this machine; microsocks speaks SOCKS5, and
+    resolves names itself if asked to.
+    """
+
     port: int
 
-    def __init__(self, user: str | None = None, password: str | None = None) -> None:
+    def __init__(self, scheme: Literal["http", "socks5h"], *login: str) -> None:
         super().__init__()
-        self.user = user
-        self.password = password
+        self.scheme = scheme
+        self._login = login
 
     @property
     def address(self) -> str:
@@ -33,60 +31,29 @@ class _ProgramProxy(Rig):
     @property
     def url(self) -> str:
         """With the user and the password in it, if there are any."""
-        user = "" if self.user is None else f"{self.user}:{self.password}@"
-        return f"{self.scheme}://{user}{self.address}"
+        login = ":".join(self._login)
+        return f"{self.scheme}://{login}{'@' * bool(login)}{self.address}"
 
-    def wait_logged(self, text: str, timeout: float = TIMEOUT) -> None:
+    def wait_logged(self, text: str) -> None:
         """Until the proxy has logged `text`: how a test knows that it was not passed by."""
-        until(lambda: text in self.log, timeout, f"{text!r} in the proxy's log")
-
-    @property
-    def log(self) -> str:
-        return self._log_path.read_text(errors="replace")
+        log = self._log_path
+        until(lambda: text in log.read_text(errors="replace"), 10, f"{text!r} in the proxy's log")
 
     def _command(self, directory: Path) -> list[str]:
-        raise NotImplementedError
+        if self.scheme == "socks5h":
+            login = [word for pair in zip(("-u", "-P"), self._login, strict=False) for word in pair]
+            return [program("microsocks"), "-i", LOOPBACK, "-p", str(self.port), *login]
+        lines = [f"Port {self.port}", f"Listen {LOOPBACK}", f"Allow {LOOPBACK}", "Timeout 60"]
+        lines += ["LogLevel Connect"]
+        if self._login:
+            lines.append(f"BasicAuth {' '.join(self._login)}")
+        configuration = directory / "tinyproxy.conf"
+        configuration.write_text("\n".join(lines) + "\n")
+        return [program("tinyproxy"), "-d", "-c", str(configuration)]
 
     def _start(self) -> None:
         directory = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
         self._log_path = directory / "log"
         self.port = free_port()
-        command = self._command(directory)
-        with self._log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
+        process = listening_program(self._command(directory), self._log_path, self.port)
         self._cleanup.callback(end_process, process)
-        deadline = time.monotonic() + TIMEOUT
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection((LOOPBACK, self.port), 1.0).close()
-                return
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{command[0]} did not start:\n{self.log}")
-            time.sleep(0.01)
-
-
-class HttpProxy(_ProgramProxy):
-    """tinyproxy, which lets CONNECT through to any port of this machine."""
-
-    scheme = "http"
-
-    def _command(self, directory: Path) -> list[str]:
-        lines = [f"Port {self.port}", f"Listen {LOOPBACK}", f"Allow {LOOPBACK}", "Timeout 60"]
-        lines += ["LogLevel Connect"]
-        if self.user is not None:
-            lines.append(f"BasicAuth {self.user} {self.password}")
-        configuration = directory / "tinyproxy.conf"
-        configuration.write_text("\n".join(lines) + "\n")
-        return [program("tinyproxy"), "-d", "-c", str(configuration)]
-
-
-class SocksProxy(_ProgramProxy):
-    """microsocks: SOCKS5, which resolves names itself if asked to."""
-
-    scheme = "socks5h"
-
-    def _command(self, directory: Path) -> list[str]:
-        user = [] if self.user is None else ["-u", self.user, "-P", str(self.password)]
-        return [program("microsocks"), "-i", LOOPBACK, "-p", str(self.port), *user]

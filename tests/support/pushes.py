@@ -12,24 +12,6 @@ from typing import Any
 
 from tests.support.frames import BINARY, frame
 
-__all__ = [
-    "ALTERED",
-    "FRAMES",
-    "MEMBERS",
-    "NAMES",
-    "REAL",
-    "bomb",
-    "deflated",
-    "load",
-    "member",
-    "order",
-    "packed",
-    "push_frame",
-    "pushed",
-    "text_of",
-    "trailer",
-]
-
 # --- what is stored -------------------------------------------------------------------------------
 
 FRAMES = Path(__file__).parent.parent / "frames"

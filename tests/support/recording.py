@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastpos.runtime.callbacks import CALLBACK_NAMES
+import pytest
 
-__all__ = ["KEY", "SOON", "Recorder", "until"]
+from fastpos.runtime.callbacks import CALLBACK_NAMES
 
 SOON = 5.0
 """Seconds: the deadline of a wait, never a pause."""
@@ -70,3 +70,9 @@ def until(condition: Callable[[], object], timeout: float = SOON, what: str = "i
     while not condition():
         assert time.monotonic() < deadline, f"{what} is not so after {timeout} s"
         time.sleep(0.005)
+
+
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """What the library's log records of this kind have."""
+    records = map(vars, caplog.records)
+    return [record for record in records if record.get("fastpos_event") == event]

@@ -13,8 +13,6 @@ from tests.support.certificates import Certificates
 from tests.support.connections import concurrently
 from tests.support.recording import until
 
-__all__ = ["RECORD", "Pair", "Server", "read", "read_all", "reads_of", "shaken_hands"]
-
 RECORD = 16 * 1024  # the most that one holds
 
 
@@ -52,7 +50,9 @@ class Server:
             try:
                 return self.tls.read(RECORD)
             except ssl.SSLWantReadError:
-                self._incoming.write(self.sock.recv(65536))
+                data = self.sock.recv(65536)
+                assert data, "an end without close_notify"
+                self._incoming.write(data)
 
 
 Pair = tuple[TlsTransport, Server]

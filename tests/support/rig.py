@@ -6,11 +6,12 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
-
-__all__ = ["LOOPBACK", "TIMEOUT", "Rig", "end_process", "free_port", "program"]
 
 TIMEOUT = 10.0
 """Seconds after which any wait of a rig gives up, so that a broken test fails and never hangs."""
@@ -38,6 +39,23 @@ class Rig:
 
     def _start(self) -> None:
         raise NotImplementedError
+
+
+def listening_program(
+    command: Sequence[str | Path], log: Path, port: int, where: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """A program that accepts connections on `port`, or AssertionError with what it printed."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=where, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1.0):
+            return process
+        time.sleep(0.01)
+    end_process(process)
+    raise AssertionError(f"{command[0]} did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def program(name: str) -> str:

@@ -7,12 +7,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import Any
 
-from tests.support.frames import CLOSE, ClientFrame, frame, read_frame, text_frame
+from tests.support.frames import CLOSE, ClientFrame, frame, frames, read_frame, text_frame
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig
 from tests.support.upgrade import accept_upgrade
-
-__all__ = ["ScriptedServer", "answer_until_close", "serve_subscription"]
 
 
 class ScriptedServer(Rig):
@@ -47,12 +46,6 @@ class ScriptedServer(Rig):
     def url(self) -> str:
         return f"{'wss' if self._ssl_context else 'ws'}://{LOOPBACK}:{self.port}/"
 
-    def wait_accepted(self, count: int, timeout: float = TIMEOUT) -> None:
-        """Until so many connections have come, over all."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.accepted >= count, timeout):
-                raise AssertionError(f"{self.accepted} connections, not {count}")
-
     def wait_finished(self, count: int, timeout: float = TIMEOUT) -> None:
         """Until the handlers of so many connections have returned, over all."""
         with self._changed:
@@ -83,7 +76,6 @@ class ScriptedServer(Rig):
                 self._threads.append(thread)
                 self._sockets.add(connection)
                 self.accepted += 1
-                self._changed.notify_all()
             thread.start()
 
     def _serve(self, raw: socket.socket) -> None:
@@ -142,6 +134,13 @@ def serve_subscription(peer: socket.socket) -> ClientFrame:
     message = read_frame(peer)
     peer.sendall(text_frame("sub success"))
     return message
+
+
+def echo(peer: Any) -> None:
+    """Accept the upgrade, and say again what is said."""
+    accept_upgrade(peer)
+    for received in frames(peer):
+        peer.sendall(frame(received.opcode, received.payload))
 
 
 def answer_until_close(peer: socket.socket) -> list[ClientFrame]:

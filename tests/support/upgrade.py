@@ -8,8 +8,6 @@ from collections.abc import Mapping
 
 from tests.support.frames import Peer, read_exactly
 
-__all__ = ["accept_upgrade", "read_request", "upgrade_response"]
-
 
 def read_request(peer: Peer) -> tuple[str, dict[str, str]]:
     """The request line and the headers, their names in lower case; no byte after them is read."""

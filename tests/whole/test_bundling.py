@@ -106,18 +106,3 @@ def test_each_module_that_is_loaded_is_named_in_an_import_statement(pure: str) -
     assert "isal.igzip_lib" in loaded
     if not pure and "fastpos._c._compiled" in loaded:
         assert {"fastpos._c._inflate", "fastpos._c._tls"} <= loaded or sys.platform == "win32"
-
-
-def test_the_scan_misses_what_is_not_named(tmp_path: Path) -> None:
-    source = tmp_path / "module.py"
-    source.write_text(
-        "import isal.igzip\n"
-        "from . import wire\n"
-        "def later():\n"
-        "    from .net.tls import TlsTransport\n"
-        "    return __import__('fastpos.cli')\n"
-    )
-    assert set(imports_in("fastpos.module", source)) == {
-        *("isal.igzip", "fastpos", "fastpos.wire", "fastpos.net.tls"),
-        "fastpos.net.tls.TlsTransport",
-    }

@@ -15,29 +15,26 @@ import pytest
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
 from tests.support.frames import PING, frame
-from tests.support.programs import interrupted, read_until, started
+from tests.support.programs import finish, interrupted, read_until, streaming
 from tests.support.pushes import order, push_frame
-from tests.support.recording import KEY
 from tests.support.servers import ScriptedServer, serve_subscription
 
 pytest.importorskip("gevent")
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("tidy")]
 
-PREAMBLE = """
+PATCHED = """
 from gevent import monkey
 monkey.patch_all()
-
-import faulthandler, queue, ssl, sys, threading, time
+"""
+PREAMBLE = """
+import queue
 import gevent
-from fastpos import PositionStream
 
 faulthandler.dump_traceback_later(30, exit=True)
-url, key, authority = sys.argv[1:]
-context = ssl.create_default_context(cafile=authority) if authority else None
+context = ssl.create_default_context(cafile=words[0]) if words[0] else None
 ready, orders, errors = queue.Queue(), queue.Queue(), []
-stream = PositionStream(
-    url, api_key=key, broker=1003, proxy="", ssl_context=context,
-    ping_interval=0.2, pong_timeout=0.5,
+stream = new(
+    ssl_context=context, ping_interval=0.2, pong_timeout=0.5,
     on_ready=ready.put, on_order=orders.put, on_error=errors.append,
 )
 last_turn, longest = time.monotonic(), 0.0
@@ -65,25 +62,13 @@ def program(
     server: Exchange | ScriptedServer, body: str, certificates: Certificates | None = None
 ) -> AbstractContextManager[Popen[str]]:
     """Of a stream that is connected to `server`, over TLS if there are certificates."""
-    key = server.api_key if isinstance(server, Exchange) else KEY
-    authority = certificates.authority if certificates else ""
-    return started("-c", PREAMBLE + dedent(body), server.url, key, str(authority))
+    authority = str(certificates.authority) if certificates else ""
+    return streaming(server, PREAMBLE + dedent(body), authority, first=PATCHED)
 
 
 @pytest.fixture(params=["tcp", "tls"])
 def tls(request: pytest.FixtureRequest, certificates: Certificates) -> Certificates | None:
     return certificates if request.param == "tls" else None
-
-
-def finish(process: Popen[str]) -> str:
-    """What it still prints; nothing went wrong."""
-    # What was read ahead is in the file, where communicate() does not look.
-    assert process.stdout is not None
-    out = process.stdout.read()
-    _, err = process.communicate(timeout=30)
-    assert err == ""
-    assert process.returncode == 0
-    return out.strip()
 
 
 def test_a_stream_and_its_faults(tls: Certificates | None) -> None:
@@ -114,7 +99,7 @@ def test_a_stream_and_its_faults(tls: Certificates | None) -> None:
         exchange.resume()
         exchange.push(order(7))
         assert read_until(process, "ready") == "ready 7\n"
-        assert finish(process) == "stopped True\nothers had their turns True"
+        assert finish(process) == "stopped True\nothers had their turns True\n"
         assert exchange.connections[-1].close_code == 1000
         assert exchange.violations == []
 
@@ -130,11 +115,7 @@ def test_peer_that_does_not_read(tls: Certificates | None) -> None:
             peer.sendall(pings)
 
     body = """
-        stream = PositionStream(
-            url, api_key=key, broker=1003, proxy="", ssl_context=context, on_order=orders.put,
-            on_error=errors.append,
-        )
-        stream.start()
+        stream = new(ssl_context=context, on_order=orders.put, on_error=errors.append).start()
         orders.get(timeout=10)
         while not stream.stats.disconnects:
             time.sleep(0.01)
@@ -145,7 +126,7 @@ def test_peer_that_does_not_read(tls: Certificates | None) -> None:
     context = tls.good.context() if tls else None
     with ScriptedServer(serve, context) as server, program(server, body, tls) as process:
         assert "does not read" in read_until(process, "[")
-        assert finish(process) == "stopped True"
+        assert finish(process) == "stopped True\n"
 
 
 def test_stop_in_a_callback(exchange: Exchange) -> None:
@@ -157,7 +138,7 @@ def test_stop_in_a_callback(exchange: Exchange) -> None:
     with program(exchange, body) as process:
         assert exchange.wait_for_subscribers(1, 10)
         exchange.push(order(1))
-        assert finish(process) == "stopped True\nreturned True"
+        assert finish(process) == "stopped True\nreturned True\n"
     assert exchange.connections[0].close_code == 1000
 
 

@@ -14,30 +14,31 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-import fastpos
 from fastpos import FastposError, PositionStream
 from fastpos.runtime.changes import Changes
 from fastpos.runtime.pinger import Pinger
 from fastpos.simulator import Exchange
-from tests.conftest import QUICK
+from tests.support.bench import Bench
 from tests.support.certificates import Certificates
 from tests.support.connections import at_once, concurrently
-from tests.support.frames import close_frame, frame, frames, read_frame, text_frame
-from tests.support.programs import started
-from tests.support.pushes import load, order, push_frame
-from tests.support.recording import KEY, SOON, Recorder, until
+from tests.support.frames import BINARY, close_frame, frame, frames, read_frame, text_frame
+from tests.support.programs import finish, streaming
+from tests.support.pushes import load, order, packed, push_frame
+from tests.support.recording import SOON, Recorder, until
 from tests.support.servers import ScriptedServer, answer_until_close, serve_subscription
 from tests.support.upgrade import accept_upgrade, read_request
 
 NewStream = Callable[..., PositionStream]
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
+
+on_either_thread = pytest.mark.parametrize("dispatch", ["reader", "thread"])
 
 
 def own_threads() -> list[threading.Thread]:
@@ -61,24 +62,28 @@ PUSHES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", [*PUSHES, "on_ready", "on_disconnect"])
 @pytest.mark.parametrize("background", [True, False], ids=["start", "run_forever"])
-def test_stop_from_each_callback(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, name: str, background: bool
-) -> None:
-    stream = new_stream(exchange)
+@on_either_thread
+def test_stop_from_each_callback(bench: Bench, name: str, background: bool, dispatch: str) -> None:
+    stream = bench.new(dispatch=dispatch, queue_size=2)
     took: list[float] = []
 
     def leave(_: object) -> None:
+        if name == "on_order" and dispatch == "thread" and not took:
+            bench.push(1, 2, 3, 4)
+            until(lambda: stream.stats.queue_depth >= 2, what="a full queue")
         began = time.monotonic()
         stream.stop()
         stream.stop()
+        with pytest.raises(RuntimeError, match="join"):
+            stream.join()
         took.append(time.monotonic() - began)
 
     def push(_: object) -> None:
         if name in PUSHES:
-            exchange.push(PUSHES[name])
-            exchange.push(order(7))
+            bench.exchange.push(PUSHES[name])
+            bench.push(7)
         elif name == "on_disconnect":
-            exchange.drop()
+            bench.exchange.drop()
 
     getattr(stream, name)(leave)
     stream.on_ready(push)
@@ -88,19 +93,17 @@ def test_stop_from_each_callback(
     else:
         stream.run_forever()
     assert max(took) < 0.5
-    if name != "on_disconnect":
-        assert recorder.on_disconnect[-1].reason == "stopped"
     # Nothing that came after the push in question.
-    assert all(o.order_id != "7" for o in recorder.on_order)
-    assert exchange.wait_for_clients(0)
+    assert len(bench.orders) <= (name == "on_order")
+    assert 7 not in bench.orders
+    assert bench.exchange.wait_for_clients(0)
     if name != "on_disconnect":
-        assert exchange.connections[0].close_code == 1000
-        assert exchange.wait_for("unsub")
+        assert bench.recorder.on_disconnect[-1].reason == "stopped"
+        assert bench.exchange.connections[0].close_code == 1000
+        assert bench.exchange.wait_for("unsub")
 
 
-def test_wait_ready_in_a_callback_on_the_reader_thread(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
+def test_wait_ready_in_a_callback_on_the_reader_thread(bench: Bench) -> None:
     """It is that thread that makes the stream ready."""
     said: list[object] = []
 
@@ -110,13 +113,13 @@ def test_wait_ready_in_a_callback_on_the_reader_thread(
         except RuntimeError as error:
             said.append(str(error))
 
-    stream = new_stream(exchange)
+    stream = bench.new()
     stream.on_ready(wait)
     stream.on_disconnect(wait)
     with stream:
-        recorder.wait("on_ready")
-        exchange.drop()
-        recorder.wait("on_ready", 2)
+        bench.wait("on_ready")
+        bench.exchange.drop()
+        bench.wait("on_ready", 2)
     ready, waiting, again, stopped = said
     assert (ready, again, stopped) == (True, True, False)
     assert "would wait for itself" in str(waiting)
@@ -144,23 +147,37 @@ def test_no_callback_after_stop(new_stream: NewStream, recorder: Recorder) -> No
         assert own_threads() == []
 
 
-def test_stop_from_many_threads_at_once(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    for run in range(1, 6):
-        stream = new_stream(exchange).start()
-        assert stream.wait_ready(SOON)
+def test_stop_from_many_threads_and_right_after_start(bench: Bench) -> None:
+    """At whatever moment of connecting it comes, and later."""
+    for number in range(45):
+        told = len(bench.recorder.on_disconnect)
+        stream = bench.new().start()
+        threading.Event().wait(number * 0.0005)
+        assert number < 40 or stream.wait_ready(SOON)
         with at_once(3.0), ExitStack() as threads:
-            for _ in range(4):
+            for _ in range(3):
                 threads.enter_context(concurrently(stream.stop))
+            stream.stop()
         assert own_threads() == []
-        assert len(recorder.on_disconnect) == run
+        assert len(bench.recorder.on_disconnect) - told in ((0, 1) if number < 40 else (1,))
+    assert bench.exchange.wait_for_clients(0)
+    assert bench.exchange.violations == []
 
 
-@pytest.mark.parametrize("where", ["credential", "snapshot"])
-def test_stop_in_the_other_functions(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, where: str
-) -> None:
+def test_stop_during_back_off(bench: Bench) -> None:
+    bench.exchange.refuse_upgrade(429, headers={"Retry-After": "3600"})
+    stream = bench.new().start()
+    (event,) = bench.wait("on_disconnect")
+    assert event.retry_in_s == 3600
+    with at_once(1.0):
+        stream.stop()
+    assert own_threads() == []
+    assert len(bench.recorder.on_disconnect) == 1
+    assert stream.join(0) is True
+
+
+@pytest.mark.parametrize("where", ["api_key", "snapshot"])
+def test_stop_in_the_other_functions(bench: Bench, where: str) -> None:
     """One runs on the reader thread before there is a connection, one on a thread of its own."""
     took: list[float] = []
 
@@ -168,89 +185,61 @@ def test_stop_in_the_other_functions(
         began = time.monotonic()
         stream.stop()
         took.append(time.monotonic() - began)
-        return exchange.api_key if where == "credential" else None
+        return bench.exchange.api_key if where == "api_key" else None
 
-    option = {"credential": {"api_key": leave}, "snapshot": {"snapshot": leave}}[where]
-    stream = new_stream(exchange, **option)
+    stream = bench.new(**{where: leave})
     stream.start()
     assert stream.join(SOON)
     until(lambda: took, what="that stop() has returned")
     assert took[0] < 3.0
     assert own_threads() == []
-    assert [event.reason for event in recorder.on_disconnect] == ["stopped"]
-    assert recorder.on_error == []
-    assert exchange.wait_for_clients(0)
-    assert exchange.counts["connect"] == (where == "snapshot")
+    assert [event.reason for event in bench.recorder.on_disconnect] == ["stopped"]
+    assert bench.recorder.on_error == []
+    assert bench.exchange.wait_for_clients(0)
+    assert bench.exchange.counts["connect"] == (where == "snapshot")
 
 
-def test_stop_before_start(exchange: Exchange, new_stream: NewStream) -> None:
-    stream = new_stream(exchange)
+def test_stop_before_start(bench: Bench) -> None:
+    stream = bench.new()
     with at_once(0.5):
         stream.stop()
         stream.stop()
     assert stream.join(0) is True
     assert stream.wait_ready(0) is False
-    assert exchange.connections == []
+    assert bench.exchange.connections == []
     with stream:
         assert stream.wait_ready(SOON)
     with at_once(0.5):
         stream.stop()
 
 
-def test_stop_right_after_start(exchange: Exchange, new_stream: NewStream) -> None:
-    """At whatever moment of connecting it comes."""
-    for number in range(40):
-        stream = new_stream(exchange).start()
-        threading.Event().wait(number * 0.0005)
-        with at_once(2.0):
-            stream.stop()
-        assert own_threads() == []
-    assert exchange.wait_for_clients(0)
-    assert exchange.violations == []
-
-
-def test_stop_during_back_off(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    exchange.refuse_upgrade(429, headers={"Retry-After": "3600"})
-    stream = new_stream(exchange).start()
-    (event,) = recorder.wait("on_disconnect")
-    assert event.retry_in_s == 3600
-    with at_once(1.0):
-        stream.stop()
-    assert own_threads() == []
-    assert len(recorder.on_disconnect) == 1
-    assert stream.join(0) is True
-
-
-def test_callback_that_outlasts_stop(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    release = threading.Event()
+@on_either_thread
+def test_callback_that_outlasts_stop(bench: Bench, dispatch: str) -> None:
+    """Also where the queue behind it is full, and the reader waits for room."""
     later: list[object] = []  # what another function of the same event gets
-    stream = new_stream(exchange)
-    stream.on_order(lambda _: release.wait(SOON))
+    stream = bench.start(dispatch=dispatch, queue_size=2)
+    stream.on_order(bench.gate)
     stream.on_order(later.append)
-    stream.start()
-    assert stream.wait_ready(SOON)
-    for number in range(5):
-        exchange.push(order(number))
-    exchange.push_bytes(b"garbage")
-    recorder.wait("on_order")
+    bench.push(0)
+    assert bench.entered.wait(SOON)
+    bench.push(1, 2, 3, 4)
+    bench.exchange.push_bytes(b"garbage")
+    if dispatch == "thread":
+        until(lambda: stream.stats.events.get("Order", 0) >= 4, what="the reader waits for room")
     with at_once(1.0):
         stream.stop(timeout=0.3)
-    calls = list(recorder.calls)
+    calls = list(bench.recorder.calls)
     with pytest.raises(RuntimeError, match="running"):
         stream.start()
-    release.set()
+    bench.open.set()
     assert stream.join(SOON)
     assert own_threads() == []
-    assert recorder.calls == calls
+    assert bench.recorder.calls == calls
     assert later == []
-    stream.start()  # and all is as before
-    assert stream.wait_ready(SOON)
-    exchange.push(order(9))
-    recorder.wait("on_order", 2)
+    with stream:  # and all is as before
+        assert stream.wait_ready(SOON)
+        bench.push(9)
+        bench.wait("on_order", 2)
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -261,12 +250,7 @@ def test_callback_that_outlasts_stop(
     [("start", ["fastpos-ping", "fastpos-reader"]), ("run_forever", ["fastpos-ping"])],
 )
 def test_threads(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    monkeypatch: pytest.MonkeyPatch,
-    how: str,
-    expected: list[str],
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str, expected: list[str]
 ) -> None:
     stop = Pinger.stop
 
@@ -275,10 +259,10 @@ def test_threads(
         stop(self)
 
     monkeypatch.setattr(Pinger, "stop", stop_late)
-    stream = new_stream(exchange)
+    stream = bench.new()
     assert own_threads() == []
     with concurrently(getattr(stream, how)):
-        recorder.wait("on_ready")
+        bench.wait("on_ready")
         threads = own_threads()
         stream.stop()
         assert own_threads() == []
@@ -287,29 +271,70 @@ def test_threads(
     assert all(thread.daemon for thread in threads)
 
 
-@pytest.mark.parametrize("which", ["reader", "ping"])
-def test_thread_that_cannot_be_started(
-    exchange: Exchange,
-    new_stream: NewStream,
-    monkeypatch: pytest.MonkeyPatch,
-    which: str,
+Start = Callable[[], None]
+
+
+def out_of_threads(_stream: PositionStream, _start: Start) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def ctrl_c(_stream: PositionStream, _start: Start) -> None:
+    raise KeyboardInterrupt
+
+
+def late_ctrl_c(stream: PositionStream, start: Start) -> None:
+    start()
+    assert stream.wait_ready(SOON)
+    raise KeyboardInterrupt
+
+
+def stop_first(stream: PositionStream, start: Start) -> None:
+    """In a signal handler, which runs in the midst of `start`; so it can't wait for what comes."""
+    for timeout in (5.0, None):
+        with at_once(1.0):
+            stream.stop(timeout)
+    start()
+
+
+@pytest.mark.parametrize(
+    ("run", "thread", "instead", "raised"),
+    [
+        ("start", "reader", out_of_threads, RuntimeError),
+        ("run_forever", "ping", out_of_threads, RuntimeError),
+        ("start", "reader", ctrl_c, KeyboardInterrupt),
+        ("start", "reader", late_ctrl_c, KeyboardInterrupt),
+        ("start", "reader", stop_first, None),
+    ],
+)
+@on_either_thread
+def test_a_start_that_goes_wrong_leaves_a_stream_that_can_be_started(
+    bench: Bench,
+    dispatch: str,
+    run: str,
+    thread: str,
+    instead: Callable[[PositionStream, Start], None],
+    raised: type[BaseException] | None,
 ) -> None:
-    """The process is out of threads: that is told, and nothing is stuck for ever."""
+    """Whatever happens where a thread of it is to be started: nothing is stuck for ever."""
+    stream = bench.new(dispatch=dispatch)
     real = threading.Thread.start
 
-    def start(thread: threading.Thread) -> None:
-        if thread.name.startswith(f"fastpos-{which}-"):
-            raise RuntimeError("can't start new thread")
-        real(thread)
+    def start(starting: threading.Thread) -> None:
+        if starting.name.startswith(f"fastpos-{thread}-"):
+            instead(stream, lambda: real(starting))
+        else:
+            real(starting)
 
-    stream = new_stream(exchange)
-    run = stream.start if which == "reader" else stream.run_forever
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            run()
-    with at_once(1.0):
-        stream.stop()
+        with pytest.raises(raised) if raised else nullcontext():
+            getattr(stream, run)()
+    with at_once(3.0):
+        if raised is RuntimeError:
+            stream.stop()
+        else:
+            assert stream.join(SOON)
+    assert len(bench.exchange.connections) == (instead is late_ctrl_c)
     with stream:
         assert stream.wait_ready(SOON)
 
@@ -317,12 +342,9 @@ def test_thread_that_cannot_be_started(
 # --- runs ---------------------------------------------------------------------------------------
 
 
-def test_what_is_asked_of_a_run_that_has_ended_does_not_touch_the_next(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    stream = new_stream(exchange).start()
+def test_what_is_asked_of_a_run_that_has_ended_does_not_touch_the_next(bench: Bench) -> None:
+    stream = bench.start(ping_interval=0.1)
     driver = stream._driver
-    assert stream.wait_ready(SOON)
     first = driver.last_run
     assert first is not None
     stream.stop()
@@ -331,20 +353,20 @@ def test_what_is_asked_of_a_run_that_has_ended_does_not_touch_the_next(
     driver.stop(first)
     driver.abort(first)
     driver.mute(first)
+    first.pinger.stop()
     assert driver.wait_ended(first, 0)
-    exchange.push(order(1))
-    recorder.wait("on_order")
-    assert len(recorder.on_disconnect) == 1
+    bench.push(1)
+    bench.wait("on_order")
+    assert bench.exchange.wait_for("ping", count=bench.exchange.counts["ping"] + 3)
+    assert len(bench.recorder.on_disconnect) == 1
 
 
-@pytest.mark.parametrize("timeout", [None, math.inf])
-def test_who_has_time_may_say_so(
-    exchange: Exchange, new_stream: NewStream, timeout: float | None
-) -> None:
-    stream = new_stream(exchange).start()
-    assert stream.wait_ready(timeout)
-    stream.stop(timeout)
-    assert stream.join(timeout)
+def test_who_has_time_may_say_so(bench: Bench) -> None:
+    for timeout in (None, math.inf):
+        stream = bench.new().start()
+        assert stream.wait_ready(timeout)
+        stream.stop(timeout)
+        assert stream.join(timeout)
 
 
 def test_a_condition_is_waited_for() -> None:
@@ -361,11 +383,9 @@ def test_a_condition_is_waited_for() -> None:
     assert changes._waiting == []
 
 
-def test_a_stop_that_overlaps_the_next_start_leaves_it_alone(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
+def test_a_stop_that_overlaps_the_next_start_leaves_it_alone(bench: Bench) -> None:
     """As where one thread restarts a stream, and another stops it."""
-    stream = new_stream(exchange)
+    stream = bench.new()
     for number in range(1, 21):
         stream.start()
         assert stream.wait_ready(SOON)
@@ -373,15 +393,13 @@ def test_a_stop_that_overlaps_the_next_start_leaves_it_alone(
             assert stream.join(SOON)
             stream.start()
         assert stream.wait_ready(SOON)
-        exchange.push(order(number))
-        recorder.wait("on_order", number)
+        bench.push(number)
+        bench.wait("on_order", number)
         stream.stop()
 
 
-def test_a_worker_that_runs_for_ever_again_and_again_may_be_stopped_as_often(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    stream = new_stream(exchange)
+def test_a_worker_that_runs_for_ever_again_and_again_may_be_stopped_as_often(bench: Bench) -> None:
+    stream = bench.new()
     over = threading.Event()
 
     def work() -> None:
@@ -390,95 +408,34 @@ def test_a_worker_that_runs_for_ever_again_and_again_may_be_stopped_as_often(
 
     with concurrently(work):
         for number in range(1, 21):
-            recorder.wait("on_ready", number)
+            bench.wait("on_ready", number)
             with at_once(3.0):
                 stream.stop()
-        recorder.wait("on_ready", 21)
-        exchange.push(order(1))
-        recorder.wait("on_order")
+        bench.wait("on_ready", 21)
+        bench.push(1)
+        bench.wait("on_order")
         over.set()
         stream.stop()
 
 
-def test_a_start_that_is_interrupted_leaves_a_stream_that_can_be_started(
-    exchange: Exchange, new_stream: NewStream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Ctrl-C may come before the thread is started, or when it has begun already."""
-    stream = new_stream(exchange)
-    real = threading.Thread.start
-    for begun in (False, True):
-
-        def start(thread: threading.Thread, begun: bool = begun) -> None:
-            if thread.name.startswith("fastpos-reader-"):
-                if begun:
-                    real(thread)
-                    assert stream.wait_ready(SOON)
-                raise KeyboardInterrupt
-            real(thread)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(threading.Thread, "start", start)
-            with pytest.raises(KeyboardInterrupt):
-                stream.start()
-        with at_once(3.0):
-            assert stream.join(SOON)
-        with stream:
-            assert stream.wait_ready(SOON)
-
-
-@pytest.mark.parametrize("dispatch", ["reader", "thread"])
-@pytest.mark.parametrize("timeout", [5.0, None])
-def test_stop_between_start_and_the_first_step_of_its_thread(
-    exchange: Exchange,
-    new_stream: NewStream,
-    monkeypatch: pytest.MonkeyPatch,
-    dispatch: str,
-    timeout: float | None,
-) -> None:
-    """In a signal handler, which runs in the midst of `start`; so it can't wait for what comes."""
-    stream = new_stream(exchange, dispatch=dispatch)
-    real = threading.Thread.start
-
-    def start(thread: threading.Thread) -> None:
-        if thread.name.startswith("fastpos-reader-"):
-            with at_once(1.0):
-                stream.stop(timeout)
-        real(thread)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", start)
-        stream.start()
-    with at_once(3.0):
-        assert stream.join(SOON)
-    assert exchange.connections == []
-    with stream:
-        assert stream.wait_ready(SOON)
-
-
 def test_start_after_a_stop_during_a_look_up_of_the_name(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    monkeypatch: pytest.MonkeyPatch,
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entered, release, real = threading.Event(), threading.Event(), socket.getaddrinfo
+    real = socket.getaddrinfo
 
     def look_up(*args: Any, **options: Any) -> Any:
-        entered.set()
-        release.wait(SOON)
+        bench.gate(None)
         return real(*args, **options)
 
-    stream = new_stream(exchange)
-    with monkeypatch.context() as patched:
-        patched.setattr(socket, "getaddrinfo", look_up)
-        stream.start()
-        assert entered.wait(SOON)
-        with at_once(1.0):
-            stream.stop(timeout=0.1)
-        release.set()
-        assert stream.join(SOON)
-    assert recorder.calls == []
-    assert exchange.connections == []
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    stream = bench.new().start()
+    assert bench.entered.wait(SOON)
+    with at_once(1.0):
+        stream.stop(timeout=0.1)
+    bench.open.set()
+    assert stream.join(SOON)
+    assert bench.recorder.calls == []
+    assert bench.exchange.connections == []
     with stream:
         assert stream.wait_ready(SOON)
 
@@ -486,33 +443,27 @@ def test_start_after_a_stop_during_a_look_up_of_the_name(
 # --- whole processes ------------------------------------------------------------------------------
 
 PREAMBLE = """
-import atexit, faulthandler, signal, sys, threading, time
-from fastpos import PositionStream
-
-url, key = sys.argv[1:]
-stream = PositionStream(url, api_key=key, broker=1003, proxy="", ping_interval=0.1,
-                        on_error=lambda error: None)
+stream = new(ping_interval=0.1, on_error=lambda error: None)
 stream.on_ready(lambda event: print("ready", flush=True))
 stream.on_disconnect(lambda event: print("disconnect", flush=True))
+entered, ready = threading.Event(), threading.Event()
 
-def own():
-    return [t.name for t in threading.enumerate() if t.name.startswith("fastpos")]
+def reach(*_):  # a function that does not return
+    entered.set()
+    time.sleep(60)
 """
 
 
 def script(
     server: Exchange | ScriptedServer, body: str
 ) -> AbstractContextManager[subprocess.Popen[str]]:
-    key = server.api_key if isinstance(server, Exchange) else KEY
-    return started("-c", PREAMBLE + textwrap.dedent(body), server.url, key)
+    return streaming(server, PREAMBLE + textwrap.dedent(body))
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    out, err = process.communicate(timeout=10)
-    return out, err
-
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
 
 FOREVER = """
+    stream.on_order(lambda order: (print("in it", flush=True), time.sleep(60)))
     try:
         stream.run_forever()
     except KeyboardInterrupt:
@@ -521,15 +472,12 @@ FOREVER = """
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
+@needs_signals
 @pytest.mark.parametrize("phase", ["subscribed", "busy", "callback", "back-off"])
 def test_ctrl_c_in_run_forever(exchange: Exchange, phase: str) -> None:
     if phase == "back-off":
         exchange.refuse_upgrade(503, headers={"Retry-After": "60"})
-    body = """
-    stream.on_order(lambda order: (print("in it", flush=True), time.sleep(60)))
-    """
-    with script(exchange, body + FOREVER) as process:
+    with script(exchange, FOREVER) as process:
         assert process.stdout is not None
         first = "disconnect" if phase == "back-off" else "ready"
         assert process.stdout.readline() == f"{first}\n"
@@ -540,10 +488,8 @@ def test_ctrl_c_in_run_forever(exchange: Exchange, phase: str) -> None:
             exchange.push(order(1))
             assert process.stdout.readline() == "in it\n"
         process.send_signal(signal.SIGINT)
-        out, err = finish(process)
+        out = finish(process)
     assert out.endswith("raised again []\n")
-    assert err == ""
-    assert process.returncode == 0
     assert exchange.wait_for_clients(0)
     if phase != "back-off":
         (connection,) = exchange.connections
@@ -551,7 +497,7 @@ def test_ctrl_c_in_run_forever(exchange: Exchange, phase: str) -> None:
         assert exchange.wait_for("unsub")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM for one process there")
+@needs_signals
 def test_stop_in_a_signal_handler_that_interrupts_a_send(exchange: Exchange) -> None:
     """It runs in the middle of whatever the main thread does, even with a lock held."""
     body = """
@@ -577,20 +523,17 @@ def test_stop_in_a_signal_handler_that_interrupts_a_send(exchange: Exchange) -> 
         assert exchange.wait_for_subscribers(1, 10)
         exchange.push(order(1))
         exchange.ws_ping(b"answer this")
-        out, err = finish(process)
-    assert err == ""
-    assert out.endswith("returned []\n")
-    assert process.returncode == 0
+        assert finish(process).endswith("returned []\n")
     assert exchange.connections[0].close_code == 1000
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals come to no thread there")
+@needs_signals
 @pytest.mark.parametrize("number", [int(signal.SIGINT), int(signal.SIGTERM)])
 def test_a_signal_that_comes_just_before_a_read_waits(exchange: Exchange, number: int) -> None:
     """It ends no system call of the main thread, as it came before; or to another thread, as here.
     Python handles it in the main thread alone, and nothing comes that would end the read."""
     body = f"""
-        stream = PositionStream(url, api_key=key, broker=1003, proxy="", ping_interval=60)
+        stream = new(ping_interval=60)
         signal.signal(signal.SIGTERM, lambda *_: stream.stop())
 
         def send_to_this_thread():
@@ -608,12 +551,11 @@ def test_a_signal_that_comes_just_before_a_read_waits(exchange: Exchange, number
         began = time.monotonic()
         assert exchange.wait_for("unsub", timeout=1.5)
         assert time.monotonic() - began < 1.5
-        _, err = finish(process)
-    assert err == ""
+        finish(process)
     assert exchange.connections[0].close_code == 1000
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals come to no thread there")
+@needs_signals
 @pytest.mark.long
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
@@ -624,25 +566,22 @@ def test_a_signal_at_any_moment_is_acted_on_within_a_second(
     """200 times: right after the subscription, in the midst of the opening; to the main thread, or
     to another one, so that it does not even end a system call of the main one. No push comes."""
     body = f"""
-        import random, ssl
+        import random
 
         luck = random.Random(7)
         context = ssl._create_unverified_context() if url.startswith("wss") else None
-        stream = PositionStream(url, api_key=key, broker=1003, proxy="", ssl_context=context,
-                                on_error=lambda error: None)
+        stream = new(ssl_context=context, on_error=lambda error: None)
         signal.signal(signal.SIGTERM, lambda *_: stream.stop())
-        ready = threading.Event()
         stream.on_ready(lambda event: ready.set())
         main = threading.main_thread().ident
-        sent = 0.0
 
-        def send(after_ready, wait, last):
+        def send(last):
             global sent
-            if after_ready:
+            if luck.random() < 0.7:
                 ready.wait(5)
             while stream._driver.last_run is last:
                 time.sleep(0)
-            time.sleep(wait)
+            time.sleep(luck.choice([0, 0.002, 0.02]) * luck.random())
             sent = time.monotonic()
             if luck.random() < 0.9:
                 signal.pthread_kill(main, signal.{what})
@@ -652,49 +591,36 @@ def test_a_signal_at_any_moment_is_acted_on_within_a_second(
         longest = 0.0
         for number in range(200):
             ready.clear()
-            kill = threading.Thread(
-                target=send,
-                args=(
-                    luck.random() < 0.7,
-                    luck.choice([0, 0.002, 0.02]) * luck.random(),
-                    stream._driver.last_run,
-                ),
-            )
+            sent = 0.0
+            kill = threading.Thread(target=send, args=[stream._driver.last_run])
             try:
                 kill.start()
                 stream.run_forever()
             except KeyboardInterrupt:
                 pass
-            took = time.monotonic() - sent
-            if not sent:
-                break  # it ended by itself
-            longest = max(longest, took)
+            assert sent, "it ended by itself"
+            longest = max(longest, time.monotonic() - sent)
             kill.join()
-            sent = 0.0
         print(number, longest < 1.5 or longest, flush=True)
     """
     with (
         Exchange(ssl_context=certificates.good.context() if tls else None) as exchange,
         script(exchange, body) as process,
     ):
-        out, err = process.communicate(timeout=120)
-    assert err == ""
-    assert out.splitlines()[-1] == "199 True"
+        assert finish(process, timeout=120).endswith("199 True\n")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
+@needs_signals
 @pytest.mark.parametrize("dispatch", ["reader", "thread"])
 @pytest.mark.parametrize("again", ["in on_disconnect", "while the peer is given time"])
 def test_a_second_ctrl_c(again: str, dispatch: str) -> None:
     """It comes while the first is obeyed, and nothing is left behind."""
     body = f"""
-        import fastpos, os
-
+        import fastpos
         from fastpos.net.connection import Connection
 
-        stream = PositionStream(url, api_key=key, broker=1003, proxy="", dispatch={dispatch!r})
+        stream = new(dispatch={dispatch!r})
         ctrl_c = lambda: signal.raise_signal(signal.SIGINT)
-        ready = threading.Event()
         stream.on_ready(lambda event: ready.set())
         if {again!r} == "in on_disconnect":
             from fastpos.runtime.feed import Feed
@@ -733,12 +659,10 @@ def test_a_second_ctrl_c(again: str, dispatch: str) -> None:
         answer_until_close(peer)
 
     with ScriptedServer(serve) as server, script(server, body) as process:
-        out, err = finish(process)
-    assert err == ""
-    assert out == "raised\n[] [] the stream was ended by KeyboardInterrupt: \n" * 3
+        assert finish(process) == "raised\n[] [] the stream was ended by KeyboardInterrupt: \n" * 3
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers there")
+@needs_signals
 @pytest.mark.parametrize("doing", ["looking", "pausing", "starting", "snapshot"])
 def test_anything_may_be_called_in_a_signal_handler_that_interrupted_anything(
     exchange: Exchange, doing: str
@@ -746,11 +670,10 @@ def test_anything_may_be_called_in_a_signal_handler_that_interrupted_anything(
     """Thousands of times a second, while pushes come; what it waits for must not be what it has
     interrupted."""
     body = f"""
-        from fastpos import Snapshot
         from fastpos.rest import AccountSnapshot
 
         faulthandler.dump_traceback_later(9, exit=True)
-        stream = PositionStream(url, api_key=key, broker=1003, proxy="")
+        stream = new()
         account = AccountSnapshot("http://127.0.0.1:9", "key", "secret", timeout=5, proxy="")
         calls, longest, busy = 0, 0.0, False
 
@@ -763,17 +686,13 @@ def test_anything_may_be_called_in_a_signal_handler_that_interrupted_anything(
             stream.subscribe()
 
         def start():
-            try:
+            with contextlib.suppress(RuntimeError):
                 stream.start()
-            except RuntimeError:
-                pass
             stream.stop()
 
         def snapshot():
-            try:
+            with contextlib.suppress(Exception):
                 account()
-            except Exception:
-                pass
             account.close()
 
         def handle(*_):
@@ -811,18 +730,17 @@ def test_anything_may_be_called_in_a_signal_handler_that_interrupted_anything(
     with script(exchange, body) as process:
         exchange.open_position()
         exchange.start_ticking(0.001)
-        out, err = process.communicate(timeout=20)
-    assert err == ""
-    assert out == "True True []\n"
+        assert finish(process) == "True True []\n"
 
 
-# What leads a stream to where it is when the program ends: `reach` is called there.
-REACHED = """
-        entered = threading.Event()
+# What leads a stream to where it is when the program ends.
+LEAVE = """
+def leave():
+    began = time.monotonic()
+    stream.stop(timeout=0.5)
+    print("stopped", time.monotonic() - began < 1, flush=True)
 
-        def reach(*_):
-            entered.set()
-            time.sleep(60)
+atexit.register(leave)
 """
 WHERE = {
     "connecting": "stream.start()",
@@ -839,30 +757,26 @@ WHERE = {
         assert entered.wait(10)
     """,
     "credential": """
-        stream = PositionStream(url, api_key=reach, broker=1003, proxy="").start()
+        stream = new(api_key=reach).start()
         assert entered.wait(10)
     """,
     "snapshot": """
-        stream = PositionStream(url, api_key=key, broker=1003, proxy="", snapshot=reach).start()
+        stream = new(snapshot=reach).start()
         assert entered.wait(10)
     """,
     "handshake": """
         import socket
 
         listener = socket.create_server(("127.0.0.1", 0))
-        address = "ws://127.0.0.1:%d/" % listener.getsockname()[1]
-        stream = PositionStream(address, api_key=key, broker=1003, proxy="").start()
+        stream = new("ws://127.0.0.1:%d/" % listener.getsockname()[1]).start()
         accepted, _ = listener.accept()
         accepted.recv(1)
     """,
     "back-off": """
-        from fastpos import ReconnectPolicy
-
-        stream = PositionStream(
-            "ws://127.0.0.1:9/", api_key=key, broker=1003, proxy="",
-            reconnect=ReconnectPolicy(initial=1.0, jitter=0.0), on_error=lambda error: None,
-            on_disconnect=lambda event: entered.set(),
-        ).start()
+        policy = ReconnectPolicy(initial=1.0, jitter=0.0)
+        stream = new("ws://127.0.0.1:9/", reconnect=policy, on_error=lambda error: None)
+        stream.on_disconnect(lambda event: entered.set())
+        stream.start()
         assert entered.wait(10)
     """,
 }
@@ -874,22 +788,11 @@ def test_interpreter_exit_wherever_it_is(exchange: Exchange, phase: str, stopped
     if phase == "busy":
         exchange.open_position()
         exchange.start_ticking(0.001)
-    body = textwrap.dedent(REACHED) + textwrap.dedent(WHERE[phase])
-    if stopped:
-        body += textwrap.dedent("""
-        def leave():
-            began = time.monotonic()
-            stream.stop(timeout=0.5)
-            print("stopped", time.monotonic() - began < 1, flush=True)
-
-        atexit.register(leave)
-        """)
+    body = textwrap.dedent(WHERE[phase]) + (LEAVE if stopped else "")
     with script(exchange, body + '\nprint("end", flush=True)') as process:
-        out, err = finish(process)
-    assert err == ""
+        out = finish(process)
     assert "end" in out  # on_ready may print at the same moment
     assert ("stopped True\n" in out) == stopped
-    assert process.returncode == 0
     if stopped and phase == "subscribed":
         assert exchange.wait_for("close")
         assert exchange.connections[0].close_code == 1000
@@ -902,9 +805,7 @@ def test_main_thread_that_fails_is_not_held_up(exchange: Exchange) -> None:
             raise SystemExit(3)
     """
     with script(exchange, body) as process:
-        _, err = finish(process)
-    assert err == ""
-    assert process.returncode == 3
+        finish(process, status=3)
     assert exchange.connections[0].close_code == 1000
 
 
@@ -914,116 +815,88 @@ def test_main_thread_that_fails_is_not_held_up(exchange: Exchange) -> None:
 SECRET = "eyJhbGciOiJIUzI1NiJ9." + "Zm9v+YmFy/cXV4" * 20 + ".c2lnbmF0dXJl=="
 
 
-def shown(recorder: Recorder, stream: PositionStream, error: BaseException | None) -> str:
-    """All that a user or a log could get to see."""
-    parts = [repr(stream), str(stream), repr(stream.stats), repr(vars(stream))]
-    for _, event in recorder.calls:
-        parts += [repr(event), str(event)]
-    errors = [e for _, e in recorder.calls if isinstance(e, BaseException)]
-    errors += [e.error for _, e in recorder.calls if isinstance(e, fastpos.Disconnect) and e.error]
-    for each in [*errors, *([error] if error is not None else [])]:
-        parts += [repr(each), str(each), repr(vars(each)), repr(each.args)]
-        parts += traceback.format_exception(each)
-    return "\n".join(parts)
-
-
-def pieces(secret: str) -> set[str]:
-    """Parts of it that are long enough to matter."""
-    return {secret[start : start + 12] for start in range(0, len(secret) - 12, 4)}
-
-
-def http(status: str, headers: str = "", body: str = "") -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n{body}".encode()
-
-
-def refusing(answer: bytes) -> Callable[[socket.socket], object]:
-    def serve(peer: socket.socket) -> None:
-        read_request(peer)
-        peer.sendall(answer)
-
-    return serve
-
-
-def greeting(text: str) -> Callable[[socket.socket], object]:
-    def serve(peer: socket.socket) -> None:
-        accept_upgrade(peer, text_frame(text))
-        list(frames(peer))
-
-    return serve
-
-
-def answering(text: str) -> Callable[[socket.socket], object]:
-    def serve(peer: socket.socket) -> None:
-        accept_upgrade(peer, text_frame("connect success"))
-        read_frame(peer)
-        peer.sendall(text_frame(text))
-        list(frames(peer))
-
-    return serve
-
-
-def sending(data: bytes) -> Callable[[socket.socket], object]:
-    def serve(peer: socket.socket) -> None:
-        serve_subscription(peer)
-        peer.sendall(data)
-        peer.sendall(close_frame(1000))
-        list(frames(peer))
-
-    return serve
-
-
-ECHOES: dict[str, Callable[[str], Callable[[socket.socket], object]]] = {
-    "body of a 401": lambda s: refusing(http("401 Unauthorized", body=f"bad key {s}")),
-    "body of a 500": lambda s: refusing(http("500 Oops", body=f"bad key {s}")),
-    "reason of a 403": lambda s: refusing(http(f"403 bad key {s}")),
-    "reason of a 502": lambda s: refusing(http(f"502 bad key {s}")),
-    "header": lambda s: refusing(http("400 Bad", f"X-Said: {s}\r\nSet-Cookie: k={s}\r\n")),
-    "redirect": lambda s: refusing(http("302 Found", f"Location: https://x.test/?key={s}\r\n")),
-    "redirect, quoted": lambda s: refusing(
-        http("302 Found", f"Location: https://x.test/?key={quote(s, safe='')}\r\n")
-    ),
-    "retry-after": lambda s: refusing(http("429 Slow", f"Retry-After: {s}\r\n")),
-    "no HTTP": lambda s: refusing(f"who is {s}?\r\n\r\n".encode()),
-    "header line": lambda s: refusing(f"HTTP/1.1 200 OK\r\n{s}\r\n\r\n".encode()),
-    "protocol header": lambda s: refusing(
-        http("101 Switching Protocols", f"Upgrade: {s}\r\nSec-WebSocket-Protocol: {s}\r\n")
-    ),
-    "greeting": lambda s: greeting(f"who is {s}?"),
-    "greeting, late in it": lambda s: greeting("x" * 190 + s),
-    "refusal": lambda s: answering(f"bad key {s}"),
-    "refusal, late in it": lambda s: answering("x" * 190 + s),
-    "refusal in JSON": lambda s: answering(f'{{"event":"sub","error":"bad key","was":"{s}"}}'),
-    "text while ready": lambda s: sending(text_frame(f"bad request by {s}")),
-    "JSON while ready": lambda s: sending(text_frame(f'{{"event":"sub","token":"{s}"}}')),
-    "push of a wrong shape": lambda s: sending(push_frame({"channel": "order", "order": s})),
-    "binary while ready": lambda s: sending(frame(0x2, f'{{"channel": "{s}"}}'.encode())),
-    "close reason": lambda s: sending(close_frame(1008, f"bad key {s}".encode()[:123])),
+ECHOES: dict[str, tuple[str, str]] = {
+    # when it is said, and what
+    "body of a 401": ("upgrade", "HTTP/1.1 401 No\r\n\r\nbad key <key>"),
+    "body of a 500": ("upgrade", "HTTP/1.1 500 Oops\r\n\r\nbad key <key>"),
+    "reason of a 403": ("upgrade", "HTTP/1.1 403 bad key <key>\r\n\r\n"),
+    "reason of a 502": ("upgrade", "HTTP/1.1 502 bad key <key>\r\n\r\n"),
+    "header": ("upgrade", "HTTP/1.1 400 Bad\r\nX-Said: <key>\r\nSet-Cookie: k=<key>\r\n\r\n"),
+    "redirect": ("upgrade", "HTTP/1.1 302 x\r\nLocation: https://x.test/?key=<key>\r\n\r\n"),
+    "redirect, quoted": ("upgrade", "HTTP/1.1 302 x\r\nLocation: https://x.test/<quoted>\r\n\r\n"),
+    "retry-after": ("upgrade", "HTTP/1.1 429 Slow\r\nRetry-After: <key>\r\n\r\n"),
+    "no HTTP": ("upgrade", "who is <key>?\r\n\r\n"),
+    "header line": ("upgrade", "HTTP/1.1 200 OK\r\n<key>\r\n\r\n"),
+    "header of an upgrade": ("upgrade", "HTTP/1.1 101 x\r\nUpgrade: <key>\r\n\r\n"),
+    "subprotocol": ("upgrade", "HTTP/1.1 101 x\r\nSec-WebSocket-Protocol: <key>\r\n\r\n"),
+    "greeting": ("greeting", "who is <key>?"),
+    "greeting, late in it": ("greeting", "x" * 190 + "<key>"),
+    "refusal": ("reply", "bad key <key>"),
+    "refusal, late in it": ("reply", "x" * 190 + "<key>"),
+    "refusal in JSON": ("reply", '{"event":"sub","error":"bad key","was":"<key>"}'),
+    "text while ready": ("text", "bad request by <key>"),
+    "JSON while ready": ("text", '{"event":"sub","token":"<key>"}'),
+    "push of a wrong shape": ("push", '{"channel":"order","order":"<key>"}'),
+    "binary while ready": ("binary", '{"channel": "<key>"}'),
+    "close reason": ("close", "bad key <key>"),
+}
+FRAMED: dict[str, Callable[[str], bytes]] = {
+    "text": text_frame,
+    "push": lambda said: frame(BINARY, packed(said)),
+    "binary": lambda said: frame(BINARY, said.encode()),
+    "close": lambda said: close_frame(1008, said.encode()[:123]),
 }
 
 
+def saying(when: str, said: str) -> Callable[[socket.socket], object]:
+    """An exchange that says this at that moment, and else what it should."""
+
+    def serve(peer: socket.socket) -> None:
+        if when == "upgrade":
+            read_request(peer)
+            peer.sendall(said.encode())
+            return
+        accept_upgrade(peer, text_frame(said if when == "greeting" else "connect success"))
+        if when != "greeting":
+            read_frame(peer)
+            peer.sendall(text_frame(said if when == "reply" else "sub success"))
+        if when in FRAMED:
+            peer.sendall(FRAMED[when](said))
+            peer.sendall(close_frame(1000))
+        list(frames(peer))
+
+    return serve
+
+
 @pytest.mark.parametrize("with_on_error", [True, False], ids=["on_error", "logged"])
-@pytest.mark.parametrize("name", ECHOES)
+@pytest.mark.parametrize(("when", "said"), ECHOES.values(), ids=ECHOES)
 def test_credential_that_a_server_repeats_is_never_shown(
     new_stream: NewStream,
     recorder: Recorder,
     caplog: pytest.LogCaptureFixture,
-    name: str,
+    when: str,
+    said: str,
     with_on_error: bool,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     options: dict[str, Any] = {} if with_on_error else {"on_error": None}
     options["subscribe_timeout"] = 0.2  # until then a reply may follow what is none
-    ended: FastposError | None = None
-    with ScriptedServer(ECHOES[name](SECRET)) as server:
-        stream = new_stream(server.url, token=SECRET, reconnect=QUICK, **options)
-        stream.start()
+    said = said.replace("<key>", SECRET).replace("<quoted>", quote(SECRET, safe=""))
+    with ScriptedServer(saying(when, said)) as server:
+        stream = new_stream(server.url, token=SECRET, **options).start()
         recorder.wait("on_disconnect", 1)
         stream.stop()
-        try:
+        with suppress(FastposError):  # the last of those in its events
             stream.join(SOON)
-        except FastposError as error:
-            ended = error
-    text = shown(recorder, stream, ended) + caplog.text
-    text += "".join(repr(record.__dict__) for record in caplog.records)
-    leaked = {piece for piece in pieces(SECRET) if piece in text or quote(piece, safe="") in text}
+    # All that a user or a log could get to see.
+    events = [event for _, event in recorder.calls]
+    errors = [getattr(event, "error", event) for event in events]
+    shown = [stream, stream.stats, vars(stream), *events, *map(vars, caplog.records)]
+    parts = [*map(repr, shown), *map(str, shown), caplog.text]
+    for error in (each for each in errors if isinstance(each, BaseException)):
+        parts += [repr(vars(error)), *traceback.format_exception(error)]
+    text = "\n".join(parts)
+    # Parts of it that are long enough to matter.
+    pieces = {SECRET[start : start + 12] for start in range(0, len(SECRET) - 12, 4)}
+    leaked = {piece for piece in pieces if piece in text or quote(piece, safe="") in text}
     assert not leaked, f"{len(leaked)} pieces, such as {min(leaked)}"
