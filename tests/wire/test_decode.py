@@ -18,15 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpos import (
-    AccountUpdate,
-    DecodeError,
-    FastposError,
-    Order,
-    SystemClose,
-    Unknown,
-    decode,
-)
+from fastpos import AccountUpdate, DecodeError, FastposError, Order, SystemClose, Unknown, decode
 from fastpos.cli.lines import line
 from fastpos.wire.decoder import MAX_DEPTH
 from tests.fuzz.decoder import one, seeds
