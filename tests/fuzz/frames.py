@@ -15,7 +15,7 @@ from tests.fuzz.mutators import mutate_wire
 from tests.support.frames import BINARY, CONTINUATION, PING, TEXT, close_frame, frame
 from tests.support.pushes import NAMES, packed, text_of
 
-__all__ = ["mutate", "one", "parse", "seeds"]
+__all__ = ["Outcome", "mutate", "one", "opened", "parse", "seeds"]
 
 LIMITS = (100, 1000, 64 * 1024)
 
@@ -27,7 +27,7 @@ def one(data: bytes) -> None:
     if len(data) < 2:
         return
     size, limit, wire = data[0] or 1, LIMITS[data[1] % len(LIMITS)], data[2:]
-    messages, code = parse([wire], limit)
+    messages, code = parse(wire, limit)
     expected = opened((messages, code), limit)
     assert code in (None, 1002, 1007, 1009)
     pieces = [wire[start : start + size] for start in range(0, len(wire), size)]
@@ -38,18 +38,20 @@ def one(data: bytes) -> None:
             assert found == expected, f"{found} instead of {expected}"
     # What was understood is what a peer says that has it to say.
     said = b"".join(frame(opcode, encoded(payload)) for opcode, payload in messages)
-    assert parse([said], limit) == (messages, None)
+    assert parse(said, limit) == (messages, None)
 
 
 def encoded(payload: str | bytes) -> bytes:
     return payload.encode() if isinstance(payload, str) else payload
 
 
-def parse(pieces: list[bytes], limit: int, splitter: Splitter | None = None) -> Outcome:
+def parse(
+    pieces: bytes | list[bytes], limit: int = 1 << 20, splitter: Splitter | None = None
+) -> Outcome:
     parser = FrameParser(limit, splitter)
     messages: list[Message] = []
     try:
-        for piece in pieces:
+        for piece in [pieces] if isinstance(pieces, bytes) else pieces:
             messages.extend(parser.feed(piece))
             assert len(parser._own) <= max(limit, 125) + 10  # no limit for control frames
             assert len(parser._fragments) <= limit

@@ -81,7 +81,7 @@ class Run:
 
 def judge(run: Run, wire: bytes) -> None:
     """What holds of any conversation, whatever the exchange's words mean."""
-    messages, code = parse([wire], LIMIT)
+    messages, code = parse(wire, LIMIT)
     texts = [content_of(payload) for opcode, payload in messages if opcode in (TEXT, BINARY)]
     pings = [(0x80 | PONG, payload) for opcode, payload in messages if opcode == PING]
     requests = [data for first, data in run.said if first == 0x80 | TEXT and data[:7] == SUB[:7]]
