@@ -36,7 +36,7 @@ from fastpos.account.state import LATE_TICKS
 from fastpos.runtime.snapshots import MAX_CALLS
 from fastpos.simulator import Exchange
 from tests.account.truth import Bench, Bot, shown, snapshot_of, told, truth_of
-from tests.support.connections import at_once
+from tests.support.connections import at_once, concurrently
 from tests.support.recording import SOON, Recorder, until
 
 NewStream = Callable[..., PositionStream]
@@ -789,108 +789,84 @@ def test_what_is_no_dump_is_refused_whole(bad: Any) -> None:
 # --- threads and sockets --------------------------------------------------------------------------
 
 
-class Source:
-    """A snapshot source: tells an exchange's truth, and waits as it is told."""
+class Live:
+    """A stream on an exchange, not yet started; its snapshots tell the truth when they are told."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, exchange: Exchange, new_stream: NewStream, **options: Any) -> None:
+        self.exchange = exchange
         self.free = threading.Event()
-        """Calls that have taken the truth give it once this is set."""
+        """Calls of the source that have taken the truth give it once this is set."""
         self.free.set()
         self.calls: list[threading.Thread] = []
         self.taken = self.ended = 0
+        self.bot = Bot()
+        self.synceds: list[Synced] = []
+        given = {"snapshot": self._source, "on_synced": self.synceds.append, **options}
+        self.stream = new_stream(exchange, **given)
+        self.stream.on_position(self.bot.on_position)
 
-    def __call__(self) -> Snapshot:
+    def _source(self) -> Snapshot:
         self.calls.append(threading.current_thread())
         try:
-            snapshot = snapshot_of(self._exchange.snapshot_state())
+            snapshot = snapshot_of(self.exchange.snapshot_state())
             self.taken += 1
             self.free.wait(60.0)
             return snapshot
         finally:
             self.ended += 1
 
-    def wait_until_idle(self) -> None:
+    def end_calls(self) -> None:
+        self.free.set()
         until(lambda: self.ended == len(self.calls))
 
+    def start(self) -> None:
+        self.stream.start()
+        assert self.stream.wait_ready(SOON)
+
+    def wait_synced(self, count: int) -> Synced:
+        until(lambda: len(self.synceds) >= count and self.stream.synced, what="that it is synced")
+        return self.synceds[count - 1]
+
+    def assert_true(self) -> None:
+        """The book and the bot end with the truth, and nothing in it is stale."""
+        truth = truth_of(self.exchange.snapshot_state())
+
+        def is_true() -> bool:
+            positions, balances = self.stream.positions, self.stream.balances
+            return (
+                shown(positions) == truth["positions"] == self.bot.positions
+                and shown(balances) == truth["balances"]
+                and not any(record.stale for record in (*positions.values(), *balances.values()))
+                and all(position.complete for position in positions.values())
+                and self.stream.synced
+            )
+
+        until(is_true, what="that all show the truth")
+
 
 @pytest.fixture
-def source(exchange: Exchange) -> Iterator[Source]:
-    source = Source(exchange)
-    yield source
-    source.free.set()
-    source.wait_until_idle()
-
-
-@pytest.fixture
-def bot() -> Bot:
-    return Bot()
-
-
-@pytest.fixture
-def synceds() -> list[Synced]:
-    return []
-
-
-@pytest.fixture
-def stream(
-    exchange: Exchange, new_stream: NewStream, source: Source, bot: Bot, synceds: list[Synced]
-) -> PositionStream:
-    """A stream with a source, not yet started."""
-    stream = new_stream(exchange, snapshot=source, on_synced=synceds.append)
-    stream.on_position(bot.on_position)
-    return stream
-
-
-def start(stream: PositionStream) -> PositionStream:
-    stream.start()
-    assert stream.wait_ready(SOON)
-    return stream
-
-
-def wait_synced(stream: PositionStream, synceds: list[Synced], count: int = 1) -> Synced:
-    until(lambda: len(synceds) >= count and stream.synced, what="that the stream is synced")
-    return synceds[count - 1]
-
-
-def assert_true(stream: PositionStream, exchange: Exchange, bot: Bot) -> None:
-    """The book and the bot end with the truth, and nothing in it is stale."""
-    truth = truth_of(exchange.snapshot_state())
-
-    def is_true() -> bool:
-        positions, balances = stream.positions, stream.balances
-        return (
-            shown(positions) == truth["positions"] == bot.positions
-            and shown(balances) == truth["balances"]
-            and not any(record.stale for record in (*positions.values(), *balances.values()))
-            and all(position.complete for position in positions.values())
-            and stream.synced
-        )
-
-    until(is_true, what="that all show the truth")
+def live(exchange: Exchange, new_stream: NewStream) -> Iterator[Live]:
+    live = Live(exchange, new_stream)
+    yield live
+    live.end_calls()
 
 
 def test_it_is_called_after_every_subscription_on_a_thread_of_its_own(
-    exchange: Exchange,
-    stream: PositionStream,
-    source: Source,
-    synceds: list[Synced],
-    recorder: Recorder,
+    live: Live, recorder: Recorder
 ) -> None:
     threads: list[threading.Thread] = []
-    stream.on_ready(lambda _: threads.append(threading.current_thread()))
-    exchange.refuse_subscription(times=2)  # nor before one
-    start(stream)
-    wait_synced(stream, synceds, 1)
-    exchange.drop()
-    wait_synced(stream, synceds, 2)
-    stream.unsubscribe()
-    assert exchange.wait_for("unsub")
-    stream.subscribe()
-    wait_synced(stream, synceds, 3)
-    assert len(source.calls) == 3
-    assert len({thread.name for thread in source.calls}) == 3
-    assert not set(source.calls) & {*threads, threading.main_thread()}
+    live.stream.on_ready(lambda _: threads.append(threading.current_thread()))
+    live.exchange.refuse_subscription(times=2)  # nor before one
+    live.start()
+    live.wait_synced(1)
+    live.exchange.drop()
+    live.wait_synced(2)
+    live.stream.unsubscribe()
+    assert live.exchange.wait_for("unsub")
+    live.stream.subscribe()
+    live.wait_synced(3)
+    assert len(live.calls) == len({thread.name for thread in live.calls}) == 3
+    assert not {*live.calls} & {*threads, threading.main_thread()}
     assert not [error for error in recorder.on_error if isinstance(error, SnapshotError)]
 
 
@@ -902,91 +878,84 @@ def test_a_pause_just_after_the_stream_is_ready(
         return getattr(record, "fastpos_event", "") != "subscribed" or paused.wait(SOON)
 
     paused = threading.Event()
-    stream = new_stream(exchange, snapshot=lambda: EMPTY, ping_interval=0.05)
+    live = Live(exchange, new_stream, ping_interval=0.05)
     caplog.set_level(logging.INFO, "fastpos")
     logging.getLogger("fastpos").addFilter(slow)
     try:
-        start(stream)
-        stream.unsubscribe()
+        live.start()
+        live.stream.unsubscribe()
         paused.set()
         assert exchange.wait_for_subscribers(0, SOON)
         pongs = set()
-        until(lambda: pongs.add(stream.stats.last_pong_ns) or len(pongs) > 4)
-        assert not stream.synced
-        stream.subscribe()
-        until(lambda: stream.synced, what="that it is synced")
+        until(lambda: pongs.add(live.stream.stats.last_pong_ns) or len(pongs) > 4)
+        assert not live.stream.synced
+        live.stream.subscribe()
+        until(lambda: live.stream.synced, what="that it is synced")
     finally:
         logging.getLogger("fastpos").removeFilter(slow)
 
 
-def test_stop_while_a_call_is_under_way(
-    exchange: Exchange, stream: PositionStream, source: Source, bot: Bot, synceds: list[Synced]
-) -> None:
-    exchange.open_position()
-    source.free.clear()
-    start(stream)
-    until(lambda: source.taken)
+def test_stop_while_a_call_is_under_way(live: Live) -> None:
+    live.exchange.open_position()
+    live.free.clear()
+    live.start()
+    until(lambda: live.taken)
     with at_once(1.0):
-        stream.stop()
-    assert not stream.synced
-    source.free.set()
-    source.wait_until_idle()
-    assert bot.events == synceds == []
-    start(stream)  # and again
-    wait_synced(stream, synceds)
-    assert_true(stream, exchange, bot)
+        live.stream.stop()
+    assert not live.stream.synced
+    live.end_calls()
+    assert live.bot.events == live.synceds == []
+    live.start()  # and again
+    live.wait_synced(1)
+    live.assert_true()
 
 
 @pytest.mark.parametrize("name", ["on_position", "on_synced"])
-def test_stop_in_a_callback_of_a_snapshot(
-    name: str, exchange: Exchange, stream: PositionStream, bot: Bot, synceds: list[Synced]
-) -> None:
-    exchange.open_position()
-    exchange.open_position()
-    getattr(stream, name)(lambda _: stream.stop())
-    stream.start()
-    assert stream.join(SOON)
+def test_stop_in_a_callback_of_a_snapshot(name: str, live: Live) -> None:
+    live.exchange.open_position()
+    live.exchange.open_position()
+    getattr(live.stream, name)(lambda _: live.stream.stop())
+    live.stream.start()
+    assert live.stream.join(SOON)
     # The bot has heard of all that the book holds.
-    assert shown(stream.positions) == bot.positions
-    assert len(bot.events) == 2
-    assert len(synceds) == 1
-    assert not stream.synced
-    assert {position.stale for position in stream.positions.values()} == {True}
+    assert shown(live.stream.positions) == live.bot.positions
+    assert (len(live.bot.events), len(live.synceds)) == (2, 1)
+    assert not live.stream.synced
+    assert {position.stale for position in live.stream.positions.values()} == {True}
 
 
 def test_a_disconnect_in_a_callback_of_a_snapshot_that_raises(
-    exchange: Exchange, stream: PositionStream, bot: Bot, synceds: list[Synced], recorder: Recorder
+    live: Live, recorder: Recorder
 ) -> None:
-    held = exchange.open_position(volume=1)
-    exchange.open_position()
+    held = live.exchange.open_position(volume=1)
+    live.exchange.open_position()
 
-    @stream.on_position
+    @live.stream.on_position
     def drop(_: object) -> None:
-        if len(bot.events) == 1:
-            exchange.drop()
-            exchange.update_position(held, volume=2)
+        if len(live.bot.events) == 1:
+            live.exchange.drop()
+            live.exchange.update_position(held, volume=2)
         raise ZeroDivisionError
 
-    start(stream)
-    wait_synced(stream, synceds, 2)
-    assert_true(stream, exchange, bot)
+    live.start()
+    live.wait_synced(2)
+    live.assert_true()
     causes = [type(error.__cause__) for error in recorder.on_error]
-    assert causes.count(ZeroDivisionError) == len(bot.events)
+    assert causes.count(ZeroDivisionError) == len(live.bot.events)
 
 
 def test_the_account_endpoint_as_source(
-    exchange: Exchange, new_stream: NewStream, bot: Bot, recorder: Recorder, synceds: list[Synced]
+    exchange: Exchange, new_stream: NewStream, recorder: Recorder
 ) -> None:
     rest = pytest.importorskip("fastpos.rest")
     credentials = exchange.api_key, exchange.api_secret
     with rest.AccountSnapshot(exchange.rest_url, *credentials, proxy="") as source:
-        stream = new_stream(exchange, snapshot=source, on_synced=synceds.append)
-        stream.on_position(bot.on_position)
+        live = Live(exchange, new_stream, snapshot=source)
         held, closed = exchange.open_position(volume=9), exchange.open_position()
-        start(stream)
-        wait_synced(stream, synceds, 1)
-        assert_true(stream, exchange, bot)
-        assert bot.events[0].raw["closeVolume"] == 0
+        live.start()
+        live.wait_synced(1)
+        live.assert_true()
+        assert live.bot.events[0].raw["closeVolume"] == 0
         exchange.stall(handshakes=False)
         exchange.drop()
         recorder.wait("on_disconnect")
@@ -994,11 +963,11 @@ def test_the_account_endpoint_as_source(
         exchange.close_position(closed)
         exchange.open_position(margin_mode="ISOLATED")
         exchange.resume()
-        assert counts(wait_synced(stream, synceds, 2)) == (1, 1, 1)
-        assert_true(stream, exchange, bot)
+        assert counts(live.wait_synced(2)) == (1, 1, 1)
+        live.assert_true()
         exchange.rest_fail(503, times=1)
         exchange.drop()
-        wait_synced(stream, synceds, 3)
+        live.wait_synced(3)
         (error,) = (error for error in recorder.on_error if isinstance(error, SnapshotError))
         assert error.status == 503
 
@@ -1026,29 +995,24 @@ def test_readers_see_whole_states_during_merges(bench: Bench) -> None:
             bench.book.dump()
             _ = bench.book.balances, bench.book.orders, bench.book.triggers
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        for round_ in range(30):
-            bench.sync_now(1.0)
-            bench.sync.interrupt()
-            bench.begin(1.0)
-            for number in range(round_ * 5, round_ * 5 + 5):
-                update(bench, held, volume=number, open_price=number)
-                bench.push(bench.account.tick())
-                close(bench, open_(bench, volume=number, open_price=number))
-            bench.answer()
-    finally:
+    with concurrently(read):
+        for number in range(150):
+            if number % 5 == 0:
+                bench.sync_now(1.0)
+                bench.sync.interrupt()
+                bench.begin(1.0)
+            update(bench, held, volume=number, open_price=number)
+            bench.push(bench.account.tick())
+            close(bench, open_(bench, volume=number, open_price=number))
+            if number % 5 == 4:
+                bench.answer()
         done.set()
-        reader.join()
     assert torn == []
 
 
 @pytest.mark.usefixtures("frantic")
-def test_drops_pauses_and_pushes_race_with_the_snapshot(
-    exchange: Exchange, stream: PositionStream, bot: Bot, synceds: list[Synced]
-) -> None:
-    done = threading.Event()
+def test_drops_pauses_and_pushes_race_with_the_snapshot(live: Live) -> None:
+    done, exchange = threading.Event(), live.exchange
 
     def trade() -> None:
         held = [exchange.open_position(volume=1)]
@@ -1061,21 +1025,17 @@ def test_drops_pauses_and_pushes_race_with_the_snapshot(
             if done.wait(0.001):
                 return
 
-    trader = threading.Thread(target=trade)
-    start(stream)
-    trader.start()
-    try:
+    live.start()
+    with concurrently(trade):
         for number in range(1, 13):
-            wait_synced(stream, synceds, number)
+            live.wait_synced(number)
             if number % 3:
                 exchange.drop()
             else:
-                stream.unsubscribe()
-                stream.book.dump()
-                stream.subscribe()
-        until(lambda: len(synceds) > 12)
-    finally:
+                live.stream.unsubscribe()
+                live.stream.book.dump()
+                live.stream.subscribe()
+        until(lambda: len(live.synceds) > 12)
         done.set()
-        trader.join()
-    assert_true(stream, exchange, bot)
+    live.assert_true()
     assert exchange.violations == []
