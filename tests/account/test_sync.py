@@ -258,9 +258,10 @@ def test_a_journal_that_is_outgrown_means_asking_again(
 
 def test_calls_do_not_pile_up_without_end(bench: Bench) -> None:
     bench.begin()
+    bench.gap()  # what was asked before it is of no use, and is still under way
     for _ in range(50):
         bench.poll(11.0)
-    assert len(bench.calls) == len(bench.errors) == MAX_CALLS
+    assert len(bench.calls) == len(bench.errors) + 1 == MAX_CALLS
     bench.answer(which=1)
     assert bench.asked == MAX_CALLS + 1
     bench.answer()
