@@ -12,10 +12,9 @@ from fastpos.errors import ProtocolError
 from fastpos.wire.frames import INFLATED, FrameParser, Message, split_pure
 from fastpos.wire.inflate import Splitter, inflate_pure, new_splitter
 from tests.fuzz.mutators import mutate_wire
-from tests.support.frames import BINARY, CONTINUATION, PING, TEXT, close_frame, frame
-from tests.support.pushes import NAMES, packed, text_of
+from tests.support.frames import BINARY, frame
 
-__all__ = ["Outcome", "mutate", "one", "opened", "parse", "seeds"]
+__all__ = ["Outcome", "mutate", "one", "opened", "parse"]
 
 LIMITS = (100, 1000, 64 * 1024)
 
@@ -77,14 +76,3 @@ def opened(outcome: Outcome, limit: int) -> Outcome:
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     return data[:2] + mutate_wire(data[2:], max(max_size - 2, 1), seed)
-
-
-def seeds() -> list[bytes]:
-    """The corpus has more."""
-    push = packed(text_of("order"))
-    wires = [
-        *(frame(BINARY, packed(text_of(name))) for name in NAMES),
-        frame(TEXT, b"\xf0\x9f", fin=False) + frame(PING, b"p") + frame(CONTINUATION, b"\x98\x80"),
-        frame(BINARY, push[:50], fin=False) + frame(CONTINUATION, push[50:]) + close_frame(1000),
-    ]
-    return [bytes([7 + 60 * (i % 4), i]) + wire for i, wire in enumerate(wires)]

@@ -16,11 +16,10 @@ from fastpos.wire.inflate import inflate_pure, new_splitter
 from fastpos.wire.session import Closed, Pushes, Session, Subscribed, Timing, Undecodable
 from tests.fuzz.frames import parse
 from tests.fuzz.mutators import mutate_wire
-from tests.support.frames import BINARY, CLOSE, PONG, TEXT, close_frame, frame, frames_in
-from tests.support.pushes import NAMES, packed, text_of
+from tests.support.frames import BINARY, CLOSE, PONG, TEXT, frames_in
 from tests.support.sessions import fed
 
-__all__ = ["mutate", "one", "seeds"]
+__all__ = ["mutate", "one"]
 
 LIMIT = 64 * 1024
 SECRET = "fuzzed-api-key-5d0c7e"
@@ -125,15 +124,3 @@ def content_of(payload: str | bytes) -> bytes | None:
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     return data[:1] + mutate_wire(data[1:], max(max_size - 1, 1), seed)
-
-
-def seeds() -> list[bytes]:
-    """The corpus has more."""
-    ready = frame(TEXT, b"connect success") + frame(TEXT, b"sub success")
-    wires = [
-        ready + b"".join(frame(BINARY, packed(text_of(name))) for name in NAMES),
-        ready + frame(TEXT, b'{"pong":1713338308233}') + frame(BINARY, packed(b'{"ping":5}')),
-        frame(TEXT, b'{"event":"connect success"}') + frame(TEXT, b"no key " + SECRET.encode()),
-        ready + close_frame(1008, b"bad key " + SECRET.encode()),
-    ]
-    return [bytes([1 + 9 * i]) + wire for i, wire in enumerate(wires)]
