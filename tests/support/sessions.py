@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from fastpos.wire.session import Event, Session
+from fastpos.wire.session import Closed, Event, Session
 
 __all__ = ["fed"]
 
 
 def fed(session: Session, data: bytes, now: float = 0.0, size: int = 4096) -> list[Event]:
-    """What comes of these bytes, read in pieces of up to `size`."""
+    """What comes of these bytes, read in pieces of up to `size`, until that ends it."""
     scratch = memoryview(bytearray(4096))
     events: list[Event] = []
-    while data:
+    while data and not (events and type(events[-1]) is Closed):
         free = session.writable(scratch)
         count = min(len(data), len(free), size)
         free[:count], data = data[:count], data[count:]
