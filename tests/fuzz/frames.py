@@ -47,13 +47,21 @@ def encoded(payload: str | bytes) -> bytes:
 def parse(
     pieces: bytes | list[bytes], limit: int = 1 << 20, splitter: Splitter | None = None
 ) -> Outcome:
+    """Parse what is read piece by piece into a scratch that others write to in between."""
     parser = FrameParser(limit, splitter)
     messages: list[Message] = []
+    scratch = memoryview(bytearray(4096))
     try:
         for piece in [pieces] if isinstance(pieces, bytes) else pieces:
-            messages.extend(parser.feed(piece))
-            assert len(parser._own) <= max(limit, 125) + 10  # no limit for control frames
-            assert len(parser._fragments) <= limit
+            left = memoryview(piece)
+            while left:
+                free = parser.writable(scratch)[: len(left)]
+                free[:], left = left[: len(free)], left[len(free) :]
+                parser.wrote(len(free))
+                messages += iter(parser.next_message, None)
+                scratch[:] = bytes(4096)
+                assert len(parser._own) <= max(limit, 125) + 10  # no limit for control frames
+                assert len(parser._fragments) <= limit
     except ProtocolError as error:
         return messages, error.close_code
     return messages, None

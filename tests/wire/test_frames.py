@@ -216,27 +216,6 @@ def test_an_idle_parser_holds_no_buffer(traced: None) -> None:
     assert tracemalloc.get_traced_memory()[0] - before < 2 * KIB
 
 
-def test_many_connections_share_a_scratch() -> None:
-    """Whatever another parser puts there: the bytes of an unfinished frame are not in it."""
-    scratch = memoryview(bytearray(256))
-    data = frame(BINARY, b"a" * 50) + frame(BINARY, b"b" * 400) + frame(TEXT, b"c")
-    parsers = [FrameParser(MIB) for _ in range(7)]
-    messages: list[list[Message]] = [[] for _ in parsers]
-    left = [data] * len(parsers)
-    while any(left):
-        for number, parser in enumerate(parsers):
-            free = parser.writable(scratch)
-            piece = left[number][: min(len(free), 60 + number)]
-            left[number] = left[number][len(piece) :]
-            free[: len(piece)] = piece
-            parser.wrote(len(piece))
-            while (message := parser.next_message()) is not None:
-                messages[number].append(message)
-            assert parser.next_message() is None
-            scratch[:] = bytes(256)
-    assert messages == [[(BINARY, b"a" * 50), (BINARY, b"b" * 400), (TEXT, "c")]] * len(parsers)
-
-
 def test_the_rest_of_a_large_frame_is_read_into_its_own_buffer() -> None:
     parser, scratch = FrameParser(MIB), memoryview(bytearray(32 * KIB))
     data = frame(BINARY, bytes(300 * KIB))
