@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import decimal
-import gzip
 import json
 import pickle
 import re
@@ -143,21 +142,17 @@ def test_any_buffer_will_do(make: Callable[[bytes], Any]) -> None:
     assert type(caught.value.data) is bytes
 
 
-@pytest.mark.parametrize("data", [None, "text", 5, [1]])
-def test_what_is_no_buffer_is_a_type_error(data: Any) -> None:
-    with pytest.raises(TypeError):
-        decode(data)
-
-
-@pytest.mark.parametrize("number", [int, str, None, "float", 1.0, complex])
-def test_number_is_float_or_decimal(number: Any) -> None:
-    with pytest.raises(ValueError, match="number"):
-        decode(ORDER, number)
-
-
-def test_a_bomb_is_refused() -> None:
-    with pytest.raises(DecodeError):
-        decode(gzip.compress(b" " * 50_000_000, 1))
+@pytest.mark.parametrize(
+    ("data", "number", "error"),
+    [
+        *((data, float, TypeError) for data in (None, "text", 5, [1])),
+        *((ORDER, number, ValueError) for number in (int, str, None, "float", 1.0, complex)),
+    ],
+)
+def test_wrong_arguments(data: Any, number: Any, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        decode(data, number)
+    assert ("number" in str(caught.value)) == (error is ValueError)
 
 
 # --- what is passed on ----------------------------------------------------------------------------
@@ -183,19 +178,14 @@ def test_the_system_closes_in_either_case_and_with_no_other_word(push: Any, kind
     assert (type(event), event.raw) == (kind, {"channel": "SYSTEM", **push})
 
 
-def test_the_last_of_two_equal_keys_counts() -> None:
-    text = b'{"channel":"x","channel":"order","order":1,"order":{"type":1,"type":2}}'
-    for number in NUMBERS:
-        order = decode(packed(text), number)
-        assert isinstance(order, Order)
-        assert order.type == 2
-
-
-def test_escapes_and_other_scripts() -> None:
+def test_escapes_and_the_last_of_two_equal_keys() -> None:
     text = rb'{"channel":"order","order":{"symbol":"\u0042\ud83d\ude00\u0000\"\\","x":"\/"}}'
-    order = decode(packed(text))
-    assert isinstance(order, Order)
-    assert order.symbol == 'B\U0001f600\0"\\'
+    twice = b'{"channel":"x","channel":"order","order":1,"order":{"symbol":"1","symbol":"2"}}'
+    for number in NUMBERS:
+        for pushed_, symbol in ((text, 'B\U0001f600\0"\\'), (twice, "2")):
+            order = decode(packed(pushed_), number)
+            assert isinstance(order, Order)
+            assert order.symbol == symbol
 
 
 @pytest.mark.parametrize("white", [b" ", b"\n", b"\r\n\t", b" " * 5000])
@@ -242,7 +232,7 @@ def test_decimal_is_exact_whatever_the_context() -> None:
     [
         # A double rounds them to 0; a Decimal cannot be made of the first two.
         *("1e-99999999999999999999", "0e99999999999999999999", "-0E-9"),
-        *("9" * 10_000, "0." + "9" * 10_000, '"' + "9" * 10_000 + '"'),
+        *("9" * 10_000, "0." + "9" * 10_000),
     ],
     ids=lambda text: text[:25],
 )
