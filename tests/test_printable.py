@@ -15,8 +15,6 @@ from fastpos.cli.lines import LONGEST, line
 from fastpos.net.address import parse_proxy
 from fastpos.net.connection import Connection
 from fastpos.printable import LIMIT, printable
-from fastpos.rest import AccountSnapshot
-from fastpos.simulator import Exchange
 from fastpos.wire.credential import Credential
 from fastpos.wire.session import Closed, Session, Timing
 from tests.support.frames import BINARY, TEXT, close_frame, frame
@@ -122,24 +120,6 @@ def test_answers_to_the_handshake(
     for record in caplog.records:
         if not record.getMessage().startswith("GET "):  # our request, in websocket-client's trace
             assert record.getMessage().isprintable(), record
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "body"),
-    [
-        (400, {}, '{"code":-1,"msg":"a\\u001b[2J\\nCRITICAL: sold"}'),
-        (400, {}, '{"code":%s,"msg":"x"}' % ("9" * 4000)),
-        (200, {}, '{"code":-1,"msg":"%s"}' % ("x" * 10_000)),
-        (302, {"Location": "/" * 9000}, ""),
-    ],
-)
-def test_answers_of_the_rest_interface(status: int, headers: dict[str, str], body: str) -> None:
-    with Exchange() as exchange:
-        exchange.rest_fail(status, headers, body.encode())
-        source = AccountSnapshot(exchange.rest_url, exchange.api_key, exchange.api_secret)
-        with source, pytest.raises(FastposError) as refused:
-            source()
-    check(str(refused.value))
 
 
 # --- on the way to people -------------------------------------------------------------------------

@@ -363,6 +363,10 @@ HUGE = b"1e99999999999999999999"
         (404, b"", None, "HTTP 404"),
         (429, {"code": -1003, "msg": "slow\ndown"}, -1003, r"slow\\ndown"),
         (418, b"teapot", None, "HTTP 418"),
+        # What is said is shown as printable text of bounded length.
+        (400, {"code": -1, "msg": "a\x1b[2J\nCRITICAL: sold"}, -1, r"a\\x1b\[2J\\nCRITICAL: sold"),
+        (200, {"code": -1, "msg": "x" * 10_000}, -1, "x{190}…"),
+        (400, b'{"code":%s,"msg":"x"}' % (b"9" * 90), int("9" * 90), "code 9{19}…"),
         (500, [], None, "HTTP 500"),
         (504, {"code": None, "msg": "unknown"}, None, "HTTP 504"),
         (204, b"", None, "HTTP 204"),
@@ -397,7 +401,7 @@ def test_refusals(
     error = caught.value
     assert (error.code, error.status, error.retry_after) == (code, status, None)
     assert str(error).startswith(f"{exchange.rest_url}: {ACCOUNT}: ")
-    assert "\n" not in str(error)
+    assert str(error).isprintable()
     exchange.clear_faults()
     assert source().balances
 
@@ -414,12 +418,13 @@ def test_a_time_that_is_none(exchange: Exchange, source: AccountSnapshot, told: 
 def test_redirects_are_refused(new_source: NewSource) -> None:
     with ScriptedServer(answering()) as other:
         there = base_url(other)
-        moved = answer(b"", "308 Moved", {"Location": there + ACCOUNT})
+        moved = answer(b"", "308 Moved", {"Location": there + ACCOUNT + "/" * 9000})
         with ScriptedServer(answering(moved)) as server:
             error = failure(new_source(server))
         assert other.accepted == 0
     assert error.status == 308
     assert f"redirects to '{there}" in str(error)
+    assert len(str(error)) < 500
 
 
 # --- pauses ---------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pytest
 from fastpos import (
     AccountUpdate,
     AdlPrice,
-    CallbackError,
     ConnectionFailed,
     Order,
     Position,
@@ -177,22 +176,6 @@ def test_stats(exchange: Exchange, new_stream: NewStream, recorder: Recorder) ->
 
 
 # --- functions ------------------------------------------------------------------------------------
-
-
-def test_on_ready_and_on_disconnect_may_raise(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    def fail(_: object) -> None:
-        raise ValueError("mine")
-
-    with new_stream(exchange, on_disconnect=fail) as stream:
-        stream.on_ready(fail)
-        recorder.wait("on_ready", 1)
-        exchange.drop(clean=True)
-        recorder.wait("on_ready", 2)
-        exchange.push(order(1))
-        recorder.wait("on_order")
-    assert [type(error) for error in recorder.on_error] == [CallbackError] * 4
 
 
 # --- pausing --------------------------------------------------------------------------------------

@@ -159,16 +159,13 @@ def test_ticks_of_a_position_that_is_closed() -> None:
 
 def test_a_null_confirms_nothing() -> None:
     exchange = Exchange()
-    exchange.account("CREATE", {"id": 7, "pv": 1, "op": 2}, [{"c": "X", "an": 1, "la": 2}])
+    exchange.position("CREATE", id=7, pv=1, op=2)
     exchange.book.mark_stale()
-    exchange.account("UPDATE", {"id": 7, "pv": None, "op": 2}, [{"c": "X", "an": None, "la": 2}])
+    exchange.position("UPDATE", id=7, pv=None, op=2)
     assert exchange.positions[7].volume == 1.0
     assert exchange.positions[7].stale_fields & {"volume", "open_price"} == {"volume"}
-    assert exchange.book.balances["X"].stale
     exchange.tick({"id": 7, "rp": None, "pv": 1})
     assert "volume" not in exchange.positions[7].stale_fields
-    exchange.account("UPDATE", None, [{"c": "X", "an": 1, "la": 2}])
-    assert not exchange.book.balances["X"].stale
 
 
 def test_no_more_is_kept_than_there_is_room_for(

@@ -529,29 +529,6 @@ def test_an_id_that_three_ticks_do_not_list_is_marked_and_kept(lone: Bench) -> N
 # --- orders and triggers --------------------------------------------------------------------------
 
 
-def test_orders_and_triggers_by_id(lone: Bench) -> None:
-    account = lone.account
-    told_: list[Any] = []
-    lone.callbacks.on_order(lambda order: told_.append(order.remaining))
-    first, second, third = (place(lone, volume=v, tp=70000) for v in (100, 10, 5))
-    assert list(lone.book.orders) == [first, second, third]
-    lone.push(
-        account.fill_order(first, 30, 1),
-        account.change_order(first, {"price": 61002}),
-        account.cancel_order(second),
-        account.fill_order(third, None, 1),
-    )
-    assert told_ == [100.0, 10.0, 5.0, 70.0, 70.0, 10.0, 0.0]
-    (order,) = lone.book.orders.values()
-    assert (order.order_id, order.remaining, order.price) == (first, 70.0, 61002.0)
-    assert order.take_profit is not None
-    assert (order.take_profit.trigger_price, order.stale) == (70000.0, False)
-    assert shown(lone.book.orders) == truth_of(lone.state)["orders"]
-    (gone, one), (stays, other) = (account.place_trigger({}) for _ in range(2))
-    lone.push(one, other, account.cancel_trigger(gone))
-    assert list(lone.book.triggers) == [stays]
-
-
 @pytest.mark.parametrize(
     ("type", "volume", "filled", "remaining"),
     [
@@ -656,31 +633,6 @@ def test_orders_of_a_snapshot_as_users_make_them(bench: Bench) -> None:
 
 
 TWENTY = "85717.01833333999523920"
-
-
-def test_decimals_are_exact_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(monkeypatch.setattr, Decimal)
-    price = Decimal(TWENTY)
-    amount = "12345678901234567890.123456789012345678901234567890"
-    bench.account.set_balance("BTC", {"an": amount})
-    first = open_(bench, False, open_price=price)
-    bench.sync_now()
-    second = open_(bench, open_price=price, mark_price=price)
-    order = place(bench, price=price, volume=Decimal("0.3"))
-    trigger, push = bench.account.place_trigger({"trigger_price": price})
-    bench.push(push, bench.account.tick())
-    snapshot, pushed = bench.bot.events
-    loaded = Book(Decimal)
-    loaded.load(bench.book.dump())  # saved and loaded, they still are exact
-    found = [snapshot.open_price, pushed.open_price, pushed.raw["d"]["p"]["op"]]
-    for book in (bench.book, loaded):
-        found += [book.positions[first].open_price, book.positions[second].open_price]
-        found += [book.positions[second].mark_price, book.orders[order].price]
-        found += [book.triggers[trigger].trigger_price]
-        assert str(book.balances["BTC"].available) == amount
-        assert str(book.orders[order].remaining) == "0.3"
-    assert [(type(number), str(number)) for number in found] == [(Decimal, TWENTY)] * len(found)
-    assert type(pushed.volume) is type(snapshot.volume) is Decimal
 
 
 @pytest.mark.parametrize(
