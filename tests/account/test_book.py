@@ -172,6 +172,7 @@ def test_no_more_is_kept_than_there_is_room_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(state, "KEPT", 20)
+    monkeypatch.setattr(state, "REMEMBERED", 20)
     exchange = Exchange()
     book = exchange.book
 
@@ -194,6 +195,13 @@ def test_no_more_is_kept_than_there_is_room_for(
         assert caplog.text.count(f"over 20 {what}") == 1
     exchange.tick(*({"id": number} for number in range(1000, 1030)))
     assert 18 <= len(book.positions) <= 20
+    # Nor of what has ended.
+    for action, numbers in (("2", range(100, 130)), ("1", (100, 129))):
+        for number in numbers:
+            body = {"orderId": f"{number}", "orderAction": action}
+            exchange.push({"channel": "order", "order": body})
+    assert "100" in book.orders
+    assert "129" not in book.orders
 
 
 # --- against a model ------------------------------------------------------------------------------
