@@ -289,9 +289,15 @@ def test_like_a_plain_dict(steps: list[tuple[str, int, dict[str, int]]]) -> None
 
 @pytest.mark.parametrize("number", [float, Decimal])
 @pytest.mark.parametrize("id", ["2", "2.0", '"2"', '"2.00"'])
-def test_a_dump_is_loaded_whatever_form_an_id_came_in(number: Any, id: str) -> None:
+def test_a_dump_is_loaded_to_the_last_digit_whatever_form_an_id_came_in(
+    number: Any, id: str
+) -> None:
     book, loaded = Book(number), Book(number)
-    text = f'{{"channel":"ACCOUNT_UPDATE","d":{{"et":"CREATE","p":{{"id":{id},"pv":1.50}}}}}}'
-    merge(book, decode(packed(text), number))
+    position = f'{{"id":{id},"pv":85717.01833333999523920}}'
+    amount = "12345678901234567890.12345678901234567890"
+    body = f'{{"et":"CREATE","p":{position},"a":[{{"c":"BTC","an":"{amount}"}}]}}'
+    merge(book, decode(packed(f'{{"channel":"ACCOUNT_UPDATE","d":{body}}}'), number))
     loaded.load(book.dump())
-    assert {key: known.volume for key, known in loaded.positions.items()} == {2: number("1.50")}
+    assert list(loaded.positions) == [2]
+    assert str(loaded.positions[2].volume) == str(number("85717.01833333999523920"))
+    assert str(loaded.balances["BTC"].available) == str(number(amount))
