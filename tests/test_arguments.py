@@ -190,9 +190,6 @@ def test_the_constructor_shows_every_argument() -> None:
     assert set(documented) == there.keys() - set(CALLBACK_NAMES)
 
 
-# --- anything at all ------------------------------------------------------------------------------
-
-
 @given(st.text(max_size=20))
 @settings(max_examples=100, deadline=None)
 def test_any_credential_is_one_visible_line_or_refused(text: str) -> None:

@@ -60,9 +60,6 @@ def check(text: str) -> None:
     assert len(text) < 2 * LIMIT + 100
 
 
-# --- the session's --------------------------------------------------------------------------------
-
-
 def closed_by(reason: bytes) -> Closed:
     credential = Credential("token", "the-token")
     session = Session(credential, credential.get(), 7, Timing(), 0.0)
@@ -77,9 +74,6 @@ def test_close_reasons() -> None:
     assert closed.reason.endswith(ESCAPED)
     # It is cut after the credential was taken out.
     assert "the-" not in closed_by(b"x" * 110 + b"the-token").reason
-
-
-# --- what HTTP says -------------------------------------------------------------------------------
 
 
 HEADER = EVIL.replace("\n", "").replace("\r", "")  # which end a header
@@ -120,9 +114,6 @@ def test_answers_to_the_handshake(
     for record in caplog.records:
         if not record.getMessage().startswith("GET "):  # our request, in websocket-client's trace
             assert record.getMessage().isprintable(), record
-
-
-# --- on the way to people -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])

@@ -46,9 +46,6 @@ NewSource = Callable[..., AccountSnapshot]
 EMPTY = {"account": [{"marginCoin": "USDT", "positionVos": []}]}
 
 
-# --- what the tests share -------------------------------------------------------------------------
-
-
 @pytest.fixture
 def new_source() -> Iterator[NewSource]:
     """Makes sources, of an `Exchange` or a URL, and closes them when the test ends."""
@@ -143,9 +140,6 @@ def says(
 
 def paths(exchange: Exchange) -> list[str]:
     return [path for _, path, _ in exchange.rest_requests]
-
-
-# --- signatures -----------------------------------------------------------------------------------
 
 
 def test_a_signature_worked_out_by_hand() -> None:
@@ -681,9 +675,6 @@ def test_a_proxy_and_the_warning_about_clear_text(
     assert asked == [("CONNECT exchange.example:80 HTTP/1.1", "Basic dXNlcjpwYXNz")]
     warnings = [record.getMessage() for record in caplog.records if record.name == "fastpos"]
     assert warnings == ["http://exchange.example: the API key travels in clear; use https://"]
-
-
-# --- credentials ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["msg", "location", "status"])

@@ -106,7 +106,7 @@ def test_over_tls(new_stream: NewStream, recorder: Recorder, certificates: Certi
         assert exchange.violations == []
 
 
-# --- the channels ---------------------------------------------------------------------------------
+# --- what comes -----------------------------------------------------------------------------------
 
 
 def test_all_channels_in_the_order_in_which_they_came(
@@ -133,9 +133,6 @@ def test_all_channels_in_the_order_in_which_they_came(
     events = [event for _, event in recorder.calls[1:]]
     assert events[2].raw == load("order")
     assert all(before <= event.received_ns <= after for event in events)
-
-
-# --- positions, balances, stats -------------------------------------------------------------------
 
 
 def test_stats(exchange: Exchange, new_stream: NewStream, recorder: Recorder) -> None:
@@ -173,9 +170,6 @@ def test_stats(exchange: Exchange, new_stream: NewStream, recorder: Recorder) ->
     assert isinstance(plain["slowest_callback"], str)
     with pytest.raises(AttributeError):
         stats.connects = 3  # type: ignore[misc]
-
-
-# --- functions ------------------------------------------------------------------------------------
 
 
 # --- pausing --------------------------------------------------------------------------------------
@@ -239,9 +233,6 @@ def test_pause_and_resume_from_callbacks(
     stream.subscribe()
     assert exchange.wait_for("unsub", count=2)
     recorder.wait("on_ready", 2)
-
-
-# --- life cycle, the ordinary part ----------------------------------------------------------------
 
 
 def test_run_forever_calls_back_on_the_calling_thread_in_each_run(

@@ -122,9 +122,6 @@ def test_null_does_not_wipe_out_what_is_known() -> None:
     assert exchange.book.balances["USDT"].frozen == 2.0
 
 
-# --- balances -------------------------------------------------------------------------------------
-
-
 def test_balances_are_merged_by_coin() -> None:
     exchange = Exchange()
     exchange.push(load("account_update_default"))
@@ -202,9 +199,6 @@ def test_no_more_is_kept_than_there_is_room_for(
             exchange.push({"channel": "order", "order": body})
     assert "100" in book.orders
     assert "129" not in book.orders
-
-
-# --- against a model ------------------------------------------------------------------------------
 
 
 FIELDS = {"pv": "volume", "op": "open_price", "rp": "liquidation_price", "mr": "margin_rate"}

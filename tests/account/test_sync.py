@@ -629,9 +629,6 @@ def test_orders_of_a_snapshot_as_users_make_them(bench: Bench) -> None:
         assert bench.book.orders["2"].stop_loss is None
 
 
-# --- exact numbers --------------------------------------------------------------------------------
-
-
 TWENTY = "85717.01833333999523920"
 
 

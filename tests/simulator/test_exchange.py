@@ -461,9 +461,6 @@ def test_a_stalled_exchange_does_not_judge_heartbeats() -> None:
         assert exchange.wait_for("timeout")
 
 
-# --- the package ----------------------------------------------------------------------------------
-
-
 def test_it_knows_nothing_of_the_rest_of_the_library() -> None:
     assert fastpos.simulator.__file__ is not None
     for source in Path(fastpos.simulator.__file__).parent.glob("*.py"):

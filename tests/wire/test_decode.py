@@ -309,9 +309,6 @@ def test_any_value_in_any_place(name: str, which: int, value: str) -> None:
     one(packed("".join([*parts[:place], value, *parts[place + 1 :]])))
 
 
-# --- many threads ---------------------------------------------------------------------------------
-
-
 def test_many_threads_at_once() -> None:
     frames = {data: decode(data) for data in (REAL, *(packed(text_of(name)) for name in NAMES))}
 

@@ -249,9 +249,6 @@ def test_a_scratch_is_exchanged_when_a_burst_is_over() -> None:
     assert scratch.view is not first
 
 
-# --- work -----------------------------------------------------------------------------------------
-
-
 def seconds(data: bytes, piece: int) -> float:
     """The CPU time that parsing takes, at the least of three times."""
     taken = []

@@ -663,9 +663,6 @@ def test_an_ended_session_wants_nothing_more() -> None:
     assert not peer.session.outgoing
 
 
-# --- driven by somebody else ----------------------------------------------------------------------
-
-
 def test_forty_lines_drive_two_sessions_at_once() -> None:
     """Another driver needs nothing but what is public here: sockets, a clock, and this loop."""
     pairs = [socket.socketpair() for _ in range(2)]
