@@ -23,8 +23,6 @@ from fastpos.wire.decoder import MAX_DEPTH, MAX_SIZE, event_from
 from fastpos.wire.inflate import inflate, inflate_pure
 from tests.fuzz.mutators import mutate_push, strictly_inflated
 
-__all__ = ["is_push", "mutate", "one", "same_inflated"]
-
 KEPT = 300  # bytes of a bad push that an error keeps
 
 BODIES = {"ACCOUNT_UPDATE": "d", "order": "order", "trigOrder": "trigOrder"}

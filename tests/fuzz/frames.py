@@ -14,8 +14,6 @@ from fastpos.wire.inflate import Splitter, inflate_pure, new_splitter
 from tests.fuzz.mutators import mutate_wire
 from tests.support.frames import BINARY, frame
 
-__all__ = ["Outcome", "mutate", "one", "opened", "parse"]
-
 LIMITS = (100, 1000, 64 * 1024)
 
 Outcome = tuple[list[Message], int | None]

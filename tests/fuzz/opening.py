@@ -23,8 +23,6 @@ from fastpos.wire.credential import Credential
 from tests.fuzz.mutators import mutate_bytes
 from tests.support.upgrade import upgrade_response
 
-__all__ = ["mutate", "one"]
-
 SECRET = "fuzzed-token-91b3e4"
 PASSWORD = "fuzzed-password-c2"
 URL = "ws://exchange.example/position_order/ws"

@@ -19,8 +19,6 @@ from tests.fuzz.mutators import mutate_wire
 from tests.support.frames import BINARY, CLOSE, PONG, TEXT, frames_in
 from tests.support.sessions import fed
 
-__all__ = ["mutate", "one"]
-
 LIMIT = 64 * 1024
 SECRET = "fuzzed-api-key-5d0c7e"
 SUB = json.dumps({"event": "sub", "apiKey": SECRET, "broker": 1003}).encode()

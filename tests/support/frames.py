@@ -13,24 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = [
-    "BINARY",
-    "CLOSE",
-    "CONTINUATION",
-    "PING",
-    "PONG",
-    "TEXT",
-    "ClientFrame",
-    "Peer",
-    "close_frame",
-    "frame",
-    "frames",
-    "frames_in",
-    "read_exactly",
-    "read_frame",
-    "text_frame",
-]
-
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from fastpos.wire.session import Closed, Event, Session
 
-__all__ = ["fed"]
-
 
 def fed(session: Session, data: bytes, now: float = 0.0, size: int = 4096) -> list[Event]:
     """What comes of these bytes, read in pieces of up to `size`, until that ends it."""

@@ -20,7 +20,7 @@ from fastpos import AccountUpdate, DecodeError, FastposError, Order, SystemClose
 from fastpos.cli.lines import line
 from fastpos.wire.decoder import MAX_DEPTH
 from tests.fuzz.decoder import one
-from tests.support.pushes import ALTERED, NAMES, REAL, load, packed, pushed, text_of
+from tests.support.pushes import ALTERED, NAMES, REAL, bomb, load, packed, pushed, text_of
 
 KEPT = 300  # bytes of a bad push that an error keeps
 NUMBERS = [float, Decimal]
@@ -54,15 +54,18 @@ NOT_JSON = [
     '{"channel":"x"}'.encode("utf-16"),
     '{"channel":"x"}'.encode("utf-16-le"),
     b'{"channel":"x","a":' + b"9" * 10_000 + b"}",
+    b"[" * 100_000,
 ]
 
 
+BOMB = bomb(50 * 1024 * 1024, b'{"channel":"x"}')
 NOT_A_PUSH = [b"null", b"true", b"0", b"1.5", b'"channel"', b"[]", b'["channel"]', b"{}"]
 REFUSED = [
     # the bytes, what is said of them, what is kept of them
     *((data, "not a push", data) for data, _ in ALTERED.values()),
     *((data, "not a push", data) for data in (b"\x1f", zlib.compress(text_of("order")))),
     (bytes(100_000), "not a push", bytes(100_000)),
+    (BOMB, "not a push", BOMB),
     *((packed(text), "not a push", text) for text in NOT_A_PUSH),
     *((packed(text), "not JSON", text) for text in NOT_JSON),
 ]
@@ -232,7 +235,13 @@ def test_decimal_is_exact_whatever_the_context() -> None:
     [
         # A double rounds them to 0; a Decimal cannot be made of the first two.
         *("1e-99999999999999999999", "0e99999999999999999999", "-0E-9"),
-        *("9" * 10_000, "0." + "9" * 10_000),
+        *(
+            "9" * 10_000,
+            "0." + "9" * 10_000,
+            '"' + "9" * 10_000 + '"',
+            "1e-" + "9" * 10_000,
+            "1e300",
+        ),
     ],
     ids=lambda text: text[:25],
 )
