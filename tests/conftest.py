@@ -18,6 +18,7 @@ from fastpos import PositionStream, ReconnectPolicy
 from fastpos.net import tls
 from fastpos.simulator import Exchange
 from tests.support import credentials
+from tests.support.bench import Bench
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.recording import KEY, Recorder, until
 
@@ -117,6 +118,15 @@ def new_stream(tidy: None, recorder: Recorder) -> Iterator[Callable[..., Positio
     yield new
     for stream in streams:
         stream.stop()
+
+
+@pytest.fixture
+def bench(
+    exchange: Exchange, recorder: Recorder, new_stream: Callable[..., PositionStream]
+) -> Iterator[Bench]:
+    bench = Bench(exchange, recorder, new_stream)
+    yield bench
+    bench.open.set()
 
 
 @pytest.fixture(scope="session")

@@ -6,18 +6,15 @@ import ast
 import json
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastpos import ConnectionFailed, PositionStream, Snapshot
-from fastpos.simulator import Exchange
-from tests.support.pushes import load, order
-from tests.support.recording import SOON, Recorder, until
-
-NewStream = Callable[..., PositionStream]
+from fastpos import ConnectionFailed, Snapshot
+from tests.support.bench import Bench
+from tests.support.pushes import load
+from tests.support.recording import SOON, until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
@@ -43,27 +40,26 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_day_in_the_log(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_day_in_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """Connected, subscribed, lost, again: all of it in INFO records, with the reason."""
 
     def wait_ready(count: int) -> None:
-        recorder.wait("on_ready", count)
+        bench.wait("on_ready", count)
         until(lambda: stream.synced)
 
-    with new_stream(exchange, snapshot=lambda: Snapshot([], [])) as stream:
-        wait_ready(1)
-        exchange.drop(clean=True, code=1012, reason="restart")
-        wait_ready(2)
-        stream.unsubscribe()
-        stream.subscribe()
-        wait_ready(3)
-        exchange.push(load("system_close"))
-        recorder.wait("on_system_close")
-        exchange.refuse_upgrade(503, times=1)
-        exchange.drop()
-        wait_ready(4)
+    stream, exchange = bench.start(snapshot=lambda: Snapshot([], [])), bench.exchange
+    wait_ready(1)
+    exchange.drop(clean=True, code=1012, reason="restart")
+    wait_ready(2)
+    stream.unsubscribe()
+    stream.subscribe()
+    wait_ready(3)
+    exchange.push(load("system_close"))
+    bench.wait("on_system_close")
+    exchange.refuse_upgrade(503, times=1)
+    exchange.drop()
+    wait_ready(4)
+    stream.stop()
     found = logged(caplog)
     begin = ["connected", "subscribed", "synced"]
     assert [fields["event"] for fields in found] == [
@@ -90,21 +86,20 @@ def test_a_day_in_the_log(
 
 
 def test_the_end_and_errors_nobody_listens_to(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: object) -> None:
         raise ValueError
 
-    stream = new_stream(exchange, on_error=None, reconnect=None).start()
+    stream, exchange = bench.start(on_error=None, reconnect=None), bench.exchange
     stream.on_order(fail)
-    assert stream.wait_ready(SOON)
     exchange.push_bytes(b"garbage")
-    exchange.push(order(1))
-    recorder.wait("on_order")
+    bench.push(1)
+    bench.wait("on_order")
     stream.on_error = fail
     exchange.push_bytes(b"garbage")
     exchange.push({"channel": "news"})
-    recorder.wait("on_unknown")
+    bench.wait("on_unknown")
     exchange.drop()
     with pytest.raises(ConnectionFailed):
         stream.join(SOON)

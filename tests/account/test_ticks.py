@@ -10,17 +10,15 @@ from typing import Any
 
 import pytest
 
-from fastpos import PositionStream, Stale, decode
+from fastpos import decode
 from fastpos.account.book import Book
 from fastpos.account.ticks import TickWatch
 from fastpos.runtime.lookout import TickLookout
-from fastpos.simulator import Exchange
 from fastpos.wire.session import Phase
 from tests.account.truth import merge
-from tests.support.pushes import order, pushed
-from tests.support.recording import SOON, Recorder
-
-NewStream = Callable[..., PositionStream]
+from tests.support.bench import Bench
+from tests.support.pushes import pushed
+from tests.support.recording import SOON
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
@@ -76,32 +74,23 @@ def test_whether_ticks_are_expected() -> None:
 
 @pytest.mark.parametrize("dispatch", ["reader", "thread"])
 def test_ticks_that_stop_are_told_of_once_until_they_come_again(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
-    dispatch: str,
+    bench: Bench, caplog: pytest.LogCaptureFixture, dispatch: str
 ) -> None:
     """The reader waits for the next frame all the while: nothing comes, and no ping is due."""
+    exchange, recorder = bench.exchange, bench.recorder
     exchange.open_position()
     threads: list[str] = []
-    with new_stream(exchange, tick_timeout=0.3, dispatch=dispatch) as stream:
-        stream.on_stale(lambda _: threads.append(threading.current_thread().name))
-        assert stream.wait_ready(SOON)
-        for episode in (1, 2):
-            exchange.tick()
-            told = recorder.wait("on_stale", episode)[-1]
-            assert isinstance(told, Stale)
-            assert 0.3 <= (told.silent_s or 0) < SOON
-            assert re.match("no tick for .*position", told.reason)
-            pings = exchange.counts["ping"]
-            exchange.push(order(episode))
-            recorder.wait("on_order", episode)
-            assert len(recorder.on_stale) == exchange.counts["ping"] == pings == episode
-        # Of what is known no more, nothing is missed.
+    stream = bench.start(tick_timeout=0.3, dispatch=dispatch)
+    stream.on_stale(lambda _: threads.append(threading.current_thread().name))
+    for episode in (1, 2):
         exchange.tick()
-        stream.unsubscribe()
-        assert exchange.wait_for("unsub")
+        told = bench.wait("on_stale", episode)[-1]
+        assert 0.3 <= told.silent_s < SOON
+        assert re.match("no tick for .*position", told.reason)
+        pings = exchange.counts["ping"]
+        bench.push(episode)
+        bench.wait("on_order", episode)
+        assert len(recorder.on_stale) == exchange.counts["ping"] == pings == episode
     name = "fastpos-reader-" if dispatch == "reader" else "fastpos-callbacks-"
     assert all(thread.startswith(name) for thread in threads)
     silences = [r for r in caplog.records if getattr(r, "fastpos_event", None) == "stale"]
