@@ -615,6 +615,8 @@ def test_a_connection_that_the_server_ended(exchange: Exchange, source: AccountS
 
 def test_a_call_does_not_wait_longer_for_another(exchange: Exchange, new_source: NewSource) -> None:
     source = new_source(exchange, timeout=SHORT)
+    with at_once(AT_ONCE), source._lock:  # as a call holds it that does not end
+        assert "another call has not ended in 0.3 s" in str(failure(source))
     exchange.rest_delay(60)
     with at_once(AT_ONCE), ThreadPoolExecutor(4) as pool:
         errors = [str(error) for error in pool.map(lambda _: failure(source), range(4))]

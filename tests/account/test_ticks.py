@@ -96,3 +96,13 @@ def test_ticks_that_stop_are_told_of_once_until_they_come_again(
     silences = [r for r in caplog.records if getattr(r, "fastpos_event", None) == "stale"]
     assert len(silences) == 2
     assert recorder.on_error == []
+
+
+def test_who_does_not_want_to_know_is_not_told(bench: Bench) -> None:
+    bench.exchange.open_position()
+    bench.start(tick_timeout=None, ping_interval=0.05, pong_timeout=SOON)
+    bench.exchange.tick()
+    assert bench.exchange.wait_for("ping", SOON, 6)
+    bench.push(1)
+    bench.wait("on_order")
+    assert bench.recorder.on_stale == []
