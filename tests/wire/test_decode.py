@@ -7,9 +7,11 @@ import json
 import pickle
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import pytest
@@ -84,44 +86,25 @@ def test_what_is_no_push(data: bytes, said: str, kept: bytes, number: Any) -> No
     assert isinstance(error, ValueError)
 
 
-WRONG_SHAPES: list[Any] = [
-    {"channel": "ACCOUNT_UPDATE"},
-    {"channel": "order"},
-    {"channel": "trigOrder", "order": {}},
-]
 ODD: list[Any] = [None, 1, 1.5, True, "x", [], {}, [1], [None], [{}], [{}, []], ["order"]]
-WRONG_SHAPES += [{"channel": odd} for odd in ODD if not isinstance(odd, str)]
-for name, *above, key in (
-    ("account_update_create", "d"),
-    ("account_update_create", "d", "a"),
-    ("account_update_create", "d", "p"),
-    ("adl_price_two", "l"),
-    ("order", "order"),
-    ("order", "order", "otoOrder"),
-    ("trig_order", "trigOrder"),
-):
-    for odd in ODD:
-        right = list if key in ("a", "l") else dict
-        fits = isinstance(odd, right) and all(isinstance(item, dict) for item in odd)
-        absent = odd is None if key in ("a", "l") else key in ("p", "otoOrder") and not odd
-        if fits or absent:
-            continue
-        usual = load(name)  # where nothing else is odd, and where there is nothing else
-        alone: Any = {"channel": usual["channel"]}
-        for push in (usual, alone):
-            holder = push
-            for step in above:
-                holder = holder.setdefault(step, {})
-            holder[key] = odd
-            WRONG_SHAPES.append(push)
 
 
-@pytest.mark.parametrize("push", WRONG_SHAPES, ids=json.dumps)
-@pytest.mark.parametrize("number", NUMBERS)
-def test_wrong_shapes(push: Any, number: Any) -> None:
-    with pytest.raises(DecodeError) as caught:
-        decode(pushed(push), number)
-    assert caught.value.data == json.dumps(push).encode()[:KEPT]
+def holders(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to all objects and lists in a message."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in items:
+        if isinstance(inner, (dict, list)):
+            yield (*path, key)
+            yield from holders(inner, (*path, key))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_odd_where_an_object_or_a_list_belongs(name: str) -> None:
+    for *above, key in [("channel",), *holders(load(name))]:
+        for odd in ODD:
+            push = load(name)
+            reduce(getitem, above, push)[key] = odd
+            one(pushed(push))
 
 
 def test_the_error_says_where() -> None:
@@ -129,11 +112,15 @@ def test_the_error_says_where() -> None:
         ({"channel": "ACCOUNT_UPDATE", "d": {"a": 1}}, "d.a"),
         ({"channel": "ACCOUNT_UPDATE", "d": {"p": 1}}, "d.p"),
         ({"channel": "order", "order": {"otoOrder": 1}}, "order.otoOrder"),
-        ({"channel": "trigOrder"}, "trigOrder"),
+        ({"channel": "ACCOUNT_UPDATE"}, "d"),
+        ({"channel": "order"}, "order"),
+        ({"channel": "trigOrder", "order": {}}, "trigOrder"),
         ({"channel": 5}, "channel"),
     ):
-        with pytest.raises(DecodeError, match=f"wrong shape.*{where}"):
-            decode(pushed(push))
+        for number in NUMBERS:
+            with pytest.raises(DecodeError, match=f"wrong shape.*{where}") as caught:
+                decode(pushed(push), number)
+            assert caught.value.data == json.dumps(push).encode()
 
 
 @pytest.mark.parametrize("make", [bytearray, memoryview])
