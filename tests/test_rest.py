@@ -74,8 +74,7 @@ def source(exchange: Exchange, new_source: NewSource) -> AccountSnapshot:
 class Clock:
     """The library's clock, which a test puts forward."""
 
-    def __init__(self) -> None:
-        self.ahead = 0.0
+    ahead = 0.0
 
     def __call__(self) -> float:
         return time.monotonic() + self.ahead
