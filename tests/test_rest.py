@@ -129,12 +129,10 @@ def failure(source: AccountSnapshot) -> SnapshotError:
     return error
 
 
-def says(
-    exchange: Exchange, said: Any, status: int = 200, path: str | None = None, **headers: str
-) -> None:
+def says(exchange: Exchange, said: Any, status: int = 200, **more: Any) -> None:
     """Have the exchange answer with this from now on, whatever it is asked for."""
     body = said if isinstance(said, bytes) else json.dumps(said).encode()
-    exchange.rest_fail(status, headers, body, path=path)
+    exchange.rest_fail(status, body=body, **more)
 
 
 def paths(exchange: Exchange) -> list[str]:
@@ -197,7 +195,8 @@ def test_it_is_the_truth(tidy: None, new_source: NewSource, style: str) -> None:
         amounts = {"available": "122624.12345678901234567890", "frozen": "100.5"}
         exchange.set_balance(**amounts, isolated_margin="50.25")
         exchange.set_balance("EXUSD", available="0.00000000000000000001")
-        exchange.open_position(leverage=3, **{k: Decimal(text) for k, text in EXACT.items()})
+        numbers: dict[str, Any] = {name: Decimal(text) for name, text in EXACT.items()}
+        exchange.open_position(leverage=3, **numbers)
         exchange.open_position("S-ETH-USDT", "SELL", margin_mode="ISOLATED")
         exchange.open_position("E-BTC-EXUSD", volume=1, closable_volume=0)
         before = time.time_ns()
@@ -261,9 +260,9 @@ def test_what_is_missing_null_odd_or_unknown(exchange: Exchange, source: Account
     shown: list[Any] = [third.leverage, third.open_price, third.isolated_margin]
     assert shown == ["20x", "NaN", [1]]
     assert third.closable_volume is None
-    known = [(balance.coin, balance.available, balance.frozen) for balance in snapshot.balances]
+    known = [(each.coin, each.available, each.frozen) for each in snapshot.balances]
     assert known == [("USDT", None, None), ("BTC", None, 0.1), ("EXUSD", None, None)]
-    assert {type(second.volume), type(snapshot.balances[1].frozen)} == {float}
+    assert type(second.volume) is type(known[1][2]) is float
 
 
 @pytest.mark.parametrize(("held", "pending"), [(12.5, 2), (12, 2.0), ("12.0", "2"), (12, 2)])
@@ -317,7 +316,7 @@ def test_refused_open_orders_leave_the_positions(
     body: Any,
 ) -> None:
     position = exchange.open_position()
-    says(exchange, body, status, ORDERS)
+    says(exchange, body, status, path=ORDERS)
     for _ in range(2):
         snapshot = source()
         assert [known.id for known in snapshot.positions] == [position]
@@ -577,7 +576,8 @@ def test_a_broken_answer(new_source: NewSource, said: bytes, expected: str) -> N
 
 def test_gzip_that_was_not_asked_for(exchange: Exchange, source: AccountSnapshot) -> None:
     source()
-    packed, gzip = pushed(EMPTY), {"Content-Encoding": "gzip"}
+    packed = pushed(EMPTY)
+    gzip: dict[str, Any] = {"headers": {"Content-Encoding": "gzip"}}
     says(exchange, packed, **gzip)
     assert source().balances == [Balance(coin="USDT")]
     says(exchange, packed[:-20], **gzip)

@@ -78,10 +78,10 @@ def close(bench: Bench, id: int, pushed: bool = True) -> None:
     bench.push(push if pushed else None)
 
 
-def place(bench: Bench, pushed: bool = True, tp: Any = None, sl: Any = None, **fields: Any) -> str:
+def place(bench: Bench, tp: Any = None, sl: Any = None, **fields: Any) -> str:
     given = {"contractName": "E-BTC-USDT", "volume": 10, "price": 61000, **fields}
     id, push = bench.account.place_order(given, tp, sl)
-    bench.push(push if pushed else None)
+    bench.push(push)
     return id
 
 
@@ -474,8 +474,8 @@ def test_everything_is_stale_from_a_disconnect_to_the_next_snapshot(bench: Bench
     bench.answer()
     bench.assert_true()
     # Of these the source does not know.
-    assert [record.stale for record in (*bench.book.orders.values(),
-                                        *bench.book.triggers.values())] == [True] * 2  # fmt: skip
+    assert [order.stale for order in bench.book.orders.values()] == [True]
+    assert [trigger.stale for trigger in bench.book.triggers.values()] == [True]
 
 
 def test_a_balance_is_stale_until_all_of_it_came(lone: Bench) -> None:
@@ -622,6 +622,7 @@ def test_orders_of_a_snapshot_as_users_make_them(bench: Bench) -> None:
     assert order.stop_loss == AttachedOrder(active=True, trigger_price=0.5)
     assert [*bench.book.triggers, *bench.book.balances] == ["3", "BTC"]
     news = {"otoOrder": {"stopLossTrigger": 7}}
+    then: dict[str, Any]
     for then in ({}, {"otoOrder": None, "price": None}, {"otoOrder": {}}):
         bench.push(order_push("2", "3", **news))
         assert bench.book.orders["2"].stop_loss == AttachedOrder(trigger_price=7.0)
@@ -780,8 +781,8 @@ class Live:
             return (
                 shown(positions) == truth["positions"] == self.bot.positions
                 and shown(balances) == truth["balances"]
-                and not any(record.stale for record in (*positions.values(), *balances.values()))
-                and all(position.complete for position in positions.values())
+                and all(p.complete and not p.stale for p in positions.values())
+                and not any(balance.stale for balance in balances.values())
                 and self.stream.synced
             )
 

@@ -147,7 +147,11 @@ def test_each_class_has_its_attributes(kind: type) -> None:
         assert not field.__doc__, name  # of something else
 
 
-AMOUNTS = {"available": 122624.12345678, "frozen": 100.12345678, "isolated_margin": 50.12345678}
+AMOUNTS: dict[str, Any] = {
+    "available": 122624.12345678,
+    "frozen": 100.12345678,
+    "isolated_margin": 50.12345678,
+}
 TWO_COINS = {coin: Balance(coin=coin, **AMOUNTS) for coin in ("USDT", "BTC")}
 
 
@@ -184,7 +188,7 @@ def test_account_update(change: str, time_ms: int, fields: dict[str, Any] | None
     assert type(update) is AccountUpdate
     assert (update.uid, update.time_ms, update.event_type) == (1001, time_ms, change)
     assert list(update.balances.items()) == list(TWO_COINS.items())
-    position = update.position
+    position: Any = update.position
     if fields is None:
         assert position is None
         return
@@ -200,7 +204,7 @@ def test_account_update(change: str, time_ms: int, fields: dict[str, Any] | None
     }
 
 
-TICKS = {
+TICKS: dict[str, Any] = {
     "adl_level": 1,
     "liquidation_price": 68000.3,
     "margin": 98.22008325596366,
@@ -397,8 +401,8 @@ def test_codes_and_flags_in_any_form() -> None:
     )
     assert (update.event_type, update.position.change) == ("DELETE", "DELETE")
     assert type(decode(pushed({"channel": "ORDER", "order": {}}))) is Order
-    for code, mode in ((1, "CROSS"), ("1", "CROSS"), (2.0, "ISOLATED"), ("2", "ISOLATED")):
-        assert position_with(id=1, pt=code).margin_mode == mode
+    for mode, forms in (("CROSS", (1, "1", "cross")), ("ISOLATED", (2, 2.0, "2"))):
+        assert {position_with(id=1, pt=form).margin_mode for form in forms} == {mode}
     for flag in (True, "true", "True", "TRUE", 1, "1"):
         assert order_with(otoOrder={"takerProfitStatus": flag}).take_profit.active is True
     for id_ in (90762, "90762", 90762.0):
@@ -633,7 +637,7 @@ def test_as_dict_of_parts_sets_and_errors() -> None:
     assert json.loads(json.dumps(plain)) == plain
     ticks = decoded("adl_price_two").as_dict()["ticks"]
     assert [tick["id"] for tick in ticks] == [7001, 7002]
-    attached = {"active": True, "price": 3.5}
+    attached: dict[str, Any] = {"active": True, "price": 3.5}
     order = Order(order_id="1", take_profit=AttachedOrder(**attached)).as_dict()
     unknown = {"trigger_price": None, "trigger_order_id": None}
     assert order["take_profit"] == {**attached, **unknown}

@@ -92,9 +92,9 @@ def test_a_callable_that_gives_something_unusable(kind: str, value: Any) -> None
     "error", [OSError(f"the login answered {SECRET}"), CancelledError()], ids=["error", "cancelled"]
 )
 def test_what_a_callable_raises_is_its_failure(error: BaseException) -> None:
-    answers = [SECRET, error]
+    answers: list[Any] = [SECRET, error]
 
-    def log_in() -> str:
+    def log_in() -> Any:
         answer = answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
