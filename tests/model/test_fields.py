@@ -52,12 +52,6 @@ def test_an_attribute_is_the_translation_of_its_value(value: Any, number: Any) -
     assert named or same(position.margin_mode, mode or value)
 
 
-def test_a_key_that_is_missing() -> None:
-    position = Position._view({}, float)
-    assert position.volume is position.id is position.contract_name is None
-    assert position.margin_mode is None
-
-
 @pytest.mark.parametrize("name", ["volume", "id", "contract_name", "margin_mode", "uid", "changed"])
 def test_of_something_that_is_no_record(name: str) -> None:
     get = Position._fields[name].__get__  # type: ignore[attr-defined]

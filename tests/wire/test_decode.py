@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import decimal
 import json
-import pickle
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpos import AccountUpdate, DecodeError, FastposError, Order, SystemClose, Unknown, decode
+from fastpos import DecodeError, FastposError, Order, SystemClose, Unknown, decode
 from fastpos.cli.lines import line
 from fastpos.wire.decoder import MAX_DEPTH
 from tests.fuzz.decoder import one
@@ -322,12 +321,3 @@ def test_sizes_up_to_the_limit() -> None:
     assert type(decode(packed(fits))) is Unknown
     with pytest.raises(DecodeError):
         decode(packed(too_large))
-
-
-def test_a_position_of_an_update_without_a_type_is_the_same_once_pickled() -> None:
-    update = decode(pushed({"channel": "ACCOUNT_UPDATE", "d": {"p": {"id": None}}}))
-    assert isinstance(update, AccountUpdate)
-    position = update.position
-    assert position is not None
-    assert position.change is None
-    assert pickle.loads(pickle.dumps(position)) == position
