@@ -550,6 +550,16 @@ def test_an_answer_without_an_end(new_source: NewSource, part: str) -> None:
     assert "no whole answer in 0.3 s" in str(error)
 
 
+def test_nothing_is_sent_after_the_deadline(new_source: NewSource, clock: Clock) -> None:
+    def handler(peer: socket.socket) -> None:
+        read_request(peer)
+        clock.ahead += 60
+        peer.sendall(answer({"serverTime": 1_000_000_000_000}))
+
+    with ScriptedServer(handler) as server:
+        assert "no whole answer in 5 s" in str(failure(new_source(server)))
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
