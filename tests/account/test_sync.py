@@ -354,15 +354,6 @@ def test_each_difference_is_an_event(bench: Bench) -> None:
     bench.assert_true()
 
 
-def test_raw_is_what_the_source_said(bench: Bench) -> None:
-    raw = {"id": 7, "uid": 10023, "openPrice": "1.50"}
-    bench.begin()
-    bench.answer(Snapshot([Position(id=7, open_price="1.50", raw=raw)], []))
-    (event,) = bench.bot.events
-    assert event.raw == bench.book.positions[7].raw == raw
-    assert (event.uid, event.open_price) == (10023, 1.5)
-
-
 def test_a_position_that_a_later_update_touched_is_not_deleted(bench: Bench) -> None:
     bench.sync_now()
     updated, ticked, closed = (open_(bench) for _ in range(3))
@@ -393,18 +384,6 @@ def test_a_position_that_a_later_update_touched_is_not_deleted(bench: Bench) -> 
     bench.assert_true()
     bench.poll(60.0)
     assert bench.asked == asked + 1
-
-
-def test_a_snapshot_without_orders_leaves_them_as_they_are(bench: Bench) -> None:
-    bench.sync_now()
-    ids = [place(bench) for _ in range(2)]
-    triggers = [bench.account.place_trigger({}) for _ in range(2)]
-    bench.push(*(push for _, push in triggers))
-    bench.gap()
-    bench.push(bench.account.fill_order(ids[0], None, 1))
-    bench.push(bench.account.cancel_trigger(triggers[0][0]))
-    bench.answer()
-    assert [*bench.book.orders, *bench.book.triggers] == [ids[1], triggers[1][0]]
 
 
 def test_numbers_are_compared_by_value(bench: Bench) -> None:
@@ -608,26 +587,33 @@ def test_orders_without_a_usable_id_are_passed_on(id: Any, lone: Bench) -> None:
     assert lone.book.orders == lone.book.triggers == {}
 
 
-def test_orders_of_a_snapshot_as_users_make_them(bench: Bench) -> None:
+def test_what_a_snapshot_says_as_users_make_it(bench: Bench) -> None:
     loss = AttachedOrder(active=True, trigger_price=Decimal("0.5"))
     orders = [
         Order(order_id="1", volume=Decimal(5), filled_volume=Decimal(5)),
         Order(order_id="2", volume=Decimal(5), filled_volume=1, stop_loss=loss),
     ]
     triggers = [Trigger(trigger_order_id="3", price=None)]
+    raw = {"id": 7, "uid": 10023, "openPrice": "1.50"}
+    positions = (Position(id=7, open_price="1.50", raw=raw),)
     bench.begin()
-    bench.answer(Snapshot((), (Balance(coin="BTC", available=1),), orders, triggers))
+    bench.answer(Snapshot(positions, (Balance(coin="BTC", available=1),), orders, triggers))
+    (event,) = bench.bot.events
+    assert event.raw == bench.book.positions[7].raw == raw  # what the source said
+    assert (event.uid, event.open_price) == (10023, 1.5)
     (order,) = bench.book.orders.values()  # a filled one is no open one
     assert (order.order_id, order.remaining, order.take_profit) == ("2", 4.0, None)
     assert order.stop_loss == AttachedOrder(active=True, trigger_price=0.5)
     assert [*bench.book.triggers, *bench.book.balances] == ["3", "BTC"]
-    news = {"otoOrder": {"stopLossTrigger": 7}}
+
+
+def test_an_order_is_whole_and_what_it_does_not_say_is_gone(lone: Bench) -> None:
     then: dict[str, Any]
     for then in ({}, {"otoOrder": None, "price": None}, {"otoOrder": {}}):
-        bench.push(order_push("2", "3", **news))
-        assert bench.book.orders["2"].stop_loss == AttachedOrder(trigger_price=7.0)
-        bench.push(order_push("2", "3", **then))  # an order is whole: what it does not say is gone
-        assert bench.book.orders["2"].stop_loss is None
+        lone.push(order_push("2", "3", otoOrder={"stopLossTrigger": 7}))
+        assert lone.book.orders["2"].stop_loss == AttachedOrder(trigger_price=7.0)
+        lone.push(order_push("2", "3", **then))
+        assert lone.book.orders["2"].stop_loss is None
 
 
 TWENTY = "85717.01833333999523920"
@@ -867,26 +853,6 @@ def test_stop_in_a_callback_of_a_snapshot(name: str, live: Live) -> None:
     assert (len(live.bot.events), len(live.synceds)) == (2, 1)
     assert not live.stream.synced
     assert {position.stale for position in live.stream.positions.values()} == {True}
-
-
-def test_a_disconnect_in_a_callback_of_a_snapshot_that_raises(
-    live: Live, recorder: Recorder
-) -> None:
-    held = live.exchange.open_position(volume=1)
-    live.exchange.open_position()
-
-    @live.stream.on_position
-    def drop(_: object) -> None:
-        if len(live.bot.events) == 1:
-            live.exchange.drop()
-            live.exchange.update_position(held, volume=2)
-        raise ZeroDivisionError
-
-    live.start()
-    live.wait_synced(2)
-    live.assert_true()
-    causes = [type(error.__cause__) for error in recorder.on_error]
-    assert causes.count(ZeroDivisionError) == len(live.bot.events)
 
 
 def test_the_account_endpoint_as_source(
