@@ -127,6 +127,7 @@ def test_nothing_newer_is_overwritten_by_a_snapshot(bench: Bench) -> None:
     bench.callbacks.on_account.replace(None)
     bench.push(bench.account.set_balance("USDT", {"an": "12.5", "la": "1"}))
     bench.account.set_price("E-BTC-USDT", 70000, 1)
+    order = place(bench)  # of which the source does not tell
     bench.push(bench.account.tick())
     assert bench.book.positions[opened].volume is not None  # pushes are merged meanwhile
     assert not bench.sync.synced
@@ -136,6 +137,7 @@ def test_nothing_newer_is_overwritten_by_a_snapshot(bench: Bench) -> None:
     assert bench.bot.changes[-2:] == news
     assert bench.synceds[-1].gap_s is None
     assert bench.book.positions[changed].mark_price == 70000.0
+    assert list(bench.book.orders) == [order]
     bench.assert_true()
     for position, text in handed:  # nor does the merge change what was handed out
         assert repr(position) in text
