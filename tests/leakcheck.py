@@ -68,14 +68,6 @@ PAIR = Pair()
 # --- what is done again and again, each with the number of the turn -------------------------------
 
 
-def inflating(turn: int) -> None:
-    INFLATER.inflate(MEMBERS[turn % len(MEMBERS)], MAX_SIZE)
-
-
-def decoding(turn: int) -> None:
-    decode(MEMBERS[turn % len(MEMBERS)])
-
-
 def what_the_fuzzer_found(turn: int) -> None:
     """Frames, pushes and conversations, good and bad, split and inflated in every way."""
     turn_of = {name: inputs[turn % len(inputs)] for name, inputs in INPUTS.items()}
@@ -93,14 +85,6 @@ def refusing(turn: int) -> None:
         INFLATER.inflate(MEMBERS[0], turn % 2)
     with suppress(ValueError):
         INFLATER.split(b"", 0, 10**6, MAX_SIZE, [])
-
-
-def large_input(_: int) -> None:
-    INFLATER.inflate(LARGE, MAX_SIZE)
-
-
-def new_inflaters(_: int) -> None:
-    Inflater().inflate(MEMBERS[0], MAX_SIZE)
 
 
 def delivering(_: int) -> None:
@@ -138,18 +122,18 @@ def new_connections_that_fail(turn: int) -> None:
         raise AssertionError("no failure")
 
 
-WORK: list[tuple[Callable[[int], None], float]] = [
-    # and how many turns of it there are for each of the frames
-    (inflating, 0.4),
-    (refusing, 0.4),
-    (decoding, 0.4),
-    (what_the_fuzzer_found, 0.001),
-    (delivering, 0.1 / len(TEXTS)),
-    (large_input, 0.001),
-    (new_inflaters, 0.001),
-    (decrypting, 0.4 / BATCH),
-    (new_connections_that_fail, 0.001),
-]
+# What is done, and how many turns of it there are for each of the frames.
+WORK: dict[str, tuple[Callable[[int], object], float]] = {
+    "inflating": (lambda turn: INFLATER.inflate(MEMBERS[turn % len(MEMBERS)], MAX_SIZE), 0.4),
+    "refusing": (refusing, 0.4),
+    "decoding": (lambda turn: decode(MEMBERS[turn % len(MEMBERS)]), 0.4),
+    "what the fuzzer found": (what_the_fuzzer_found, 0.001),
+    "delivering": (delivering, 0.1 / len(TEXTS)),
+    "large input": (lambda _: INFLATER.inflate(LARGE, MAX_SIZE), 0.001),
+    "new inflaters": (lambda _: Inflater().inflate(MEMBERS[0], MAX_SIZE), 0.001),
+    "decrypting": (decrypting, 0.4 / BATCH),
+    "new connections that fail": (new_connections_that_fail, 0.001),
+}
 
 
 def resident() -> int:
@@ -157,12 +141,12 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def repeat(work: Callable[[int], None], count: int) -> None:
+def repeat(work: Callable[[int], object], count: int) -> None:
     for turn in range(count):
         work(turn)
 
 
-def check(work: Callable[[int], None], count: int) -> None:
+def check(name: str, work: Callable[[int], object], count: int) -> None:
     watched = [INFLATER, Inflater, Reader, LARGE, *vars(PAIR).values(), *MEMBERS, *REFUSED]
     repeat(work, min(count, WARM_UP))
     gc.collect()
@@ -173,7 +157,7 @@ def check(work: Callable[[int], None], count: int) -> None:
     gc.collect()
     memory, blocks = resident() - memory, sys.getallocatedblocks() - blocks
     changed = [sys.getrefcount(item) for item in watched] != references
-    name = work.__name__.replace("_", " ")
+
     print(f"{name:26} {count:>10,} times, {seconds:5.0f} s: {memory / 1024:+5.0f} KiB,", end="")
     print(f" {blocks:+d} blocks, references {'changed' if changed else 'as before'}", flush=True)
     if changed or memory > 1 << 20 or blocks > 100:
@@ -182,8 +166,8 @@ def check(work: Callable[[int], None], count: int) -> None:
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
-    for work, share in WORK:
-        check(work, int(count * share))
+    for name, (work, share) in WORK.items():
+        check(name, work, int(count * share))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ FINE: list[dict[str, Any]] = [
     {"headers": {"apiKey": SECRET, "User-Agent": "bot/1.0 (x; y)", "X_1": ""}},
     {"proxy": f"http://user:{SECRET}@localhost:3128"},
     {"proxy": f"socks5h://user:{SECRET}@[::1]"},
-    {"dispatch": "reader", "queue_size": 1, "slow_callback_s": 0.001},
+    {"dispatch": "reader", "queue_size": 1, "slow_callback_s": 0.001, "tick_timeout": None},
     {"dispatch": "thread", "queue_size": 1_000_000, "slow_callback_s": 86400},
 ]
 
@@ -188,9 +188,6 @@ def test_the_constructor_shows_every_argument() -> None:
     assert [name for name, each in there.items() if each.kind is not each.KEYWORD_ONLY] == ["url"]
     documented = re.findall(r"^    (\w+): ", inspect.getdoc(PositionStream) or "", re.M)
     assert set(documented) == there.keys() - set(CALLBACK_NAMES)
-
-
-# --- anything at all ------------------------------------------------------------------------------
 
 
 @given(st.text(max_size=20))

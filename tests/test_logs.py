@@ -6,18 +6,15 @@ import ast
 import json
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastpos import ConnectionFailed, PositionStream, Snapshot
-from fastpos.simulator import Exchange
-from tests.support.pushes import load, order
-from tests.support.recording import SOON, Recorder, until
-
-NewStream = Callable[..., PositionStream]
+from fastpos import ConnectionFailed, Snapshot
+from tests.support.bench import Bench
+from tests.support.pushes import load
+from tests.support.recording import SOON, until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
@@ -30,12 +27,8 @@ def _at_info(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    prefix = "fastpos_"
-    return {
-        name[len(prefix) :]: value
-        for name, value in vars(record).items()
-        if name.startswith(prefix)
-    }
+    prefix, given = "fastpos_", vars(record)
+    return {name[len(prefix) :]: given[name] for name in given if name.startswith(prefix)}
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
@@ -47,49 +40,45 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_day_in_the_log(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_day_in_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """Connected, subscribed, lost, again: all of it in INFO records, with the reason."""
-    with new_stream(exchange, snapshot=lambda: Snapshot([], [])) as stream:
+
+    def wait_ready(count: int) -> None:
+        bench.wait("on_ready", count)
         until(lambda: stream.synced)
-        exchange.drop(clean=True, code=1012, reason="restart")
-        recorder.wait("on_ready", 2)
-        until(lambda: stream.synced)
-        stream.unsubscribe()
-        stream.subscribe()
-        recorder.wait("on_ready", 3)
-        until(lambda: stream.synced)
-        exchange.push(load("system_close"))
-        recorder.wait("on_system_close")
-        exchange.refuse_upgrade(503, times=1)
-        exchange.drop()
-        recorder.wait("on_ready", 4)
-        until(lambda: stream.synced)
+
+    stream, exchange = bench.start(snapshot=lambda: Snapshot([], [])), bench.exchange
+    wait_ready(1)
+    exchange.drop(clean=True, code=1012, reason="restart")
+    wait_ready(2)
+    stream.unsubscribe()
+    stream.subscribe()
+    wait_ready(3)
+    exchange.push(load("system_close"))
+    bench.wait("on_system_close")
+    exchange.refuse_upgrade(503, times=1)
+    exchange.drop()
+    wait_ready(4)
+    stream.stop()
     found = logged(caplog)
     begin = ["connected", "subscribed", "synced"]
-    events = [fields["event"] for fields in found]
-    assert events[:7] == [*begin, "disconnected", *begin]
-    assert events[7:10] == ["paused", "subscribed", "synced"]
-    assert events[10:13] == ["system_close", "disconnected", "connect_failed"]
-    assert events[13:] == [*begin, "disconnected"]
+    assert [fields["event"] for fields in found] == [
+        *(*begin, "disconnected", *begin, "paused", "subscribed", "synced"),
+        *("system_close", "disconnected", "connect_failed", *begin, "disconnected"),
+    ]
     assert "503" in found[12]["reason"]
     assert (found[12]["attempt"], found[13]["attempt"]) == (1, 2)
     assert all(fields["url"] == "ws" + exchange.url[2:].rpartition("/position")[0]
                for fields in found if fields["event"] != "synced")  # fmt: skip
     by_code, by_reset, stopped = [f for f in found if f["event"] == "disconnected"]
-    assert by_code["close_code"] == 1012
+    assert (by_code["close_code"], by_code["error"]) == (1012, None)
     assert "restart" in by_code["reason"]
-    assert by_code["error"] is None
-    assert 0 <= by_code["retry_in_s"] < SOON
-    assert 0 < by_code["in_service_s"] < SOON
-    assert 0 <= by_code["silent_s"] < SOON
-    assert by_reset["close_code"] is None
-    assert by_reset["error"] == "ConnectionFailed"
+    assert all(0 <= by_code[name] < SOON for name in ("retry_in_s", "in_service_s", "silent_s"))
+    assert (by_reset["close_code"], by_reset["error"]) == (None, "ConnectionFailed")
     assert (stopped["reason"], stopped["retry_in_s"]) == ("stopped", None)
-    subscribed = [f for f in found if f["event"] == "subscribed"]
-    assert subscribed[0]["gap_s"] is None
-    assert all(0 < f["gap_s"] < SOON for f in subscribed[1:])
+    first, *others = [f["gap_s"] for f in found if f["event"] == "subscribed"]
+    assert first is None
+    assert all(0 < gap_s < SOON for gap_s in others)
     # A person needs no fields.
     told = [r.getMessage() for r in caplog.records if fields_of(r).get("close_code") == 1012]
     for part in (by_code["url"], "restart", "1012", "in service for", "next attempt in"):
@@ -97,39 +86,29 @@ def test_a_day_in_the_log(
 
 
 def test_the_end_and_errors_nobody_listens_to(
-    exchange: Exchange,
-    new_stream: NewStream,
-    recorder: Recorder,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("fastpos.recovery.REFUSED_FOR", 0.0)
-
     def fail(_: object) -> None:
         raise ValueError
 
-    stream = new_stream(exchange, on_error=None, reconnect=None).start()
+    stream, exchange = bench.start(on_error=None, reconnect=None), bench.exchange
     stream.on_order(fail)
-    assert stream.wait_ready(SOON)
     exchange.push_bytes(b"garbage")
-    exchange.push(order(1))
-    recorder.wait("on_order")
+    bench.push(1)
+    bench.wait("on_order")
     stream.on_error = fail
     exchange.push_bytes(b"garbage")
     exchange.push({"channel": "news"})
-    recorder.wait("on_unknown")
+    bench.wait("on_unknown")
     exchange.drop()
     with pytest.raises(ConnectionFailed):
         stream.join(SOON)
-    found = [
-        fields for fields in logged(caplog) if fields["event"] not in ("connected", "subscribed")
-    ]
-    decode, callback, on_error, *rest = found
+    found = [f for f in logged(caplog) if f["event"] not in ("connected", "subscribed")]
+    decode, callback, on_error, *_, ended = found
     assert decode == {"event": "error", "error": "DecodeError"}
     assert (callback["event"], callback["error"]) == ("callback_error", "CallbackError")
     assert callback["callback"] == on_error["callback"] == fail.__qualname__
     assert (on_error["event"], on_error["slot"]) == ("callback_error", "on_error")
-    ended = rest[-1]
     assert (ended["event"], ended["error"]) == ("ended", "ConnectionFailed")
 
 
@@ -154,25 +133,3 @@ def test_every_record_has_fields_and_the_readme_lists_them(project: Path) -> Non
     assert set(rows) == events
     listed = {name for row in rows.values() for name in re.findall(r"`(\w+)`", row)}
     assert listed == names
-
-
-def test_stats_for_an_exporter(
-    exchange: Exchange, new_stream: NewStream, recorder: Recorder
-) -> None:
-    with new_stream(exchange, ping_interval=0.05) as stream:
-        assert stream.wait_ready(SOON)
-        exchange.push({"channel": "news"})
-        exchange.push_bytes(b"garbage")
-        recorder.wait("on_error")
-        until(lambda: stream.stats.round_trip_s is not None)
-        exchange.drop()
-        recorder.wait("on_ready", 2)
-        stats = stream.stats.as_dict()
-    assert json.loads(json.dumps(stats)) == stats
-    assert stats["connects"] == stats["subscriptions"] == 2
-    assert sum(stats["disconnects"].values()) == 1
-    assert (stats["unknown_channels"], stats["decode_errors"]) == ({"news": 1}, 1)
-    assert stats["messages"] >= 2 * 2 + 2 + 1  # replies, pushes, a pong
-    assert stats["last_ping_ns"] <= stats["last_pong_ns"]
-    assert 0 < stats["round_trip_s"] < SOON
-    assert isinstance(stats["slowest_callback"], str)

@@ -69,13 +69,7 @@ class Gaps(RuleBasedStateMachine):
         connected=st.booleans(),
     )
     def begin(
-        self,
-        number: Any,
-        source: str,
-        limit: int,
-        policy: ReconnectPolicy,
-        before: list[Any],
-        connected: bool,
+        self, number: Any, source: str, limit: int, policy: Any, before: Any, connected: bool
     ) -> None:
         def patch(where: Any, name: str, what: Any) -> None:
             self.stack.enter_context(mock.patch.object(where, name, what))
@@ -191,7 +185,7 @@ class Gaps(RuleBasedStateMachine):
                 self.arrived = [*self.arrived[-50:], message]
                 self.note_end(message)
                 if message["channel"] == "order":
-                    self.heard_of.add(message["order"]["orderId"])
+                    self.heard_of.add(self.id_in(message))
         self.poll()
 
     @precondition(lambda self: self.subscribed and self.ended)
@@ -218,24 +212,22 @@ class Gaps(RuleBasedStateMachine):
 
     def id_in(self, message: Any) -> Any:
         """The id of the order, trigger or position in a push; None where there is none."""
-        parts = [message.get(key) or {} for key in ("order", "trigOrder")]
-        position = (message.get("d") or {}).get("p") or {}
-        return next(filter(None, [*(p.get("orderId") for p in parts), position.get("id"),
-                                  parts[1].get("triggerOrderId")]), None)  # fmt: skip
+        if message["channel"] == "ACCOUNT_UPDATE":
+            return (message["d"].get("p") or {}).get("id")
+        body = message.get(message["channel"], {})
+        return body.get("orderId") or body.get("triggerOrderId")
 
     def note_end(self, message: Any) -> None:
-        id = self.id_in(message)
-        if message["channel"] == "ACCOUNT_UPDATE":
-            change = message["d"]["et"]
-            if change == "DELETE":
-                self.ended.add(id)
-            elif change == "CREATE":
-                self.ended.discard(id)
-        elif message["channel"] in ("order", "trigOrder"):
-            body = message[message["channel"]]
-            filled = "dealVolume" in body and body["dealVolume"] >= body["volume"]
-            if body["orderAction"] == "2" or filled:
-                self.ended.add(id)
+        id, channel = self.id_in(message), message["channel"]
+        body = message["d"] if channel == "ACCOUNT_UPDATE" else message.get(channel, {})
+        if body.get("et") == "CREATE":
+            self.ended.discard(id)
+        elif (
+            body.get("et") == "DELETE"
+            or body.get("orderAction") == "2"
+            or ("dealVolume" in body and body["dealVolume"] >= body["volume"])
+        ):
+            self.ended.add(id)
 
     @precondition(lambda self: self.connected)
     @rule()
@@ -311,7 +303,7 @@ class Gaps(RuleBasedStateMachine):
     @precondition(lambda self: self.bench and self.bench.calls)
     @rule(missed=st.lists(acts, max_size=2), ticks=st.booleans())
     def take_and_answer(self, missed: list[Any], ticks: bool) -> None:
-        """The usual: the truth comes soon, with some pushes between."""
+        """The truth comes soon, with some pushes between."""
         calls = self.bench.calls
         call = calls[-1]
         call.take()

@@ -29,19 +29,6 @@ from fastpos.runtime.stats import Counters
 from fastpos.simulator._account import Account
 from fastpos.simulator._wire import to_json
 
-__all__ = [
-    "POSITION",
-    "TICKS",
-    "Bench",
-    "Bot",
-    "Call",
-    "merge",
-    "shown",
-    "snapshot_of",
-    "told",
-    "truth_of",
-]
-
 _ROWS = {channel.event: channel for channel in CHANNELS}
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.fuzz [--seconds 30] [HARNESS...]    # pip install 'fastpos[test,fuzz]'
 
-Each harness runs for so long, from the kept corpus and the seeds in its module. It ends with an
-exit status of 1 when one has found something; the input is then in `.fuzz/` and
+Each harness runs for so long, from the kept corpus. It ends with an exit status of 1 when one has
+found something; the input is then in `.fuzz/` and
 
     python -m tests.fuzz HARNESS --input FILE
 
@@ -60,15 +60,13 @@ def run(harness: str, seconds: int, keep: bool) -> bool:
     corpus.mkdir(parents=True, exist_ok=True)
     FINDINGS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        found, seeds, kept = (Path(directory, name) for name in ("found", "seeds", "kept"))
-        for path in (found, seeds, kept):
-            path.mkdir()
-        for data in importlib.import_module(f"tests.fuzz.{harness}").seeds():
-            write(seeds, data)
+        found, kept = Path(directory, "found"), Path(directory, "kept")
+        found.mkdir()
+        kept.mkdir()
         # The second: by edges alone, for how often each was taken would keep three times as many
         passes: list[tuple[str | Path, ...]] = [
-            (f"-max_total_time={seconds}", found, corpus, seeds),
-            ("-merge=1", "-set_cover_merge=1", "-use_counters=0", kept, corpus, seeds, found),
+            (f"-max_total_time={seconds}", found, corpus),
+            ("-merge=1", "-set_cover_merge=1", "-use_counters=0", kept, corpus, found),
         ]
         for number, words in enumerate(passes if keep else passes[:1]):
             said, good = fuzz(harness, *words)
@@ -83,7 +81,8 @@ def run(harness: str, seconds: int, keep: bool) -> bool:
             shutil.rmtree(corpus)
             corpus.mkdir()
             for path in kept.iterdir():
-                write(corpus, path.read_bytes())
+                data = path.read_bytes()
+                (corpus / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
     return True
 
 
@@ -106,10 +105,6 @@ def summary(harness: str, said: str, seconds: int) -> str:
         f"{harness}: {executed[-1] if executed else 'no'} executions in {seconds} s, "
         f"{edges} edges, {features} features, {inputs} inputs"
     )
-
-
-def write(directory: Path, data: bytes) -> None:
-    (directory / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
 
 
 if __name__ == "__main__":

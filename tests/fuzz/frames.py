@@ -12,10 +12,7 @@ from fastpos.errors import ProtocolError
 from fastpos.wire.frames import INFLATED, FrameParser, Message, split_pure
 from fastpos.wire.inflate import Splitter, inflate_pure, new_splitter
 from tests.fuzz.mutators import mutate_wire
-from tests.support.frames import BINARY, CONTINUATION, PING, TEXT, close_frame, frame
-from tests.support.pushes import NAMES, packed, text_of
-
-__all__ = ["mutate", "one", "parse", "seeds"]
+from tests.support.frames import BINARY, frame
 
 LIMITS = (100, 1000, 64 * 1024)
 
@@ -27,7 +24,7 @@ def one(data: bytes) -> None:
     if len(data) < 2:
         return
     size, limit, wire = data[0] or 1, LIMITS[data[1] % len(LIMITS)], data[2:]
-    messages, code = parse([wire], limit)
+    messages, code = parse(wire, limit)
     expected = opened((messages, code), limit)
     assert code in (None, 1002, 1007, 1009)
     pieces = [wire[start : start + size] for start in range(0, len(wire), size)]
@@ -38,21 +35,31 @@ def one(data: bytes) -> None:
             assert found == expected, f"{found} instead of {expected}"
     # What was understood is what a peer says that has it to say.
     said = b"".join(frame(opcode, encoded(payload)) for opcode, payload in messages)
-    assert parse([said], limit) == (messages, None)
+    assert parse(said, limit) == (messages, None)
 
 
 def encoded(payload: str | bytes) -> bytes:
     return payload.encode() if isinstance(payload, str) else payload
 
 
-def parse(pieces: list[bytes], limit: int, splitter: Splitter | None = None) -> Outcome:
+def parse(
+    pieces: bytes | list[bytes], limit: int = 1 << 20, splitter: Splitter | None = None
+) -> Outcome:
+    """Parse what is read piece by piece into a scratch that others write to in between."""
     parser = FrameParser(limit, splitter)
     messages: list[Message] = []
+    scratch = memoryview(bytearray(4096))
     try:
-        for piece in pieces:
-            messages.extend(parser.feed(piece))
-            assert len(parser._own) <= max(limit, 125) + 10  # no limit for control frames
-            assert len(parser._fragments) <= limit
+        for piece in [pieces] if isinstance(pieces, bytes) else pieces:
+            left = memoryview(piece)
+            while left:
+                free = parser.writable(scratch)[: len(left)]
+                free[:], left = left[: len(free)], left[len(free) :]
+                parser.wrote(len(free))
+                messages += iter(parser.next_message, None)
+                scratch[:] = bytes(4096)
+                assert len(parser._own) <= max(limit, 125) + 10  # no limit for control frames
+                assert len(parser._fragments) <= limit
     except ProtocolError as error:
         return messages, error.close_code
     return messages, None
@@ -75,14 +82,3 @@ def opened(outcome: Outcome, limit: int) -> Outcome:
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     return data[:2] + mutate_wire(data[2:], max(max_size - 2, 1), seed)
-
-
-def seeds() -> list[bytes]:
-    """The corpus has more."""
-    push = packed(text_of("order"))
-    wires = [
-        *(frame(BINARY, packed(text_of(name))) for name in NAMES),
-        frame(TEXT, b"\xf0\x9f", fin=False) + frame(PING, b"p") + frame(CONTINUATION, b"\x98\x80"),
-        frame(BINARY, push[:50], fin=False) + frame(CONTINUATION, push[50:]) + close_frame(1000),
-    ]
-    return [bytes([7 + 60 * (i % 4), i]) + wire for i, wire in enumerate(wires)]

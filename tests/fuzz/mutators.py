@@ -13,8 +13,6 @@ from random import Random
 from tests.support.frames import frame
 from tests.support.pushes import packed
 
-__all__ = ["mutate_bytes", "mutate_push", "mutate_text", "mutate_wire", "strictly_inflated"]
-
 TOKENS = [
     *(b"null", b"true", b"false", b"0", b"-0", b"1", b"1.5", b"-1e5", b"1e400", b"1e-400"),
     *(b"9007199254740993", b"18446744073709551616", b"99999999999999999999999", b"1e30", b"2.0"),

@@ -23,8 +23,6 @@ from fastpos.wire.credential import Credential
 from tests.fuzz.mutators import mutate_bytes
 from tests.support.upgrade import upgrade_response
 
-__all__ = ["mutate", "one", "seeds"]
-
 SECRET = "fuzzed-token-91b3e4"
 PASSWORD = "fuzzed-password-c2"
 URL = "ws://exchange.example/position_order/ws"
@@ -155,21 +153,3 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     at = random.randrange(len(lines))
     lines[at : at + random.randrange(2)] = random.choices(LINES, k=random.randrange(2))
     return (data[:1] + b"\r\n".join(lines))[:max_size]
-
-
-def seeds() -> list[bytes]:
-    """The corpus has more."""
-    secret = SECRET.encode()
-    answers = [
-        RIGHT,
-        RIGHT + b"\x81\x00",
-        *(b"HTTP/1.1 %d x\r\n\r\n" % status for status in (100, 204, 403, 599)),
-        b"HTTP/1.1 301 Moved\r\nLocation: wss://elsewhere/?token=" + secret + b"\r\n\r\n",
-        b"HTTP/1.1 403 Forbidden\r\nServer: cloudflare\r\ncf-mitigated: challenge\r\n\r\n",
-        b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\n\r\n",
-        b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\n\r\n",
-        b"HTTP/1.1 429 Slow\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n\r\n",
-    ]
-    tunnel = b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\n" + RIGHT
-    socks = b"\x05\x02\x01\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50" + RIGHT
-    return [*(b"\0" + said for said in answers), b"\1" + tunnel, b"\2" + socks]

@@ -16,10 +16,8 @@ from fastpos.wire.inflate import inflate_pure, new_splitter
 from fastpos.wire.session import Closed, Pushes, Session, Subscribed, Timing, Undecodable
 from tests.fuzz.frames import parse
 from tests.fuzz.mutators import mutate_wire
-from tests.support.frames import BINARY, CLOSE, PONG, TEXT, close_frame, frame
-from tests.support.pushes import NAMES, packed, text_of
-
-__all__ = ["mutate", "one", "seeds"]
+from tests.support.frames import BINARY, CLOSE, PONG, TEXT, frames_in
+from tests.support.sessions import fed
 
 LIMIT = 64 * 1024
 SECRET = "fuzzed-api-key-5d0c7e"
@@ -53,33 +51,23 @@ class Run:
             max_message_size=LIMIT,
             splitter=split_pure if pure else new_splitter(),
         )
-        scratch = memoryview(bytearray(4096))
         self.told: list[tuple[str, Any]] = []
         """(event's name, what is in it), pushes one by one."""
-        self.pushes: list[bytes] = []
-        self.said: list[tuple[int, bytes]] = []
-        ended: Closed | None = None
-        while ended is None:
-            if not wire:
-                ended = session.lost(EOFError("the peer ended the connection"), 0.0)
-                break
-            free = session.writable(scratch)
-            count = min(len(wire), len(free), size)
-            free[:count], wire = wire[:count], wire[count:]
-            session.wrote(count)
-            while (event := session.next_event(0.0)) is not None:
-                if isinstance(event, Closed):
-                    ended = event
-                elif isinstance(event, Pushes):
-                    self.told += [("Pushes", text) for text in event.texts]
-                elif isinstance(event, Undecodable):
-                    self.told.append(("Undecodable", event.error.args))
-                else:
-                    self.told.append((type(event).__name__, None))
-            self.said += unmasked(session.data_to_send())
-        assert ended is not None
-        self.ended = ended
+        events = fed(session, wire, size=size)
+        lost = session.lost(EOFError("the peer ended the connection"), 0.0)
+        for event in events if lost is None else [*events, lost]:
+            if isinstance(event, Closed):
+                self.ended = event
+            elif isinstance(event, Pushes):
+                self.told += [("Pushes", text) for text in event.texts]
+            elif isinstance(event, Undecodable):
+                self.told.append(("Undecodable", event.error.args))
+            else:
+                self.told.append((type(event).__name__, None))
+        ended = self.ended
         self.told.append(("Closed", (ended.reason, ended.close_code, repr(ended.error))))
+        sent = frames_in(session.data_to_send())
+        self.said = [(0x80 * frame.fin | frame.opcode, frame.payload) for frame in sent]
         self.messages = session.messages
         # A push is handed on as it is; of all else nothing shows the credential.
         assert SECRET not in repr([what for what in self.told if what[0] != "Pushes"])
@@ -88,24 +76,9 @@ class Run:
         return sum(name == kind.__name__ for name, _ in self.told)
 
 
-def unmasked(sent: bytes) -> list[tuple[int, bytes]]:
-    """First byte and payload of short frames of ours."""
-    frames = []
-    while sent:
-        assert sent[1] & 0x80
-        length, header = sent[1] & 127, 2
-        if length == 126:
-            length, header = int.from_bytes(sent[2:4], "big"), 4
-        key, payload = sent[header : header + 4], sent[header + 4 : header + 4 + length]
-        assert len(payload) == length
-        frames.append((sent[0], bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))))
-        sent = sent[header + 4 + length :]
-    return frames
-
-
 def judge(run: Run, wire: bytes) -> None:
     """What holds of any conversation, whatever the exchange's words mean."""
-    messages, code = parse([wire], LIMIT)
+    messages, code = parse(wire, LIMIT)
     texts = [content_of(payload) for opcode, payload in messages if opcode in (TEXT, BINARY)]
     pings = [(0x80 | PONG, payload) for opcode, payload in messages if opcode == PING]
     requests = [data for first, data in run.said if first == 0x80 | TEXT and data[:7] == SUB[:7]]
@@ -149,15 +122,3 @@ def content_of(payload: str | bytes) -> bytes | None:
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     return data[:1] + mutate_wire(data[1:], max(max_size - 1, 1), seed)
-
-
-def seeds() -> list[bytes]:
-    """The corpus has more."""
-    ready = frame(TEXT, b"connect success") + frame(TEXT, b"sub success")
-    wires = [
-        ready + b"".join(frame(BINARY, packed(text_of(name))) for name in NAMES),
-        ready + frame(TEXT, b'{"pong":1713338308233}') + frame(BINARY, packed(b'{"ping":5}')),
-        frame(TEXT, b'{"event":"connect success"}') + frame(TEXT, b"no key " + SECRET.encode()),
-        ready + close_frame(1008, b"bad key " + SECRET.encode()),
-    ]
-    return [bytes([1 + 9 * i]) + wire for i, wire in enumerate(wires)]

@@ -23,7 +23,8 @@ from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection as Client
+from websockets.sync.client import connect
 
 import fastpos.simulator
 from fastpos.simulator import Exchange
@@ -45,13 +46,13 @@ def exchange() -> Iterator[Exchange]:
 
 
 @pytest.fixture
-def client(exchange: Exchange) -> Iterator[ClientConnection]:
+def client(exchange: Exchange) -> Iterator[Client]:
     with subscribed(exchange) as client:
         yield client
 
 
 @contextlib.contextmanager
-def opened(exchange: Exchange, **options: Any) -> Iterator[ClientConnection]:
+def opened(exchange: Exchange, **options: Any) -> Iterator[Client]:
     """A client that was let in and has read nothing yet."""
     given = {"uri": exchange.url, "additional_headers": {"api-key": exchange.api_key}, **options}
     with connect(**given, compression=None, ping_interval=None, close_timeout=0.2) as client:
@@ -59,7 +60,7 @@ def opened(exchange: Exchange, **options: Any) -> Iterator[ClientConnection]:
 
 
 @contextlib.contextmanager
-def subscribed(exchange: Exchange) -> Iterator[ClientConnection]:
+def subscribed(exchange: Exchange) -> Iterator[Client]:
     with opened(exchange) as client:
         assert client.recv(SOON) == CONNECTED
         assert answer(client, sub(exchange)) == SUBSCRIBED
@@ -71,7 +72,7 @@ def sub(exchange: Exchange, **other: Any) -> str:
     return json.dumps(said | other)
 
 
-def answer(client: ClientConnection, message: str | bytes) -> str | bytes:
+def answer(client: Client, message: str | bytes) -> str | bytes:
     client.send(message)
     return client.recv(SOON)
 
@@ -80,7 +81,7 @@ def ping() -> str:
     return json.dumps({"ping": now_ms()})
 
 
-def pushed(client: ClientConnection, **options: Any) -> Any:
+def pushed(client: Client, **options: Any) -> Any:
     """The next push's JSON."""
     data = client.recv(SOON)
     assert isinstance(data, bytes), data
@@ -91,7 +92,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def close_code(client: ClientConnection) -> int | None:
+def close_code(client: Client) -> int | None:
     """What the server's close frame said, if it sent one."""
     try:
         while True:
@@ -164,25 +165,21 @@ def test_a_wrong_subscription_is_refused_and_may_be_repeated(
     ],
 )
 def test_what_is_not_in_the_protocol_is_recorded(
-    exchange: Exchange, client: ClientConnection, message: str | bytes
+    exchange: Exchange, client: Client, message: str | bytes
 ) -> None:
     client.send(message)
     assert exchange.wait_for("violation")
     assert len(exchange.violations) == 1
 
 
-def test_a_breach_of_the_websocket_protocol_is_recorded(
-    exchange: Exchange, client: ClientConnection
-) -> None:
+def test_a_breach_of_the_websocket_protocol_is_recorded(exchange: Exchange, client: Client) -> None:
     client.socket.sendall(b"\x81\x02hi")  # not masked
     assert close_code(client) == 1002
     assert exchange.wait_for("violation")
 
 
 @pytest.mark.parametrize("form", ["text", "binary", "gzip"])
-def test_its_own_pings_are_to_be_answered(
-    exchange: Exchange, client: ClientConnection, form: str
-) -> None:
+def test_its_own_pings_are_to_be_answered(exchange: Exchange, client: Client, form: str) -> None:
     assert exchange.json_ping(1790145583, form) == 1
     data = client.recv(SOON)
     assert (data if form != "gzip" else gzip.decompress(data)) in (  # type: ignore[arg-type]
@@ -235,9 +232,7 @@ def test_unknown_formats_are_told(exchange: Exchange) -> None:
             Exchange(**{argument: "morse"})  # type: ignore[arg-type]
 
 
-def test_a_push_is_what_the_real_exchange_sends(
-    exchange: Exchange, client: ClientConnection
-) -> None:
+def test_a_push_is_what_the_real_exchange_sends(exchange: Exchange, client: Client) -> None:
     text = gzip.decompress(REAL)
     for push in (text, text.decode()):
         exchange.push(push)
@@ -264,7 +259,7 @@ def shape(value: Any) -> Any:
     return type(value).__name__
 
 
-def test_messages_have_the_documented_shape(exchange: Exchange, client: ClientConnection) -> None:
+def test_messages_have_the_documented_shape(exchange: Exchange, client: Client) -> None:
     def shaped(documented: Any) -> Any:
         message = pushed(client)
         assert shape(message) == shape(documented)
@@ -318,7 +313,7 @@ def test_positions(exchange: Exchange) -> None:
     assert list(exchange.positions) == [7]
 
 
-def test_ticks(exchange: Exchange, client: ClientConnection) -> None:
+def test_ticks(exchange: Exchange, client: Client) -> None:
     assert not exchange.tick()
     assert "pong" in str(answer(client, ping()))  # and nothing before that
     ids = [exchange.open_position(), exchange.open_position("E-ETH-USDT", open_price=2500)]
@@ -337,7 +332,7 @@ def test_ticks(exchange: Exchange, client: ClientConnection) -> None:
     assert "fastpos-exchange-ticker" not in exchange_threads()
 
 
-def test_orders(exchange: Exchange, client: ClientConnection) -> None:
+def test_orders(exchange: Exchange, client: Client) -> None:
     order = exchange.place_order(volume=10, price=100)
     other = exchange.place_order(side="SELL", type=2)
     assert order != other
@@ -443,7 +438,7 @@ def test_stop_and_start_on_the_same_port() -> None:
     exchange.stop()
 
 
-def test_trickle_and_drop(exchange: Exchange, client: ClientConnection) -> None:
+def test_trickle_and_drop(exchange: Exchange, client: Client) -> None:
     with subscribed(exchange) as other:
         exchange.trickle(1, 100)
         exchange.push({"n": 1})
@@ -459,9 +454,6 @@ def test_a_stalled_exchange_does_not_judge_heartbeats() -> None:
         assert not exchange.wait_for("timeout", 0.2)
         exchange.resume()
         assert exchange.wait_for("timeout")
-
-
-# --- the package ----------------------------------------------------------------------------------
 
 
 def test_it_knows_nothing_of_the_rest_of_the_library() -> None:

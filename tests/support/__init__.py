@@ -9,4 +9,5 @@
 - `ledger.py`: numbered events, those that were sent against those that came.
 - `records.py`: TLS records by hand; `gil.py`: who lets go of the GIL.
 - `credentials.py`: a pytest plugin that watches for leaked secrets in every test.
+- `sessions.py`: a session with the exchange that is fed bytes.
 """

@@ -6,6 +6,7 @@ Nothing here is the library's: it must not be judged by its own rules.
 from __future__ import annotations
 
 import contextlib
+import io
 import ssl
 import struct
 from collections.abc import Iterator
@@ -127,3 +128,18 @@ def frames(peer: Peer) -> Iterator[ClientFrame]:
             yield read
             if read.opcode == CLOSE:
                 return
+
+
+class _Sent(io.BytesIO):
+    """Bytes that a client has sent, read like a socket."""
+
+    recv = io.BytesIO.read
+
+    def sendall(self, data: bytes, /) -> None:
+        raise AssertionError("nobody is there")
+
+
+def frames_in(data: bytes) -> list[ClientFrame]:
+    """The frames of a client in `data`, which holds no other bytes."""
+    peer = _Sent(data)
+    return [read_frame(peer) for _ in iter(lambda: peer.tell() < len(data), False)]

@@ -12,6 +12,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -43,10 +44,12 @@ from tests.support.frames import (
     TEXT,
     close_frame,
     frame,
+    frames_in,
     read_frame,
     text_frame,
 )
 from tests.support.pushes import order, packed
+from tests.support.sessions import fed
 
 SECRET = "bQ9/xT2+mW7rL4kZ8cV1nJ6pF3sD5gH0=="
 
@@ -61,22 +64,20 @@ def test_where_a_credential_goes(kind: str, header: str, key: str) -> None:
     credential = Credential(kind, SECRET)
     assert credential.header == header
     assert credential.get() == SECRET
+    assert SECRET not in repr(credential) + str(credential)
     for event in ("sub", "unsub"):
         message = json.loads(credential.message(event, SECRET, 1003))
         assert message == {"event": event, key: SECRET, "broker": 1003}
         assert type(message["broker"]) is int
-
-
-def test_a_message_is_json_whatever_is_in_the_credential() -> None:
     odd = "\"\\{}'</script>%s"
-    message = Credential("token", odd).message("sub", odd, 1)
-    assert json.loads(message)["token"] == odd
+    assert json.loads(credential.message("sub", odd, 1))[key] == odd
 
 
-def test_a_callable_is_asked_each_time() -> None:
-    values = iter(["one", "two", "three"])
+def test_a_callable_is_asked_each_time_and_the_one_before_the_last_is_hidden_too() -> None:
+    values = iter(["first-secret", "second-secret", "third-secret"])
     credential = Credential("token", lambda: next(values))
-    assert [credential.get() for _ in range(3)] == ["one", "two", "three"]
+    assert [credential.get() for _ in range(2)] == ["first-secret", "second-secret"]
+    assert credential.hide("a first-secret, a second-secret") == "a ***, a ***"
 
 
 @pytest.mark.parametrize("value", [None, b"key", 5, "", "a\nb", " a", "a ", "é", "\0"], ids=ascii)
@@ -87,21 +88,25 @@ def test_a_callable_that_gives_something_unusable(kind: str, value: Any) -> None
         credential.get()
 
 
-def test_a_callable_that_raises() -> None:
-    values = [SECRET]
+@pytest.mark.parametrize(
+    "error", [OSError(f"the login answered {SECRET}"), CancelledError()], ids=["error", "cancelled"]
+)
+def test_what_a_callable_raises_is_its_failure(error: BaseException) -> None:
+    answers: list[Any] = [SECRET, error]
 
-    def log_in() -> str:
-        if not values:
-            raise OSError(f"the login answered {SECRET}")
-        return values.pop()
+    def log_in() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     credential = Credential("token", log_in)
     assert credential.get() == SECRET
     with pytest.raises(ConnectionFailed, match="token") as caught:
         credential.get()
-    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__ is error
     assert SECRET not in str(caught.value)
-    assert "the login answered" in str(caught.value)
+    assert str(error).replace(SECRET, "***") in str(caught.value)
 
 
 def test_what_a_callable_raises_to_end_the_program_is_not_caught() -> None:
@@ -112,36 +117,11 @@ def test_what_a_callable_raises_to_end_the_program_is_not_caught() -> None:
         Credential("token", leave).get()
 
 
-def test_what_else_a_callable_raises_is_its_failure() -> None:
-    def log_in() -> str:
-        raise CancelledError
-
-    with pytest.raises(ConnectionFailed, match="token") as caught:
-        Credential("token", log_in).get()
-    assert isinstance(caught.value.__cause__, CancelledError)
-
-
-def test_a_credential_is_not_shown() -> None:
-    credential = Credential("token", SECRET)
-    credential.get()
-    assert SECRET not in repr(credential)
-    assert SECRET not in str(credential)
-
-
-def test_the_credential_before_the_last_is_hidden_too() -> None:
-    values = iter(["first-secret", "second-secret"])
-    credential = Credential("token", lambda: next(values))
-    credential.get()
-    credential.get()
-    assert credential.hide("a first-secret, a second-secret") == "a ***, a ***"
-
-
 @pytest.mark.parametrize("odd", ['q"uo"ted-secret', "back\\slash-secret", "sla/shed-secret"])
 def test_a_credential_is_hidden_as_json_spells_it(odd: str) -> None:
     credential = Credential("token", odd)
     credential.get()
-    spellings = {json.dumps(odd), json.dumps(odd).replace("/", "\\/")}
-    for spelling in spellings:
+    for spelling in (json.dumps(odd), json.dumps(odd).replace("/", "\\/")):
         assert "secret" not in credential.hide(f'{{"token":{spelling}}}')
 
 
@@ -279,57 +259,50 @@ def test_any_text_is_something(data: bytes) -> None:
 TIMING = Timing(ping_interval=30.0, pong_timeout=10.0, reply_timeout=5.0)
 GREETING, SUCCESS = text_frame(CONNECTED), text_frame(SUBSCRIBED)
 PUSH = json.dumps(order(1)).encode()
+PUSHED = frame(BINARY, packed(PUSH))
+SUBSCRIBING, READY, PAUSED = Phase.SUBSCRIBING, Phase.READY, Phase.PAUSED
+CLOSING, ENDED = Phase.CLOSING, Phase.ENDED
+
+
+def new_session(secret: str = SECRET, timing: Timing = TIMING, **options: Any) -> Session:
+    credential = Credential("token", secret)
+    return Session(credential, credential.get(), 7, timing, 1000.0, **options)
 
 
 class Peer:
     """A session and what its exchange sees of it. The clock stands still unless told."""
 
-    def __init__(self, wanted: bool = True, timing: Timing = TIMING, **options: Any) -> None:
-        credential = Credential("token", SECRET)
+    def __init__(self, wanted: bool = True, timing: Timing = TIMING) -> None:
         self.now = 1000.0
         self.heartbeat = Heartbeat()
-        self.scratch = memoryview(bytearray(4096))
-        self.session = Session(
-            credential,
-            credential.get(),
-            7,
-            timing,
-            self.now,
+        self.session = new_session(
+            timing=timing,
             wanted=wanted,
             heartbeat=self.heartbeat,
             wall=lambda: 1_713_338_308_232_000_000 + int(self.now * 1e9),
-            **options,
         )
 
     def says(self, data: bytes, size: int = 4096) -> list[Event]:
         """What comes of these bytes, read in pieces of up to `size`."""
-        events: list[Event] = []
-        while data:
-            free = self.session.writable(self.scratch)
-            count = min(len(data), len(free), size)
-            free[:count], data = data[:count], data[count:]
-            self.session.wrote(count)
-            while (event := self.session.next_event(self.now)) is not None:
-                events.append(event)
-        return events
+        return fed(self.session, data, self.now, size)
 
     def heard(self) -> list[tuple[int, bytes]]:
         """Opcode and payload of the frames that were sent since."""
-        left, their = socket.socketpair()
-        with left, their:
-            their.sendall(self.session.data_to_send())
-            their.shutdown(socket.SHUT_WR)
-            frames = []
-            while left.recv(1, socket.MSG_PEEK):
-                got = read_frame(left)
-                assert got.mask is not None
-                frames.append((got.opcode, got.payload))
-            return frames
+        frames = frames_in(self.session.data_to_send())
+        assert all(frame.mask is not None for frame in frames)
+        return [(frame.opcode, frame.payload) for frame in frames]
 
     def at(self, seconds: float, caught_up: bool = True) -> Event | None:
         """The clock says so many seconds after the upgrade."""
         self.now = 1000.0 + seconds
         return self.session.tick(self.now, caught_up)
+
+    def closes(self, seconds: float, caught_up: bool = True) -> Closed:
+        """The same, where that ends it."""
+        ended = self.at(seconds, caught_up)
+        assert isinstance(ended, Closed)
+        assert self.session.phase is ENDED
+        return ended
 
 
 def message(event: str) -> tuple[int, bytes]:
@@ -337,31 +310,29 @@ def message(event: str) -> tuple[int, bytes]:
 
 
 def in_phase(phase: Phase, **options: Any) -> Peer:
-    peer = Peer(wanted=phase is not Phase.PAUSED, **options)
+    peer = Peer(wanted=phase is not PAUSED, **options)
     if phase is not Phase.GREETING:
         peer.says(GREETING)
-    if phase in (Phase.READY, Phase.CLOSING):
+    if phase in (READY, CLOSING):
         peer.says(SUCCESS)
-    if phase is Phase.CLOSING:
+    if phase is CLOSING:
         peer.session.close(peer.now)
     assert peer.session.phase is phase
     peer.session.data_to_send()
     return peer
 
 
-OPEN = [Phase.GREETING, Phase.SUBSCRIBING, Phase.READY, Phase.PAUSED]
+OPEN = [Phase.GREETING, SUBSCRIBING, READY, PAUSED]
 
 
 @pytest.mark.parametrize("size", [4096, 1])
 def test_from_the_greeting_to_a_push(size: int) -> None:
     peer = Peer()
-    assert peer.says(GREETING, size) == []
-    assert peer.heard() == [message("sub")]
-    assert peer.says(SUCCESS, size) == [Subscribed()]
-    assert peer.session.phase is Phase.READY
-    assert peer.says(frame(BINARY, packed(PUSH)) * 3, size)[-1].texts[-1] == PUSH  # type: ignore[union-attr]
+    events = peer.says(GREETING + SUCCESS + PUSHED * 3, size)
+    assert events[0] == Subscribed()
+    assert [text for event in events[1:] for text in event.texts] == [PUSH] * 3  # type: ignore[union-attr]
     assert peer.session.messages == 5
-    assert peer.heard() == []
+    assert peer.heard() == [message("sub")]
 
 
 @pytest.mark.parametrize("wrapped", WRAPPINGS)
@@ -389,55 +360,46 @@ def test_replies_and_pongs_in_every_wrapping_and_framing(
     assert peer.says(framed(b'{"pong":1}')) == [Pong()]
 
 
+SUB, UNSUB = message("sub"), message("unsub")
+BAD = f"bad {SECRET}".encode()
+NOISE = text_frame("Ping") * 2
 # phase, what is said, the events, what is answered, the next phase
 CONVERSATIONS: list[tuple[Phase, bytes, list[Any], list[tuple[int, bytes]], Phase]] = [
-    (Phase.GREETING, GREETING, [], [message("sub")], Phase.SUBSCRIBING),
+    (Phase.GREETING, GREETING, [], [SUB], SUBSCRIBING),
     (Phase.GREETING, SUCCESS, [Undecodable], [], Phase.GREETING),
-    (
-        Phase.GREETING,
-        text_frame("hello") + text_frame("Ping") + GREETING + text_frame("x") * 2 + SUCCESS,
-        [Undecodable, Undecodable, Subscribed],
-        [message("sub")],
-        Phase.READY,
-    ),
-    (Phase.GREETING, frame(BINARY, packed(PUSH)), [Pushes], [], Phase.GREETING),
+    (Phase.GREETING, NOISE + GREETING + NOISE, [Undecodable] * 2, [SUB], SUBSCRIBING),
+    (Phase.GREETING, PUSHED, [Pushes], [], Phase.GREETING),
     (Phase.GREETING, frame(TEXT, PUSH), [Pushes], [], Phase.GREETING),
     (Phase.GREETING, text_frame(' {"half":'), [Pushes], [], Phase.GREETING),
     (Phase.GREETING, frame(BINARY, PUSH), [Undecodable], [], Phase.GREETING),
-    (Phase.SUBSCRIBING, GREETING, [], [], Phase.SUBSCRIBING),
-    (Phase.SUBSCRIBING, SUCCESS, [Subscribed], [], Phase.READY),
-    (Phase.SUBSCRIBING, text_frame("unsub success"), [Undecodable], [], Phase.SUBSCRIBING),
+    (SUBSCRIBING, GREETING, [], [], SUBSCRIBING),
+    (SUBSCRIBING, SUCCESS, [Subscribed], [], READY),
+    (SUBSCRIBING, text_frame("unsub success"), [Undecodable], [], SUBSCRIBING),
     *(
-        (Phase.SUBSCRIBING, odd * 3 + SUCCESS, [Undecodable, Subscribed], [], Phase.READY)
+        (SUBSCRIBING, odd * 3 + SUCCESS, [Undecodable, Subscribed], [], READY)
         for text in (b"", b"Ping", "系统维护中".encode(), b'{"event":"hello"}')
         for odd in (frame(TEXT, text), frame(BINARY, text), frame(BINARY, packed(text)))
     ),
     *(
-        (phase, framed, [Closed], [(CLOSE, b"\x03\xe8")], Phase.ENDED)
-        for phase in (Phase.GREETING, Phase.SUBSCRIBING)
+        (phase, framed, [Closed], [(CLOSE, b"\x03\xe8")], ENDED)
+        for phase in (Phase.GREETING, SUBSCRIBING)
         for text in ("sub fail", "no such token", '{"code":503}')
         for framed in (text_frame(text), frame(BINARY, packed(text)))
     ),
     *(
-        (Phase.READY, text_frame(text) * 2, [Undecodable] * 2, [], Phase.READY)
+        (READY, text_frame(text) * 2, [Undecodable] * 2, [], READY)
         for text in ("sub fail", "token expired", "sub fail: busy")
     ),
-    (
-        Phase.SUBSCRIBING,
-        frame(BINARY, packed(PUSH)) + SUCCESS,
-        [Pushes, Subscribed],
-        [],
-        Phase.READY,
-    ),
-    (Phase.SUBSCRIBING, frame(BINARY, packed(PUSH)[:-1]), [Undecodable], [], Phase.SUBSCRIBING),
-    (Phase.READY, GREETING + SUCCESS, [], [], Phase.READY),
-    (Phase.READY, text_frame("maintenance soon"), [Undecodable], [], Phase.READY),
-    (Phase.READY, frame(BINARY, b""), [Undecodable], [], Phase.READY),
-    (Phase.PAUSED, text_frame("unsub success"), [], [], Phase.PAUSED),
-    (Phase.PAUSED, text_frame("whatever it is"), [], [], Phase.PAUSED),
-    (Phase.PAUSED, frame(BINARY, packed(PUSH)), [Pushes], [], Phase.PAUSED),
-    (Phase.CLOSING, frame(BINARY, packed(PUSH)) * 3 + frame(TEXT, PUSH), [], [], Phase.CLOSING),
-    (Phase.CLOSING, text_frame("sub fail") + frame(PING, b"x"), [], [], Phase.CLOSING),
+    (SUBSCRIBING, PUSHED + SUCCESS, [Pushes, Subscribed], [], READY),
+    (SUBSCRIBING, frame(BINARY, packed(PUSH)[:-1]), [Undecodable], [], SUBSCRIBING),
+    (READY, GREETING + SUCCESS, [], [], READY),
+    (READY, text_frame("maintenance soon"), [Undecodable], [], READY),
+    (READY, frame(BINARY, b""), [Undecodable], [], READY),
+    (PAUSED, text_frame("unsub success"), [], [], PAUSED),
+    (PAUSED, text_frame("whatever it is"), [], [], PAUSED),
+    (PAUSED, PUSHED, [Pushes], [], PAUSED),
+    (CLOSING, PUSHED * 3 + frame(TEXT, PUSH), [], [], CLOSING),
+    (CLOSING, text_frame("sub fail") + frame(PING, b"x"), [], [], CLOSING),
     *(
         case
         for phase in OPEN
@@ -453,13 +415,13 @@ CONVERSATIONS: list[tuple[Phase, bytes, list[Any], list[tuple[int, bytes]], Phas
     ),
     *(
         case
-        for phase in [*OPEN, Phase.CLOSING]
+        for phase in [*OPEN, CLOSING]
         for case in [
-            (phase, close_frame(1001, b"bye"), [Closed], [(CLOSE, b"\x03\xe9")], Phase.ENDED),
-            (phase, close_frame(), [Closed], [(CLOSE, b"")], Phase.ENDED),
-            (phase, frame(TEXT, b"\xff"), [Closed], [(CLOSE, b"\x03\xef")], Phase.ENDED),
-            (phase, frame(BINARY, announce=1 << 40), [Closed], [(CLOSE, b"\x03\xf1")], Phase.ENDED),
-            (phase, frame(3), [Closed], [(CLOSE, b"\x03\xea")], Phase.ENDED),
+            (phase, close_frame(1001, b"bye"), [Closed], [(CLOSE, b"\x03\xe9")], ENDED),
+            (phase, close_frame(), [Closed], [(CLOSE, b"")], ENDED),
+            (phase, frame(TEXT, b"\xff"), [Closed], [(CLOSE, b"\x03\xef")], ENDED),
+            (phase, frame(BINARY, announce=1 << 40), [Closed], [(CLOSE, b"\x03\xf1")], ENDED),
+            (phase, frame(3), [Closed], [(CLOSE, b"\x03\xea")], ENDED),
         ]
     ),
 ]
@@ -478,10 +440,10 @@ def test_what_comes_of_what_is_said(
     peer = in_phase(phase)
     assert [type(event) for event in peer.says(said, size)] == events
     # Once our close frame is on its way nothing follows it.
-    assert peer.heard() == ([] if phase is Phase.CLOSING else answered)
+    assert peer.heard() == ([] if phase is CLOSING else answered)
     assert peer.session.phase is then
-    if then is Phase.ENDED:
-        assert peer.says(SUCCESS + frame(BINARY, packed(PUSH))) == []
+    if then is ENDED:
+        assert peer.says(SUCCESS + PUSHED) == []
         assert peer.at(1000) is None
         assert peer.session.lost(EOFError("gone"), peer.now) is None
 
@@ -489,37 +451,39 @@ def test_what_comes_of_what_is_said(
 def test_pushes_and_other_texts_in_one_read_keep_their_order() -> None:
     other, odd = packed("maintenance"), b'{"uid":1,"channel":"order"}'
     wire = [packed(PUSH), packed(PUSH), packed('{"pong":1}'), packed(odd), other, packed(PUSH)]
-    events = in_phase(Phase.READY).says(b"".join(frame(BINARY, data) for data in wire))
+    events = in_phase(READY).says(b"".join(frame(BINARY, data) for data in wire))
     assert events[:3] == [Pushes([PUSH, PUSH]), Pong(), Pushes([odd])]
     assert isinstance(events[3], Undecodable)
     assert events[4:] == [Pushes([PUSH])]
 
 
-def test_how_it_ended_is_told_once_and_without_the_credential() -> None:
-    peer = in_phase(Phase.SUBSCRIBING)
-    (refused,) = peer.says(text_frame(f"no such token {SECRET}"))
-    assert isinstance(refused, Closed)
-    assert isinstance(refused.error, SubscriptionError)
-    assert refused.error.reply == "'no such token ***'"
-    assert refused.said is Said.CREDENTIAL
-    peer = in_phase(Phase.SUBSCRIBING)
-    (odd,) = peer.says(text_frame(f"hello {SECRET}"))
-    assert isinstance(odd, Undecodable)
-    assert str(odd.error) == "'hello ***' in place of 'sub success'"
-    assert odd.error.data == b"hello ***"
-    (closed,) = in_phase(Phase.READY).says(close_frame(4001, f"bad {SECRET}".encode()))
-    assert closed == Closed("closed by the server with code 4001: bad ***", 4001, None)
-    (expired,) = in_phase(Phase.READY).says(close_frame(1000, b"token expired"))
-    assert isinstance(expired, Closed)
-    assert expired.said is Said.CREDENTIAL
-    (broken,) = in_phase(Phase.READY).says(frame(TEXT, b"x", masked=True))
-    assert isinstance(broken, Closed)
-    assert isinstance(broken.error, ProtocolError)
-    (odd,) = in_phase(Phase.READY).says(text_frame(f"hello {SECRET}"))
-    assert isinstance(odd, Undecodable)
-    assert odd.error.data == b"hello ***"
-    peer = in_phase(Phase.READY)
-    lost = peer.session.lost(EOFError("the peer is gone"), peer.now)
+IN_PLACE = "'hello ***' in place of 'sub success'"
+
+
+@pytest.mark.parametrize(
+    ("phase", "said", "what", "told"),
+    [
+        (SUBSCRIBING, f"no such token {SECRET}", "said", Said.CREDENTIAL),
+        (SUBSCRIBING, f"no such token {SECRET}", "error.reply", "'no such token ***'"),
+        (SUBSCRIBING, f"hello {SECRET}", "error.args", (IN_PLACE, b"hello ***")),
+        (READY, f"hello {SECRET}", "error.data", b"hello ***"),
+        (READY, close_frame(4001, BAD), "reason", "closed by the server with code 4001: bad ***"),
+        (READY, close_frame(4001, BAD), "close_code", 4001),
+        (READY, close_frame(4001, BAD), "error", None),
+        (READY, close_frame(1000, b"token expired"), "said", Said.CREDENTIAL),
+        (READY, close_frame(1000, b"bye"), "said", None),
+        (READY, frame(TEXT, b"x", masked=True), "error.__class__", ProtocolError),
+    ],
+)
+def test_what_is_said_is_told_without_the_credential(
+    phase: Phase, said: str | bytes, what: str, told: object
+) -> None:
+    (event,) = in_phase(phase).says(text_frame(said) if isinstance(said, str) else said)
+    assert attrgetter(what)(event) == told
+
+
+def test_a_connection_that_is_lost() -> None:
+    lost = in_phase(READY).session.lost(EOFError("the peer is gone"), 1000.0)
     assert lost is not None
     assert lost.reason == "the connection was lost: the peer is gone"
     assert isinstance(lost.error, ConnectionFailed)
@@ -527,20 +491,13 @@ def test_how_it_ended_is_told_once_and_without_the_credential() -> None:
 
 @pytest.mark.parametrize("length", [34, 180, 400, 2000])
 @pytest.mark.parametrize("before", ["", "refused: ", "x" * 150])
-@pytest.mark.parametrize("phase", [Phase.SUBSCRIBING, Phase.READY])
+@pytest.mark.parametrize("phase", [SUBSCRIBING, READY])
 def test_a_credential_that_is_repeated_is_not_shown(length: int, before: str, phase: Phase) -> None:
     """A token can be longer than what is shown of a reply, and may be cut in the middle."""
     secret = "".join(f"{number:x}." for number in range(10_000, 12_000))[:length]
-    credential = Credential("token", secret)
-    session = Session(credential, credential.get(), 1, TIMING, 0.0)
-    scratch = memoryview(bytearray(8192))
-    said = json.dumps({"event": "sub", "token": secret}).encode()
-    wire = (
-        GREETING + (SUCCESS if phase is Phase.READY else b"") + frame(TEXT, before.encode() + said)
-    )
-    session.writable(scratch)[: len(wire)] = wire
-    session.wrote(len(wire))
-    events = list(iter(lambda: session.next_event(0.0), None))
+    said = before.encode() + json.dumps({"event": "sub", "token": secret}).encode()
+    begun = GREETING + SUCCESS * (phase is READY)
+    events = fed(new_session(secret), begun + frame(TEXT, said))
     error = events[-1].error  # type: ignore[union-attr]
     assert error is not None
     shown = repr(events) + repr(error.__dict__) + str(error)
@@ -551,61 +508,51 @@ def test_a_credential_that_is_repeated_is_not_shown(length: int, before: str, ph
 # --- pausing --------------------------------------------------------------------------------------
 
 
-def test_paused_and_resumed_at_rest() -> None:
-    peer = in_phase(Phase.READY)
-    peer.session.want(False, peer.now)
-    peer.session.want(False, peer.now)
-    assert peer.heard() == [message("unsub")]
-    assert peer.session.phase is Phase.PAUSED
-    peer.session.want(True, peer.now)
-    assert peer.heard() == [message("sub")]
-    assert peer.says(SUCCESS) == [Subscribed()]
+AGAIN, BOTH = [False, True], [UNSUB, SUB]
+UNSUBBED = text_frame("Unsub success")
+PAUSES: dict[str, tuple[Phase, list[bool | bytes], list[type], list[Any], Phase]] = {
+    # what is wanted and what is said, the events, what is sent, the next phase
+    "at rest": (READY, [False, False], [], [UNSUB], PAUSED),
+    "and resumed": (PAUSED, [True, SUCCESS], [Subscribed], [SUB], READY),
+    "greeted": (Phase.GREETING, [False, GREETING], [Paused], [], PAUSED),
+    "answered": (SUBSCRIBING, [False, SUCCESS], [Paused], [UNSUB], PAUSED),
+    "another mind": (SUBSCRIBING, [False, True, SUCCESS], [Subscribed], [], READY),
+    "late answer to unsub": (READY, [*AGAIN, UNSUBBED, SUCCESS], [Subscribed], BOTH, READY),
+    "one answer too many": (READY, [*AGAIN, UNSUBBED * 2], [Undecodable], BOTH, SUBSCRIBING),
+}
 
 
-def test_paused_before_the_greeting() -> None:
+@pytest.mark.parametrize(("phase", "steps", "events", "sent", "then"), PAUSES.values(), ids=PAUSES)
+def test_pausing(
+    phase: Phase, steps: list[bool | bytes], events: list[type], sent: list[Any], then: Phase
+) -> None:
+    peer = in_phase(phase)
+    found: list[Event] = []
+    for step in steps:
+        if isinstance(step, bytes):
+            found += peer.says(step)
+        else:
+            peer.session.want(step, peer.now)
+    assert [type(event) for event in found] == events
+    assert peer.heard() == sent
+    assert peer.session.phase is then
+
+
+def test_paused_from_the_start() -> None:
     peer = Peer(wanted=False)
     assert peer.says(GREETING) == [Paused()]
     assert peer.heard() == []
     assert peer.session.deadline == 1030.0
-    peer = Peer()
-    peer.session.want(False, peer.now)
-    assert peer.says(GREETING) == [Paused()]
-
-
-def test_paused_while_the_answer_is_on_its_way() -> None:
-    peer = in_phase(Phase.SUBSCRIBING)
-    peer.session.want(False, peer.now)
-    assert peer.heard() == []
-    assert peer.says(SUCCESS) == [Paused()]
-    assert peer.heard() == [message("unsub")]
-
-
-def test_who_changes_his_mind_in_between_has_said_nothing() -> None:
-    peer = in_phase(Phase.SUBSCRIBING)
-    peer.session.want(False, peer.now)
-    peer.session.want(True, peer.now)
-    assert peer.says(SUCCESS) == [Subscribed()]
-    assert peer.heard() == []
-
-
-def test_a_late_answer_to_unsub_refuses_nothing() -> None:
-    peer = in_phase(Phase.READY)
-    peer.session.want(False, peer.now)
-    peer.session.want(True, peer.now)
-    assert peer.says(text_frame("Unsub success")) == []
-    assert peer.says(SUCCESS) == [Subscribed()]
-    peer.session.want(False, peer.now)
-    peer.session.want(True, peer.now)
-    (odd,) = peer.says(text_frame("unsub success") + text_frame("unsub success"))
-    assert isinstance(odd, Undecodable)
 
 
 # --- the clock ------------------------------------------------------------------------------------
 
 
 def test_pings_keep_their_schedule() -> None:
-    peer = in_phase(Phase.READY)
+    peer = in_phase(READY)
     assert peer.session.deadline == 1030.0
+    assert peer.says(text_frame('{"pong":1}')) == [Pong()]  # nobody asked: no round trip
+    assert peer.heartbeat.round_trip_s is None
     assert peer.at(29.9) is None
     assert peer.heard() == []
     assert peer.at(30.5) is None
@@ -622,27 +569,18 @@ def test_pings_keep_their_schedule() -> None:
     assert peer.session.next_ping == 1180.0
 
 
-def test_a_pong_that_nobody_asked_for_is_no_round_trip() -> None:
-    peer = in_phase(Phase.READY)
-    assert peer.says(text_frame('{"pong":1}')) == [Pong()]
-    assert peer.heartbeat.round_trip_s is None
-
-
 def test_no_pong() -> None:
-    peer = in_phase(Phase.READY, timing=Timing(4.0, 10.0, 5.0))
+    peer = in_phase(READY, timing=Timing(4.0, 10.0, 5.0))
     for second in (4, 8, 12):  # several may be under way; the first counts
         assert peer.at(second) is None
     assert peer.at(13.9) is None
     assert peer.at(14.0, caught_up=False) is None, "it may lie unread"
-    ended = peer.at(14.1)
-    assert isinstance(ended, Closed)
-    assert str(ended.error) == "no pong within 10 s"
-    assert peer.session.phase is Phase.ENDED
+    assert str(peer.closes(14.1).error) == "no pong within 10 s"
     assert peer.session.outgoing
 
 
 def test_a_pong_within_the_time_out_is_good_though_later_than_the_next_ping() -> None:
-    peer = in_phase(Phase.READY, timing=Timing(4.0, 10.0, 5.0))
+    peer = in_phase(READY, timing=Timing(4.0, 10.0, 5.0))
     for second in range(4, 60, 4):
         assert peer.at(second) is None
         if second % 12 == 0:
@@ -651,40 +589,24 @@ def test_a_pong_within_the_time_out_is_good_though_later_than_the_next_ping() ->
 
 
 @pytest.mark.parametrize(
-    ("phase", "owed"), [(Phase.GREETING, CONNECTED), (Phase.SUBSCRIBING, SUBSCRIBED)]
+    ("phase", "owed"), [(Phase.GREETING, CONNECTED), (SUBSCRIBING, SUBSCRIBED)]
 )
 def test_no_reply(phase: Phase, owed: str) -> None:
     peer = in_phase(phase)
     assert peer.session.deadline == 1005.0
-    peer.says(frame(BINARY, packed(PUSH)))  # pushes are no answer
+    peer.says(PUSHED)  # pushes are no answer
+    for second in range(1, 5):
+        peer.now = 1000.0 + second
+        peer.says(text_frame("maintenance"))  # nor is that
     assert peer.at(4.9) is None
-    ended = peer.at(5.0)
-    assert isinstance(ended, Closed)
+    ended = peer.closes(5.0)
     assert isinstance(ended.error, SubscriptionError)
-    assert ended.error.reply is None
+    assert (ended.error.reply, ended.said) == (None, Said.OTHER)
     assert ended.reason == f"no {owed!r} from the exchange within 5 s"
 
 
-@pytest.mark.parametrize("phase", [Phase.GREETING, Phase.SUBSCRIBING])
-def test_what_is_no_reply_does_not_change_when_one_is_due(phase: Phase) -> None:
-    peer = in_phase(phase)
-    for second in range(1, 5):
-        peer.now = 1000.0 + second
-        peer.says(text_frame("maintenance"))
-    assert peer.session.deadline == 1005.0
-    ended = peer.at(5.0)
-    assert isinstance(ended, Closed)
-    assert isinstance(ended.error, SubscriptionError)
-    assert (ended.error.reply, ended.said) == (None, Said.OTHER)
-
-
 def test_a_credential_with_telling_words_in_it_says_nothing() -> None:
-    credential = Credential("token", "my-login-key")
-    session = Session(credential, credential.get(), 1, TIMING, 0.0)
-    wire = GREETING + text_frame("sub fail for my-login-key")
-    session.writable(memoryview(bytearray(4096)))[: len(wire)] = wire
-    session.wrote(len(wire))
-    ended = session.next_event(0.0)
+    (ended,) = fed(new_session("my-login-key"), GREETING + text_frame("sub fail for my-login-key"))
     assert isinstance(ended, Closed)
     assert ended.said is Said.REFUSED
 
@@ -699,12 +621,10 @@ def test_each_reply_has_its_own_time() -> None:
 
 
 def test_a_system_that_says_it_closes_and_stays() -> None:
-    peer = in_phase(Phase.READY)
+    peer = in_phase(READY)
     peer.session.system_closes(peer.now)
     assert peer.at(4.9) is None
-    ended = peer.at(5.0)
-    assert isinstance(ended, Closed)
-    assert "closes, and did not" in ended.reason
+    assert "closes, and did not" in peer.closes(5.0).reason
 
 
 @pytest.mark.parametrize("phase", OPEN)
@@ -712,7 +632,7 @@ def test_a_graceful_close(phase: Phase) -> None:
     peer = in_phase(phase)
     peer.session.close(peer.now)
     peer.session.close(peer.now)
-    subscribed = phase in (Phase.SUBSCRIBING, Phase.READY)
+    subscribed = phase in (SUBSCRIBING, READY)
     assert peer.heard() == [message("unsub")] * subscribed + [(CLOSE, b"\x03\xe8")]
     assert peer.session.deadline == 1001.0
     assert peer.at(0.9) is None
@@ -722,28 +642,21 @@ def test_a_graceful_close(phase: Phase) -> None:
 
 
 def test_a_close_frame_that_is_not_answered() -> None:
-    peer = in_phase(Phase.READY)
-    peer.session.close(peer.now)
-    peer.session.data_to_send()
-    ended = peer.at(1.0, caught_up=False)
-    assert isinstance(ended, Closed)
-    assert "did not answer the close frame" in ended.reason
+    peer = in_phase(CLOSING)
+    assert "did not answer the close frame" in peer.closes(1.0, caught_up=False).reason
     assert peer.at(40.0) is None
     assert peer.heard() == []
 
 
 def test_an_ended_session_wants_nothing_more() -> None:
-    peer = in_phase(Phase.READY)
+    peer = in_phase(READY)
     peer.says(close_frame())
     peer.session.data_to_send()
     peer.session.want(False, peer.now)
     peer.session.close(peer.now)
-    assert peer.session.phase is Phase.ENDED
+    assert peer.session.phase is ENDED
     assert peer.session.limit == inf
     assert not peer.session.outgoing
-
-
-# --- driven by somebody else ----------------------------------------------------------------------
 
 
 def test_forty_lines_drive_two_sessions_at_once() -> None:
@@ -757,7 +670,7 @@ def test_forty_lines_drive_two_sessions_at_once() -> None:
         credential = Credential("api_key", SECRET)
         timing = Timing(ping_interval=0.05, pong_timeout=5.0, reply_timeout=5.0)
         links.append((ours, Session(credential, credential.get(), 7, timing, time.monotonic())))
-        theirs.sendall(GREETING + SUCCESS + frame(BINARY, packed(PUSH)))
+        theirs.sendall(GREETING + SUCCESS + PUSHED)
     deadline = time.monotonic() + 5
     while not all(Pong() in events for events in told) and time.monotonic() < deadline:
         for (ours, session), (_, theirs), events in zip(links, pairs, told, strict=True):
