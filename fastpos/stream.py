@@ -33,7 +33,7 @@ from .settings import Settings, takes
 from .wire.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from .runtime.driver import Run
+    from .runtime.run import Run
 
 __all__ = ["PositionStream"]
 
@@ -100,9 +100,10 @@ class PositionStream(Callbacks):
     def __init__(self, settings: Settings) -> None:
         # What opens connections and moves bytes comes with the first stream: it takes as long as
         # the rest of the package. Not later than here, as with websocket-client (see `_begin`).
-        from .runtime.driver import Driver, Run  # noqa: PLC0415
+        from .runtime.driver import Driver  # noqa: PLC0415
         from .runtime.feed import Feed  # noqa: PLC0415
         from .runtime.lookout import Lookout  # noqa: PLC0415
+        from .runtime.run import Run  # noqa: PLC0415
         from .runtime.snapshots import Snapshots  # noqa: PLC0415
         from .wire.session import CLOSE_TIMEOUT  # noqa: PLC0415
 

@@ -1,0 +1,235 @@
+"""A stream's runs, which begin, are asked to stop, and end; and what anybody may ask of them.
+
+Whoever drives the stream (driver.py) is a subclass, which moves the bytes and says in `_link` which
+connection there is. What is asked of a run is done on its ping thread; when it is asked within the
+run, on the reader or the callback thread, and may not be late, it is done there and then. A request
+goes to the run that its caller saw: when that has ended nobody is left who would do it, so a late
+`stop` can't touch the next run.
+
+Threads: all but `begin` may be called on any thread and in a signal handler: nothing here holds or
+waits for a lock (see changes.py). `_run`, `_link` and `_wanted` are replaced as a whole, by whoever
+is named beside them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from ..errors import FastposError
+from ..wire.session import Phase
+from .changes import Changes
+from .delivery import Delivery
+from .dispatch import Dispatcher
+from .feed import Feed
+from .link import Link
+from .pinger import Pinger
+
+__all__ = ["Control", "Run"]
+
+# How long a request is waited for at the most: the ping thread does nothing that takes longer.
+REQUEST_TIMEOUT = 1.0
+
+
+class Run:
+    """One run of a stream, from `Control.begin` to its end. Anybody may look at it.
+
+    Args:
+        number: tells it from others, in the names of its threads.
+        thread: that it is on.
+        is_ours: whether the thread was made for it.
+    """
+
+    def __init__(self, number: int, thread: threading.Thread, is_ours: bool) -> None:
+        self.number = number
+        self.thread = thread
+        self.is_ours = is_ours
+        self.beginner = threading.current_thread()
+        """The thread that makes it begin."""
+        self.pinger = Pinger()
+        self.stopping = False
+        """It was asked to end."""
+        self.ended = False
+        self.failure: FastposError | None = None
+        """What ended it; None if it was `stop`."""
+        self.interruption: BaseException | None = None
+        """A Ctrl-C that came to another thread."""
+        self._unclaimed = [self]
+
+    def claim(self) -> bool:
+        """Whether this is the first call: who is told so runs it, or says that nobody does."""
+        try:
+            self._unclaimed.pop()  # one step, whoever comes in between
+        except IndexError:
+            return False
+        return True
+
+
+class Control:
+    """What anybody may ask of a stream's runs.
+
+    Args:
+        feed: the stream's part of it.
+        delivery: is stopped when a run is.
+        dispatcher: the callback thread, None where the user's functions are called by the reader.
+    """
+
+    def __init__(self, feed: Feed, delivery: Delivery, dispatcher: Dispatcher | None) -> None:
+        self._feed = feed
+        self._delivery = delivery
+        self._dispatcher = dispatcher
+        self._changes = Changes()
+        self._beginning = threading.Lock()  # held by who begins a run; nobody waits for it
+        self._run: Run | None = None  # `begin`'s
+        self._link: Link | None = None  # the reader's
+        self._wanted = True  # False between pause() and resume(), whose it is
+
+    def begin(self, run: Run) -> None:
+        """Make ready for a run.
+
+        Raises:
+            RuntimeError: one is under way.
+        """
+        if not self._beginning.acquire(blocking=False):
+            raise RuntimeError("the stream is running already")
+        try:
+            if self._run is not None and not self._run.ended:
+                raise RuntimeError("the stream is running already")
+            if self._dispatcher is not None and self._dispatcher.is_alive:
+                raise RuntimeError("a callback of the stream's last run is still running")
+            self._run = run
+        finally:
+            self._beginning.release()
+
+    def give_up(self, run: Run) -> None:
+        """Have a run not begin; where that is too late, end soon."""
+        if run.claim():
+            run.ended = True
+            self._changes.notify()
+        else:
+            self.stop(run)
+
+    def wait_ready(self, timeout: float | None) -> bool:
+        """Wait until the stream is subscribed; False when the time is up or it has ended.
+
+        Raises:
+            FastposError: what ended it.
+            RuntimeError: it would have to wait, and this is the thread that it would wait for.
+        """
+        run = self._run
+        if run is None:
+            return False
+
+        def is_known() -> bool:
+            # The run may not have ended yet because of a callback that calls this.
+            return self._is_ready() or run.ended or run.stopping or run.failure is not None
+
+        if self._is_waited_for(run) and not is_known():
+            raise RuntimeError("wait_ready() on the reader thread would wait for itself")
+        self._changes.wait_for(is_known, timeout)
+        if run.failure is not None:
+            raise run.failure
+        return not run.ended and not run.stopping and self._is_ready()
+
+    def _is_ready(self) -> bool:
+        link = self._link
+        return link is not None and link.session is not None and link.session.phase is Phase.READY
+
+    @property
+    def last_run(self) -> Run | None:
+        """The run that is under way, or was last."""
+        return self._run
+
+    def wait_ended(self, run: Run, timeout: float | None) -> bool:
+        """Wait until a run has ended; False when the time is up."""
+        return self._changes.wait_for(lambda: run.ended, timeout)
+
+    def is_within(self, run: Run) -> bool:
+        """Whether this is asked in a run that is under way: on its thread or the callbacks'."""
+        if run.ended:
+            return False
+        if self._dispatcher is not None and self._dispatcher.is_current:
+            return True
+        return self._is_waited_for(run)
+
+    def _is_waited_for(self, run: Run) -> bool:
+        """Whether this thread is the one that a run can't go on without."""
+        thread = threading.current_thread()
+        # Or it is about to start that one, and this is asked by a signal handler in between.
+        return run.thread is thread or (run.thread.ident is None and run.beginner is thread)
+
+    def stop(self, run: Run) -> None:
+        """Ask a run to end: unsubscribe, send a close frame, begin nothing new."""
+        if self._dispatcher is None:
+            run.stopping = True
+        if self.is_within(run):
+            self._stop(run)
+        else:
+            run.pinger.ask(partial(self._stop, run))
+
+    def abort(self, run: Run) -> None:
+        """End a run's connection at once, after `stop`."""
+        run.pinger.ask(self._abort)
+
+    def mute(self, run: Run) -> None:
+        """Have no function called any more in a run that does not end."""
+        self._ask(run, self._delivery.mute)
+
+    def pause(self) -> None:
+        """Unsubscribe and keep the connection."""
+        self._want(False)
+
+    def resume(self) -> None:
+        """Subscribe again."""
+        self._want(True)
+
+    def _want(self, wanted: bool) -> None:
+        self._wanted = wanted
+        run = self._run
+        if run is not None and not run.ended:
+            self._ask(run, self._follow)
+
+    def _ask(self, run: Run, request: Callable[[], object]) -> None:
+        """Have the run's ping thread do something, and wait for it if that can be."""
+        done: list[bool] = []
+
+        def do() -> None:
+            try:
+                request()
+            finally:
+                done.append(True)
+                self._changes.notify()
+
+        run.pinger.ask(do)
+        if not self.is_within(run):
+            self._changes.wait_for(lambda: done or run.ended, REQUEST_TIMEOUT)
+
+    # --- on the ping thread -------------------------------------------------------------------
+
+    def _stop(self, run: Run) -> None:
+        """Stop a run; within it this is called on its own threads too."""
+        if self._dispatcher is not None:
+            # Before the reader can know: of what it tells then, on_disconnect is to be called.
+            self._dispatcher.discard()
+        run.stopping = True
+        self._delivery.halt()
+        run.pinger.ask(self._close)
+        self._changes.notify()
+
+    def _close(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.wake()
+        link = self._link
+        if link is not None:
+            link.close()
+
+    def _abort(self) -> None:
+        link = self._link
+        if link is not None:
+            link.abort("stopped")
+
+    def _follow(self) -> None:
+        link = self._link
+        if link is not None and link.follow(self._wanted):
+            self._feed.paused()
