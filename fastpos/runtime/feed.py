@@ -106,7 +106,7 @@ class Feed:
         self._messages, self._bytes = self._counters.messages, self._counters.bytes_received
 
     @clears_locals
-    def new_link(self, wanted: bool, buffers: Buffers, wake: Callable[[], None]) -> Link:
+    def new_link(self, wanted: bool, buffers: Buffers, wake: Callable[[Link], None]) -> Link:
         """Make the connection that is to be tried.
 
         Args:

@@ -60,7 +60,7 @@ class Link:
         connection: to be opened.
         new_session: makes the session when that is done; it is given the time.
         buffers: those of the thread that reads.
-        wake: is called when the ping thread has something to do earlier than it knows.
+        wake: is called with it when the ping thread has something to do earlier than it knows.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Link:
         connection: Connection,
         new_session: Callable[[float], Session],
         buffers: Buffers,
-        wake: Callable[[], None],
+        wake: Callable[[Link], None],
     ) -> None:
         self._connection = connection
         self._new_session = new_session
@@ -159,7 +159,7 @@ class Link:
             self._is_idle = session.is_idle
             sooner = session.deadline < self._awaited
         if sooner:
-            self._wake()
+            self._wake(self)
         return event
 
     def system_closes(self) -> None:
@@ -167,7 +167,7 @@ class Link:
         assert self.session is not None
         with self._lock:
             self.session.system_closes(monotonic())
-        self._wake()
+        self._wake(self)
 
     def end(self) -> None:
         """Close the socket, once the peer has ended the connection if that is to be waited for."""
@@ -204,6 +204,8 @@ class Link:
                 self._send(session)
         if session is None:
             self.abort("stopped")
+        else:
+            self._wake(self)
 
     def _send(self, session: Session) -> None:
         """Send what there is to be sent; called under the lock."""
@@ -234,7 +236,8 @@ class Link:
             before = session.phase
             session.want(wanted, monotonic())
             self._send(session)
-            return before is Phase.READY and session.phase is Phase.PAUSED
+        self._wake(self)
+        return before is Phase.READY and session.phase is Phase.PAUSED
 
     def abort(self, reason: str, error: FastposError | None = None) -> None:
         """End the connection at once, for that reason."""
@@ -254,7 +257,7 @@ class Link:
         if self.session is not None:
             with self._lock:
                 self.session.ping_now(now)
-            self._wake()
+            self._wake(self)
 
     def keep_schedule(self, now: float) -> float:
         """Do what is due; give when there is next something to do, `math.inf` for never."""

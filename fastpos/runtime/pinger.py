@@ -5,14 +5,18 @@ it does not, whoever may not wait for a lock (a signal handler) has it done here
 into a queue whose `put` may be entered again at any point. What is sent by somebody else than the
 reader is sent from here.
 
-Shared is only the queue; `_watched` is the ping thread's own.
+A schedule costs nothing while it is not due, however many there are: a heap has the next one.
+
+Shared is only the queue; `_due` and `_heap` are the ping thread's own.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from functools import partial
+from heapq import heappop, heappush
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -48,7 +52,10 @@ class Pinger:
     def __init__(self) -> None:
         self._requests: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._watched: tuple[Scheduled, ...] = ()
+        self._due: dict[Scheduled, float] = {}  # what is looked after, and when it is next due
+        # The same in order. What has changed since stands in it twice, and one of them counts.
+        self._heap: list[tuple[float, int, Scheduled]] = []
+        self._numbers = itertools.count()  # of two that are due at once, the first comes first
         self._asleep = asleep()  # how long it has slept, as far as that was noticed
 
     def start(self, name: str, interrupted: Callable[[BaseException], None]) -> None:
@@ -77,18 +84,15 @@ class Pinger:
         """Have `request` called on the thread; it must not wait for anything. For anybody."""
         self._requests.put(request)
 
-    def wake(self) -> None:
-        """Have the thread look at the deadlines anew. For anybody."""
-        self._requests.put(_nothing)
+    def wake(self, scheduled: Scheduled) -> None:
+        """Look at a schedule anew, as it has changed. For anybody."""
+        self._requests.put(partial(self._wake, scheduled))
 
     def watch(self, scheduled: Scheduled) -> None:
         """Look after `scheduled`, until it has ended. For anybody."""
-        self._requests.put(partial(self._watch, scheduled))
+        self._requests.put(partial(self._keep, scheduled))
 
     # --- the thread ---------------------------------------------------------------------------
-
-    def _watch(self, scheduled: Scheduled) -> None:
-        self._watched = (*(other for other in self._watched if not other.has_ended), scheduled)
 
     def _run(self, interrupted: Callable[[BaseException], None]) -> None:
         while True:
@@ -98,18 +102,23 @@ class Pinger:
             except KeyboardInterrupt as error:
                 interrupted(error)
             except Exception:  # without this thread a dead connection would go unnoticed
-                log.exception(
-                    "the ping thread met an exception, and goes on", extra=fields("internal_error")
-                )
+                self._complain()
 
     def _turn(self) -> bool:
         """Do what is due, wait for more or for a request; False at the end."""
         self._look_for_sleep()
-        due = inf
-        for scheduled in self._watched:
-            due = min(due, scheduled.keep_schedule(monotonic()))
+        now = monotonic()
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            at, _, scheduled = heappop(self._heap)
+            if self._due.get(scheduled) == at:
+                due.append(scheduled)
+        for scheduled in due:
+            self._keep(scheduled)
+        next_due = self._heap[0][0] if self._heap else inf
+        wait = min(max(next_due - monotonic(), 0.0), LONGEST_WAIT)
         try:
-            request = self._requests.get(timeout=min(max(due - monotonic(), 0.0), LONGEST_WAIT))
+            request = self._requests.get(timeout=wait)
         except Empty:
             return True
         if request is None:
@@ -117,15 +126,35 @@ class Pinger:
         request()
         return True
 
+    def _wake(self, scheduled: Scheduled) -> None:
+        if scheduled in self._due:
+            self._keep(scheduled)
+
+    def _keep(self, scheduled: Scheduled) -> None:
+        """Have it do what is due, and note when it wants to be asked again."""
+        if scheduled.has_ended:
+            self._due.pop(scheduled, None)
+            return
+        try:
+            due = scheduled.keep_schedule(monotonic())
+        except Exception:
+            self._complain()
+            due = monotonic() + LONGEST_WAIT
+        self._due[scheduled] = due
+        if due != inf:
+            heappush(self._heap, (due, next(self._numbers), scheduled))
+
+    def _complain(self) -> None:
+        log.exception(
+            "the ping thread met an exception, and goes on", extra=fields("internal_error")
+        )
+
     def _look_for_sleep(self) -> None:
         slept = asleep() - self._asleep
         if slept > SLEEP:
             extra = fields("slept", seconds=slept)
             log.warning("the machine has slept for %.0f s", slept, extra=extra)
-            for scheduled in self._watched:
+            for scheduled in tuple(self._due):
                 scheduled.woke(monotonic())
+                self._keep(scheduled)
         self._asleep += max(slept, 0.0)
-
-
-def _nothing() -> None:
-    """What `wake` asks for."""

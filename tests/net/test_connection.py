@@ -155,7 +155,7 @@ def linked(handler: Handler, **timing: float) -> Iterator[Link]:
         return Session(credential, credential.get(), 7, Timing(**timing), now)
 
     with ScriptedServer(upgraded) as server:
-        link = Link(Connection(server.url), new_session, Buffers(), lambda: None)
+        link = Link(Connection(server.url), new_session, Buffers(), lambda _: None)
         assert link.open() is None
         yield link
         link.end()
