@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from . import _c as _c  # first: it loads the compiled modules
 from .errors import *
+from .fleet import Fleet as Fleet
+from .fleet import FleetStats as FleetStats
 from .model.events import *
 from .model.snapshot import Snapshot as Snapshot
 from .reconnect import ReconnectPolicy as ReconnectPolicy

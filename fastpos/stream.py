@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 from .account.book import Book
 from .clock import monotonic
@@ -33,9 +34,18 @@ from .settings import Settings, takes
 from .wire.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from .runtime.run import Run
+    from .runtime.feed import Feed
+    from .runtime.loop import Seat
+    from .runtime.pinger import Scheduled
+    from .runtime.run import Control, Run
+    from .runtime.snapshots import Snapshots
 
-__all__ = ["PositionStream"]
+__all__ = ["PositionStream", "begin_seat", "hand_over", "let_go"]
+
+D = TypeVar("D", bound="Control")
+NewDriver: TypeAlias = (
+    "Callable[[Feed, Delivery, Snapshots, Dispatcher | None, OwnerProcess, Scheduled], D]"
+)
 
 _numbers = itertools.count(1)
 # Waits are cut into slices, as a Ctrl-C that comes just before one does not end it, seconds.
@@ -139,13 +149,19 @@ class PositionStream(Callbacks):
         )
         self._new_run = Run
         self._close_timeout = CLOSE_TIMEOUT
-        self._driver = Driver(
+        self._lookout = Lookout(self._times, settings.slow_callback_s)
+        self._own_driver = self._new_driver(Driver)
+        self._driver: Control = self._own_driver  # else a fleet's
+        self._is_let_go = False  # by its fleet
+
+    def _new_driver(self, kind: NewDriver[D]) -> D:
+        return kind(
             self._feed,
             self._delivery,
             self._sync,
             self._dispatcher,
             self._owner,
-            Lookout(self._times, settings.slow_callback_s),
+            self._lookout,
         )
 
     def __repr__(self) -> str:
@@ -177,10 +193,12 @@ class PositionStream(Callbacks):
             RuntimeError: it is running already, or was started before an `os.fork()`.
             ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
-        run = self._new_run(next(_numbers), threading.current_thread(), is_ours=False)
+        self._check_alone()
+        thread = threading.current_thread()
+        run = self._new_run(next(_numbers), thread, is_ours=False, background=False)
         try:
             self._begin(run)
-            self._driver.run(run)
+            self._own_driver.run(run)
         except Forked:
             self._owner.check()
             raise
@@ -195,13 +213,14 @@ class PositionStream(Callbacks):
                 before an `os.fork()`.
             ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
+        self._check_alone()
         number = next(_numbers)
         thread = threading.Thread(
             target=lambda: self._run_in_background(run),
             name=f"fastpos-reader-{number}",
             daemon=True,
         )
-        run = self._new_run(number, thread, is_ours=True)
+        run = self._new_run(number, thread, is_ours=True, background=True)
         try:
             self._begin(run)
             thread.start()
@@ -293,13 +312,26 @@ class PositionStream(Callbacks):
         import_websocket_client()
         self._owner.claim()
         self._driver.begin(run)
-        self._delivery.begin(background=run.is_ours or self._dispatcher is not None)
+        self._delivery.begin(background=run.background or self._dispatcher is not None)
+
+    def _check_alone(self) -> None:
+        self._come_home()
+        if self._driver is not self._own_driver:
+            raise RuntimeError(f"{self.name} is in a fleet: start that")
+
+    def _come_home(self) -> None:
+        """Be driven by itself again, once its fleet has let it go and it has ended there."""
+        run = self._driver.last_run
+        if self._is_let_go and (run is None or run.ended):
+            if not self._driver.wants_pushes:
+                self._own_driver.pause()
+            self._driver, self._is_let_go = self._own_driver, False
 
     def _run_in_background(self, run: Run) -> None:
         if not run.claim():  # who started the thread was interrupted, and has given up
             return
         try:
-            self._driver.run(run)
+            self._own_driver.run(run)
         except Forked:
             pass  # the child has no use for this thread
         except FastposError as error:
@@ -392,3 +424,38 @@ class PositionStream(Callbacks):
             self._times,
             self._dispatcher,
         )
+
+
+# --- for fleet.py ---------------------------------------------------------------------------------
+
+
+def hand_over(stream: PositionStream, new_seat: Callable[..., Seat]) -> Seat:
+    """Have a stream driven by a fleet, until `let_go`.
+
+    Raises:
+        RuntimeError: it is running.
+        ValueError: it is in a fleet, or it has a callback thread of its own.
+    """
+    stream._come_home()
+    own = stream._own_driver
+    if stream._driver is not own:
+        raise ValueError(f"{stream.name} is in a fleet already")
+    if stream._dispatcher is not None:
+        raise ValueError(f'{stream.name} has dispatch="thread": in a fleet there is none')
+    if own.last_run is not None and not own.last_run.ended:
+        raise RuntimeError(f"{stream.name} is running")
+    seat = stream._new_driver(new_seat)
+    if not own.wants_pushes:
+        seat.pause()
+    stream._driver = seat
+    return seat
+
+
+def let_go(stream: PositionStream) -> None:
+    """Have a stream driven by itself again, when it has ended."""
+    stream._is_let_go = True
+
+
+def begin_seat(stream: PositionStream, run: Run) -> None:
+    """Begin a run in a fleet; raises RuntimeError, ImportError."""
+    stream._begin(run)

@@ -111,6 +111,11 @@ class TlsTransport(Transport):
             )
             return None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to be had that no selector knows of."""
+        return self._unread
+
     def wait(self, timeout: float) -> bool:
         """Wait until there is something to read (see `Transport.wait`)."""
         return self._unread or super().wait(timeout)

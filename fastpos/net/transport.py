@@ -51,6 +51,7 @@ class Transport:
         self._pending = bytearray()
         self._closed = False
         self._shut = False
+        self._waits = True  # whether a read waits while there is nothing
         # A socket of gevent's waits in `send` whatever the flags say.
         self._dontwait = _DONTWAIT if type(sock).__module__ == "socket" else 0
         sock.setblocking(bool(self._dontwait))
@@ -96,6 +97,16 @@ class Transport:
             if self._dontwait:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _INTERRUPT_CHECK)
 
+    def never_wait(self) -> None:
+        """Have `read_into` raise BlockingIOError where there is nothing: a selector tells."""
+        self._waits = False
+        self._sock.setblocking(False)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to be had that no selector knows of."""
+        return False
+
     def wait(self, timeout: float) -> bool:
         """Wait until there is something to read, at most `timeout` seconds; True if there is."""
         deadline = monotonic() + timeout
@@ -106,7 +117,7 @@ class Transport:
         return True
 
     def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
-        """Read what there is into `view`; wait while there is nothing.
+        """Read what there is into `view`; wait while there is nothing (see `never_wait`).
 
         Args:
             view: where to put it.
@@ -130,6 +141,8 @@ class Transport:
             try:
                 return self._sock.recv_into(view)
             except BlockingIOError:
+                if not self._waits:
+                    raise
                 if not self._dontwait:  # else the system has waited already
                     self._wait(selectors.EVENT_READ, INTERRUPT_CHECK)
 

@@ -91,6 +91,21 @@ class Feed:
         self._messages = 0  # of those before it
         self._bytes = 0
 
+    @property
+    def name(self) -> str:
+        """The stream's."""
+        return self._settings.name
+
+    @property
+    def host(self) -> str:
+        """What its connections go to."""
+        return self._settings.address.host
+
+    @property
+    def has_position(self) -> bool:
+        """Whether a position is known to be open."""
+        return bool(self._book.positions)
+
     def begin(self) -> None:
         """A run begins."""
         settings = self._settings

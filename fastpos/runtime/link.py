@@ -132,6 +132,8 @@ class Link:
             if timeout is not None and not connection.wait(timeout):
                 return
             self._count = count = connection.read_into(view, buffers.ciphertext.view)
+        except BlockingIOError:  # see `never_wait`
+            return
         except (EOFError, OSError) as error:
             self._lost(error)
             return
@@ -168,6 +170,35 @@ class Link:
         with self._lock:
             self.session.system_closes(monotonic())
         self._wake(self)
+
+    def never_wait(self) -> int:
+        """Have `read` not wait, as somebody looks whether there is something; give the descriptor.
+
+        Call `rest` when all that it gave is handled.
+        """
+        return self._connection.never_wait()
+
+    def rest(self) -> bool:
+        """Say that all that was read is handled; whether there is more, which no selector sees."""
+        self._waiting = True
+        return self._connection.has_more
+
+    def has_left(self) -> bool:
+        """Whether the socket may be closed: the peer has ended the connection, or had its time."""
+        session = self.session
+        if session is None or session.phase is not Phase.ENDED or monotonic() >= session.deadline:
+            return True
+        try:
+            self._connection.read_into(self._buffers.received.view, self._buffers.ciphertext.view)
+        except BlockingIOError:
+            pass
+        except (EOFError, OSError):
+            return True
+        return False
+
+    def close_socket(self) -> None:
+        """Close the socket."""
+        self._connection.end()
 
     def end(self) -> None:
         """Close the socket, once the peer has ended the connection if that is to be waited for."""

@@ -92,6 +92,10 @@ class Pinger:
         """Look after `scheduled`, until it has ended. For anybody."""
         self._requests.put(partial(self._keep, scheduled))
 
+    def forget(self, scheduled: Scheduled) -> None:
+        """Look after it no more. For anybody."""
+        self._requests.put(partial(self._due.pop, scheduled, None))
+
     # --- the thread ---------------------------------------------------------------------------
 
     def _run(self, interrupted: Callable[[BaseException], None]) -> None:

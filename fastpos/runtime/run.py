@@ -38,16 +38,26 @@ class Run:
     Args:
         number: tells it from others, in the names of its threads.
         thread: that it is on.
-        is_ours: whether the thread was made for it.
+        is_ours: whether the thread was made for it, and ends with it.
+        background: whether the thread is the library's, where a user's sys.exit() ends nothing.
+        pinger: the ping thread, where several runs share one.
     """
 
-    def __init__(self, number: int, thread: threading.Thread, is_ours: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        thread: threading.Thread,
+        is_ours: bool,
+        background: bool,
+        pinger: Pinger | None = None,
+    ) -> None:
         self.number = number
         self.thread = thread
         self.is_ours = is_ours
+        self.background = background
         self.beginner = threading.current_thread()
         """The thread that makes it begin."""
-        self.pinger = Pinger()
+        self.pinger = pinger or Pinger()
         self.stopping = False
         """It was asked to end."""
         self.ended = False
@@ -135,6 +145,11 @@ class Control:
     def _is_ready(self) -> bool:
         link = self._link
         return link is not None and link.session is not None and link.session.phase is Phase.READY
+
+    @property
+    def wants_pushes(self) -> bool:
+        """Whether it is not paused."""
+        return self._wanted
 
     @property
     def last_run(self) -> Run | None:

@@ -1,0 +1,68 @@
+"""A few threads for jobs that wait: opening connections. They live only while there are jobs.
+
+Threads: `_lock` guards the two fields below it; it is held for some steps only, and no job runs
+under it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["Crew"]
+
+_numbers = itertools.count(1)
+
+
+class Crew:
+    """Does jobs on threads of its own, at most so many at once.
+
+    Args:
+        name: of the threads, which get a number behind it.
+        most: so many threads may there be.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self._lock = threading.Lock()
+        self._jobs: deque[Callable[[], object]] = deque()
+        self._working = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a job would be begun at once."""
+        return self._working + len(self._jobs) < self._most
+
+    def do(self, job: Callable[[], object]) -> None:
+        """Have a job done, which raises nothing.
+
+        Raises:
+            RuntimeError: no thread can be started, and there is none.
+        """
+        with self._lock:
+            self._jobs.append(job)
+            if self._working >= self._most:
+                return
+            self._working += 1
+        name = f"{self._name}-{next(_numbers)}"
+        try:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                self._working -= 1
+                if self._working or job not in self._jobs:
+                    return  # one of the others does it
+                self._jobs.remove(job)
+            raise
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._jobs:
+                    self._working -= 1
+                    return
+                job = self._jobs.popleft()
+            job()

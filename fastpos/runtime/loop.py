@@ -1,0 +1,495 @@
+"""What drives many streams: one thread that reads them all, in turns.
+
+It does for each of them what driver.py does for one, with the same feed and link; but it never
+waits for one alone. A selector says who has something to read; a heap, whose time has come; what
+takes long, opening a connection, is done by a crew of a few threads; and pings go out from one ping
+thread for all.
+
+A SEAT'S WAY
+
+    WAITING ---> QUEUED ---> OPENING ---> SERVING ---> LEAVING ---.
+       ^            the time    a thread     open         over    |
+       |            has come    is free                           |
+       '----------------------------------------------------------'
+                                                    or ENDED, for good
+
+* WAITING for the time of its next attempt; the first has none to wait for.
+* QUEUED until it may connect: at most so many do in a second, and so many at once. Who has an open
+  position goes first, the others in the order in which they came; and who was told to slow down
+  (HTTP 429, 418) holds up all that connect to the same host.
+* OPENING on one of the crew's threads, which also asks for the credential, a user's function. The
+  seat is that thread's meanwhile.
+* SERVING: it is read when it has something, at most one buffer full in a turn, so that one that
+  floods holds up nobody for longer.
+* LEAVING: its session is over, and the peer is given the time to end the TCP connection.
+
+Threads: `run` is one thread, the reader, and so are the seats' fields but for what `Control` has.
+Anybody may call `enter`, `wake` and look at the rest; no lock is taken there, so a signal handler
+may too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from functools import partial
+from heapq import heappop, heappush
+from math import inf
+from queue import Empty, SimpleQueue
+
+from ..clock import monotonic
+from ..errors import ConnectionFailed, FastposError
+from ..fork import Forked, OwnerProcess
+from ..logs import fields, log
+from ..printable import printable
+from ..recovery import SLOW_DOWN_STATUSES
+from ..wire.session import Closed, Subscribed
+from .crew import Crew
+from .delivery import Delivery
+from .dispatch import Dispatcher
+from .feed import Feed
+from .link import Buffers, Link
+from .pinger import Pinger, Scheduled
+from .run import Control, Run
+from .snapshots import POLL_INTERVAL, Snapshots
+
+__all__ = ["Loop", "Place", "Seat"]
+
+# A signal is handled within so many seconds, also where one does not end the system call.
+LONGEST_WAIT = 0.5
+
+_run_numbers = itertools.count(1)
+
+
+class Place(Enum):
+    """Where a stream stands in a loop; see the top."""
+
+    WAITING = "waits for its next attempt"
+    QUEUED = "waits until it may connect"
+    OPENING = "its connection is being opened"
+    SERVING = "its connection is open"
+    LEAVING = "its connection is over"
+    ENDED = "has ended for good, or was stopped"
+
+
+class Seat(Control):
+    """One stream in a loop.
+
+    Args:
+        feed, delivery, dispatcher: see `Control`.
+        snapshots: is given time while it wants some.
+        owner: the process that this runs in.
+        lookout: is given time on the ping thread.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        delivery: Delivery,
+        snapshots: Snapshots,
+        dispatcher: Dispatcher | None,
+        owner: OwnerProcess,
+        lookout: Scheduled,
+    ) -> None:
+        super().__init__(feed, delivery, dispatcher)
+        self.feed = feed
+        self.snapshots = snapshots
+        self.owner = owner
+        self.lookout = lookout
+        self.place = Place.ENDED
+        self.run = Run(0, threading.current_thread(), is_ours=False, background=True)
+        self.loop: Loop | None = None
+        self.due = inf
+        """When it is next to be looked at, WAITING or LEAVING."""
+        self.closed: Closed | None = None
+        """How its connection has ended, LEAVING."""
+        self.descriptor = -1
+        """What the selector knows, -1 where it knows nothing of it."""
+
+    @property
+    def link(self) -> Link | None:
+        """The connection, and what is said on it."""
+        return self._link
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is subscribed."""
+        return self._is_ready()
+
+    def has(self, link: Link | None) -> None:
+        """Say which connection there is."""
+        self._link = link
+
+    def new_link(self, buffers: Buffers, pinger: Pinger) -> Link:
+        """Make the connection that is to be tried; raises FastposError."""
+        return self.feed.new_link(self._wanted, buffers, pinger.wake)
+
+    def follow(self) -> None:
+        """Do what was asked for while there was no session; for the ping thread."""
+        self._follow()
+
+    def changed(self) -> None:
+        """Have everybody who waits for something of it look again."""
+        self._changes.notify()
+
+    def tell(self, name: str, told: object) -> None:
+        """Tell the user of what a snapshot has brought."""
+        if isinstance(told, FastposError):
+            self._delivery.report(told)
+        else:
+            self._delivery.tell(name, told)
+
+    def _stop(self, run: Run) -> None:
+        super()._stop(run)
+        if self.loop is not None:
+            self.loop.wake(self)
+
+
+class Loop:
+    """Drives seats on whatever thread calls `run`.
+
+    Args:
+        connect_rate: so many connections are opened in a second at most; None: there is no limit.
+        connect_threads: so many are opened at once at most.
+        ended: is told of a seat that has ended, and by what if it was not stopped.
+        changed: is called when a seat was subscribed or has ended.
+    """
+
+    def __init__(
+        self,
+        connect_rate: float | None,
+        connect_threads: int,
+        ended: Callable[[Seat, FastposError | None], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._interval = 0.0 if connect_rate is None else 1.0 / connect_rate
+        self._ended = ended
+        self._changed = changed
+        self.pinger = Pinger()
+        self._crew = Crew("fastpos-connect", connect_threads)
+        self._requests: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._wake_end, self._woken_end = socket.socketpair()
+        self._wake_end.setblocking(False)
+        self._woken_end.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._woken_end, selectors.EVENT_READ, None)
+        self._buffers = Buffers()
+        self._seats: set[Seat] = set()
+        self._numbers = itertools.count()  # of two that are due at once, the first comes first
+        self._timers: list[tuple[float, int, Seat]] = []
+        self._queues: tuple[deque[Seat], deque[Seat]] = deque(), deque()  # with positions, without
+        self._again: list[Seat] = []  # have something of which the selector does not know
+        self._pending: set[Seat] = set()  # wait for a snapshot
+        self._next_start = 0.0  # when the next connection may be opened
+        self._barriers: dict[str, float] = {}  # host -> until when it wants no connection
+        self.stopping = False
+        self.longest_turn: tuple[float, str | None] = 0.0, None
+        """The longest time for which one stream kept the others waiting, seconds, and its place."""
+
+    # --- anybody's ----------------------------------------------------------------------------
+
+    def enter(self, seat: Seat, run: Run) -> None:
+        """Have a seat driven in `run`, which has begun."""
+        seat.run, seat.loop = run, self
+        self.ask(partial(self._enter, seat))
+
+    def wake(self, seat: Seat) -> None:
+        """Have a seat looked at: it is to stop."""
+        self.ask(partial(self._look_at, seat))
+
+    def ask(self, request: Callable[[], object]) -> None:
+        """Have something done by the reader."""
+        self._requests.put(request)
+        with suppress(OSError):  # it is full of such bytes, or closed
+            self._wake_end.send(b"\0")
+
+    def stop(self) -> None:
+        """Have `run` return once all seats have ended."""
+        self.stopping = True
+        self.ask(int)
+
+    @property
+    def places(self) -> dict[Place, int]:
+        """How many seats stand where."""
+        counts = dict.fromkeys(Place, 0)
+        for seat in tuple(self._seats):
+            counts[seat.place] += 1
+        return counts
+
+    # --- the reader ---------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Drive what there is, until `stop` was called and nothing is left.
+
+        Raises:
+            BaseException: what a callback raised to end the program, KeyboardInterrupt or such.
+        """
+        while not (self.stopping and not self._seats and self._requests.empty()):
+            self._turn()
+
+    def run_out(self, timeout: float) -> None:
+        """Do the same for so many seconds at most, after all seats were told to stop."""
+        deadline = monotonic() + timeout
+        while self._seats and monotonic() < deadline:
+            self._turn()
+
+    def close(self) -> None:
+        """Give back what the system has lent. Seats that are left are over."""
+        for seat in tuple(self._seats):
+            self._forget_socket(seat)
+            if seat.link is not None:
+                seat.link.close_socket()
+            self._end(seat, None)
+        self._selector.close()
+        self._wake_end.close()
+        self._woken_end.close()
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._wait()):
+            if key.data is None:
+                with suppress(BlockingIOError):
+                    self._woken_end.recv(4096)
+            else:
+                self._guard(key.data, self._read)
+        again, self._again = self._again, []
+        for seat in again:
+            self._guard(seat, self._read)
+        while not self._requests.empty():
+            with suppress(Empty):
+                self._requests.get_nowait()()
+        now = monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            due, _, seat = heappop(self._timers)
+            if seat.due == due:
+                self._guard(seat, self._come_due)
+        for seat in tuple(self._pending):
+            self._guard(seat, self._poll)
+        self._start_some(now)
+
+    def _wait(self) -> float:
+        if self._again:
+            return 0.0
+        due = self._timers[0][0] if self._timers else inf
+        if any(self._queues) and self._crew.is_free:
+            due = min(due, max(self._next_start, min(self._barriers.values(), default=0.0)))
+        wait = min(max(due - monotonic(), 0.0), LONGEST_WAIT)
+        return min(wait, POLL_INTERVAL) if self._pending else wait
+
+    def _guard(self, seat: Seat, step: Callable[[Seat], None]) -> None:
+        """Do a step for a seat, and take its time; a mistake of ours must not end the others."""
+        began = monotonic()
+        try:
+            step(seat)
+        except Exception as error:
+            if seat.owner.is_another:
+                raise
+            log.exception(
+                "%s met an exception, and connects again",
+                seat.feed.name,
+                extra=fields("internal_error", stream=seat.feed.name),
+            )
+            if seat.link is not None:
+                seat.link.fail(error)
+            reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
+            failure = FastposError(reason)
+            failure.__cause__ = error
+            self._over(seat, Closed(reason, None, failure))
+        took = monotonic() - began
+        if took > self.longest_turn[0]:
+            self.longest_turn = took, seat.feed.name
+
+    # --- a seat's way -------------------------------------------------------------------------
+
+    def _enter(self, seat: Seat) -> None:
+        self._seats.add(seat)
+        seat.feed.begin()
+        self.pinger.watch(seat.lookout)
+        self._queue(seat)
+
+    def _set_timer(self, seat: Seat, due: float) -> None:
+        seat.due = due
+        heappush(self._timers, (due, next(self._numbers), seat))
+
+    def _come_due(self, seat: Seat) -> None:
+        if seat.place is Place.WAITING:
+            self._queue(seat)
+        elif seat.place is Place.LEAVING:
+            self._read(seat)
+
+    def _look_at(self, seat: Seat) -> None:
+        """It is to stop: at once, where nobody has to be told goodbye."""
+        if seat.run.stopping and seat.place in (Place.WAITING, Place.QUEUED):
+            for queue in self._queues:
+                with suppress(ValueError):
+                    queue.remove(seat)
+            self._end(seat, None)
+
+    def _queue(self, seat: Seat) -> None:
+        if seat.run.stopping:
+            self._end(seat, None)
+            return
+        seat.place = Place.QUEUED
+        self._queues[not seat.feed.has_position].append(seat)
+
+    def _start_some(self, now: float) -> None:
+        """Open connections, as far as that is allowed now."""
+        for host, until in [*self._barriers.items()]:
+            if until <= now:
+                del self._barriers[host]
+        while now >= self._next_start and self._crew.is_free:
+            seat = self._first()
+            if seat is None:
+                return
+            self._next_start = max(self._next_start, now) + self._interval
+            seat.place = Place.OPENING
+            seat.feed.attempt()
+            try:
+                self._crew.do(partial(self._open, seat))
+            except RuntimeError as error:
+                reason = f"no thread for the connection: {error}"
+                self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
+
+    def _first(self) -> Seat | None:
+        """Take the next from the queues that may connect."""
+        for queue in self._queues:
+            for seat in queue:
+                if seat.feed.host not in self._barriers:
+                    queue.remove(seat)
+                    return seat
+        return None
+
+    def _open(self, seat: Seat) -> None:
+        """Open a connection; on a thread of the crew."""
+        closed: Closed | None = None
+        try:
+            link = seat.new_link(self._buffers, self.pinger)
+            seat.has(link)
+            # In this order: who stops it looks at the link after that.
+            closed = Closed("stopped") if seat.run.stopping else link.open()
+        except FastposError as error:
+            closed = Closed(str(error), None, error)
+        except BaseException as error:  # a user's function gives the credential
+            if seat.owner.is_another:
+                return
+            reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
+            failure = FastposError(reason)
+            failure.__cause__ = error
+            closed = Closed(reason, None, failure)
+        self.ask(partial(self._guard, seat, partial(self._opened, closed)))
+
+    def _opened(self, closed: Closed | None, seat: Seat) -> None:
+        link = seat.link
+        if closed is not None or link is None:
+            self._over(seat, closed or Closed("stopped"))
+            return
+        seat.feed.opened()
+        self.pinger.watch(link)
+        lookout = seat.feed.look_out(link)
+        if lookout is not None:
+            self.pinger.watch(lookout)
+        self.pinger.ask(seat.follow)
+        seat.descriptor = link.never_wait()
+        self._selector.register(seat.descriptor, selectors.EVENT_READ, seat)
+        seat.place = Place.SERVING
+        if link.rest():
+            self._again.append(seat)
+
+    def _read(self, seat: Seat) -> None:
+        """Take what there is, at most a buffer full."""
+        link = seat.link
+        if link is None:
+            return
+        if seat.place is Place.LEAVING:
+            if link.has_left():
+                self._leave(seat)
+            return
+        if seat.place is not Place.SERVING:
+            return
+        link.read()
+        while (event := link.next_event()) is not None:
+            if type(event) is Closed:
+                self._over(seat, event)
+                return
+            if seat.run.stopping:  # only the end matters now
+                continue
+            subscribed = type(event) is Subscribed
+            if subscribed:
+                seat.changed()
+            seat.feed.take(link, event)
+            if seat.owner.is_another:
+                raise Forked
+            if subscribed:
+                self._changed()
+        seat.feed.count(link)
+        if seat.snapshots.pending:
+            self._pending.add(seat)
+        if link.rest():
+            self._again.append(seat)
+
+    def _poll(self, seat: Seat) -> None:
+        """Look whether a snapshot has come, or is to be asked for."""
+        if not seat.snapshots.pending or seat.run.stopping or seat.place is not Place.SERVING:
+            self._pending.discard(seat)
+            return
+        for name, told in seat.snapshots.poll():
+            seat.tell(name, told)
+            if seat.owner.is_another:
+                raise Forked
+
+    def _over(self, seat: Seat, closed: Closed) -> None:
+        """A connection is over, or there was none."""
+        link = seat.link
+        seat.place, seat.closed = Place.LEAVING, closed
+        seat.feed.left(link)
+        if link is None or link.has_left():
+            self._leave(seat)
+            return
+        assert link.session is not None
+        self._set_timer(seat, link.session.deadline)
+
+    def _leave(self, seat: Seat) -> None:
+        """Close the socket, tell how the connection has ended, and do what follows from it."""
+        self._forget_socket(seat)
+        link = seat.link
+        seat.has(None)
+        if link is not None:
+            link.close_socket()
+        closed, seat.closed = seat.closed, None
+        seat.due = inf
+        assert closed is not None
+        final, retry_in = seat.feed.finish(closed, seat.run.stopping)
+        if seat.owner.is_another:
+            raise Forked
+        if retry_in is None or seat.run.stopping:
+            self._end(seat, final)
+            return
+        now = monotonic()
+        if getattr(closed.error, "status", None) in SLOW_DOWN_STATUSES:
+            host = seat.feed.host
+            self._barriers[host] = max(self._barriers.get(host, 0.0), now + retry_in)
+        seat.place = Place.WAITING
+        self._set_timer(seat, now + retry_in)
+
+    def _end(self, seat: Seat, failure: FastposError | None) -> None:
+        seat.place = Place.ENDED
+        seat.due = inf
+        self._seats.discard(seat)
+        self._pending.discard(seat)
+        self.pinger.forget(seat.lookout)
+        seat.run.failure = failure
+        seat.run.ended = True
+        seat.changed()
+        self._ended(seat, failure)
+        self._changed()
+
+    def _forget_socket(self, seat: Seat) -> None:
+        if seat.descriptor >= 0:
+            with suppress(KeyError, ValueError):
+                self._selector.unregister(seat.descriptor)
+            seat.descriptor = -1

@@ -1,0 +1,437 @@
+"""Many streams on few threads, over real sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from fastpos import AuthenticationError, Fleet, Position, PositionStream, Snapshot
+from fastpos.simulator import Exchange
+from tests.support.bench import Bench
+from tests.support.certificates import Certificates
+from tests.support.connections import concurrently
+from tests.support.programs import said
+from tests.support.pushes import order
+from tests.support.recording import SOON, Recorder, until
+
+pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
+
+NewStream = Callable[..., PositionStream]
+
+
+@pytest.fixture
+def new_fleet(new_stream: NewStream) -> Iterator[Callable[..., Fleet]]:
+    """Makes fleets, and stops them when the test ends."""
+    fleets: list[Fleet] = []
+
+    def new(*streams: PositionStream, **options: Any) -> Fleet:
+        fleets.append(Fleet(streams, **{"connect_rate": None, **options}))
+        return fleets[-1]
+
+    yield new
+    for fleet in fleets:
+        fleet.stop()
+
+
+NewFleet = Callable[..., Fleet]
+
+
+def ours() -> list[str]:
+    """The names of the threads that are not the simulator's."""
+    names = [thread.name for thread in threading.enumerate()]
+    return sorted(n for n in names if n.startswith("fastpos-") and "-exchange-" not in n)
+
+
+# --- as alone -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_each_stream_gets_what_is_its_own(
+    new_stream: NewStream, new_fleet: NewFleet, certificates: Certificates, tls: bool
+) -> None:
+    with ExitStack() as rigs:
+        options = {"ssl_context": certificates.good.context()} if tls else {}
+        exchanges = [rigs.enter_context(Exchange(**options)) for _ in range(5)]
+        recorders = [Recorder() for _ in exchanges]
+        streams = [
+            new_stream(
+                exchange,
+                name=f"account-{number}",
+                ssl_context=certificates.client_context() if tls else None,
+                **recorder.callbacks,
+            )
+            for number, (exchange, recorder) in enumerate(zip(exchanges, recorders, strict=True))
+        ]
+        fleet = new_fleet(*streams).start()
+        assert fleet.wait_ready(SOON)
+        until(lambda: len(ours()) == 2, what="that the threads which connect have ended")
+        for number, exchange in enumerate(exchanges):
+            for id in range(number + 1):
+                exchange.push(order(id))
+            exchange.open_position(volume=number + 1)
+        for number, (stream, recorder) in enumerate(zip(streams, recorders, strict=True)):
+            recorder.wait("on_position")
+            assert [int(event.order_id) for event in recorder.on_order] == [*range(number + 1)]
+            assert [position.volume for position in stream.positions.values()] == [number + 1]
+            assert stream.stats.events == {"Order": number + 1, "AccountUpdate": 1}
+        assert fleet.stats[:5] == (5, 5, 0, 0, 0)
+        assert fleet.stats.messages == sum(stream.stats.messages for stream in streams)
+        fleet.stop()
+        for exchange, recorder in zip(exchanges, recorders, strict=True):
+            assert exchange.violations == []
+            assert exchange.counts["unsub"] == 1
+            assert recorder.on_disconnect[-1].reason == "stopped"
+            assert recorder.on_error == []
+        assert ours() == []
+        assert not fleet.wait_ready(0)
+
+
+def test_a_lost_connection_comes_back_and_a_snapshot_is_taken(
+    bench: Bench, new_fleet: NewFleet
+) -> None:
+    id = bench.exchange.open_position()
+    snapshot = Snapshot([Position(id=id, volume=7)], [])
+    stream = bench.new(snapshot=lambda: snapshot)
+    with new_fleet(stream):
+        until(lambda: stream.synced, what="a snapshot")
+        bench.exchange.drop()
+        ready = bench.wait("on_ready", 2)[1]
+        assert ready.gap_s > 0
+        bench.wait("on_synced", 2)
+        assert stream.positions[id].volume == 7
+    assert bench.recorder.on_disconnect[0].retry_in_s is not None
+
+
+def test_pings_go_out_while_a_callback_takes_its_time(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Exchange() as other:
+        slow = bench.new(name="slow", slow_callback_s=0.1)
+        slow.on_order = bench.gate
+        options = {"ping_interval": 0.1, "pong_timeout": 0.2}
+        fleet = new_fleet(slow, new_stream(other, **options), bench.new(name="beside", **options))
+        with fleet:
+            assert fleet.wait_ready(SOON)
+            bench.push(1)
+            assert bench.entered.wait(SOON)
+            for exchange in (other, bench.exchange):
+                assert exchange.wait_for("ping", SOON, exchange.counts["ping"] + 5)
+            assert slow.stats.current_callback is not None
+            bench.open.set()
+            until(lambda: fleet.stats.slowest_turn == "slow")
+            assert fleet.stats.slowest_turn_s > 0.1
+            assert fleet.stats.ready == 3
+        assert [event.reason for event in bench.recorder.on_disconnect] == ["stopped"] * 3
+
+
+def test_a_dead_connection_is_noticed(bench: Bench, new_fleet: NewFleet) -> None:
+    with new_fleet(bench.new(ping_interval=0.1, pong_timeout=0.1)) as fleet:
+        assert fleet.wait_ready(SOON)
+        bench.exchange.stall()
+        assert "no pong" in bench.wait("on_disconnect")[0].reason
+        bench.exchange.resume()
+        bench.wait("on_ready", 2)
+
+
+def test_pausing(bench: Bench, new_fleet: NewFleet) -> None:
+    stream = bench.new()
+    stream.unsubscribe()
+    with new_fleet(stream):
+        assert bench.exchange.wait_for_clients(1)
+        assert not stream.wait_ready(0.1)
+        stream.subscribe()
+        assert stream.wait_ready(SOON)
+        stream.unsubscribe()
+        assert bench.exchange.wait_for("unsub")
+
+
+# --- one does not suffer from another -------------------------------------------------------------
+
+
+def test_what_ends_or_troubles_one_is_nothing_to_the_others(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet
+) -> None:
+    with Exchange() as odd, socket.create_server(("127.0.0.1", 0)) as silent:
+        hung = f"ws://127.0.0.1:{silent.getsockname()[1]}/"
+        good, refused = bench.new(), new_stream(odd, api_key="wrong", name="refused")
+        noisy = new_stream(odd, name="noisy", on_order=_raising)
+        fleet = new_fleet(good, refused, noisy, new_stream(hung, connect_timeout=SOON))
+        with fleet:
+            assert good.wait_ready(SOON)
+            assert noisy.wait_ready(SOON)
+            with pytest.raises(AuthenticationError):
+                refused.join(SOON)
+            odd.push(order(1))
+            odd.push_bytes(b"no gzip")
+            until(lambda: noisy.stats.callback_errors == noisy.stats.decode_errors == 1)
+            for number in range(100):
+                bench.push(number)
+            bench.wait("on_order", 100)
+            assert good.stats.connects == noisy.stats.connects == 1
+            assert fleet.stats[:5] == (4, 2, 1, 0, 1)
+            assert list(fleet.streams) == [good.name, "refused", "noisy", *list(fleet.streams)[3:]]
+
+
+def _raising(_: object) -> None:
+    raise ValueError("in a callback")
+
+
+def test_a_flood_is_read_by_turns(bench: Bench, new_stream: NewStream, new_fleet: NewFleet) -> None:
+    with Exchange() as flooding:
+        flood = new_stream(flooding, name="flood", on_order=lambda _: time.sleep(0.0001))
+        with new_fleet(flood, bench.new()) as fleet:
+            assert fleet.wait_ready(SOON)
+            for number in range(5000):
+                flooding.push(order(number))
+            bench.push(1)
+            bench.wait("on_order")
+            assert flood.stats.events["Order"] < 5000
+            until(lambda: flood.stats.events["Order"] == 5000)
+
+
+# --- connecting -----------------------------------------------------------------------------------
+
+
+def test_so_many_connect_in_a_second_and_at_once(bench: Bench, new_fleet: NewFleet) -> None:
+    streams = [bench.new() for _ in range(8)]
+    with new_fleet(*streams, connect_rate=20, connect_threads=2) as fleet:
+        assert fleet.wait_ready(SOON)
+    came = sorted(connection.connected_at for connection in bench.exchange.connections)
+    assert len(came) == 8
+    assert came[-1] - came[0] >= 7 / 20 - 0.03
+
+
+def test_who_has_a_position_connects_first(bench: Bench, new_fleet: NewFleet) -> None:
+    ready: list[str] = []
+    streams = [bench.new(name=f"s{number}") for number in range(6)]
+    for stream in streams:
+        stream.on_ready(lambda _, name=stream.name: ready.append(name))
+    fleet = new_fleet(*streams, connect_rate=50, connect_threads=1)
+    streams[4].book.load(
+        '{"version":1,"positions":[{"complete":true,"wire":{"id":7,"pv":1}}],'
+        '"balances":[],"orders":[],"triggers":[]}'
+    )
+    with fleet:
+        assert fleet.wait_ready(SOON)
+    assert ready[0] == "s4"
+
+
+def test_who_is_told_to_slow_down_slows_down_all_of_the_host(
+    bench: Bench, new_fleet: NewFleet
+) -> None:
+    bench.exchange.refuse_upgrade(429, headers={"Retry-After": "1"}, times=1)
+    with new_fleet(*(bench.new() for _ in range(4)), connect_threads=1) as fleet:
+        refused = bench.wait("on_disconnect")[0]
+        assert refused.retry_in_s >= 1
+        assert fleet.stats.waiting >= 3
+        assert fleet.wait_ready(SOON)
+    first = min(connection.connected_at for connection in bench.exchange.connections)
+    told = bench.recorder.times["on_disconnect"][0]
+    assert first - told > 0.8
+
+
+def test_a_fleet_that_connects_is_stopped_at_once(bench: Bench, new_fleet: NewFleet) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hung = f"ws://127.0.0.1:{silent.getsockname()[1]}/"
+        fleet = new_fleet(
+            *(PositionStream(hung, api_key="k", broker=1, proxy="") for _ in range(5)),
+            connect_threads=2,
+        ).start()
+        until(lambda: fleet.stats.connecting == 2)
+        began = time.monotonic()
+        fleet.stop()
+        assert time.monotonic() - began < 2.0
+    assert fleet.stats.ended == 5
+    assert ours() == []
+
+
+# --- adding and removing --------------------------------------------------------------------------
+
+
+def test_streams_come_and_go_while_it_runs(bench: Bench, new_fleet: NewFleet) -> None:
+    first, second = bench.new(name="first"), bench.new(name="second")
+    with new_fleet() as fleet:
+        assert fleet.wait_ready(SOON)
+        assert fleet.add(first) is first
+        first.on_order(lambda _: fleet.add(second))
+        assert first.wait_ready(SOON)
+        bench.push(1)
+        until(lambda: second.name in fleet.streams and second.wait_ready(SOON))
+        first.on_order = lambda _: fleet.remove(first)
+        bench.push(2)
+        assert first.join(SOON)
+        assert [*fleet.streams] == ["second"]
+        assert second.stats.disconnects == {}
+    fleet.remove(second)
+    first.on_order = None
+    with first, new_fleet(second):  # each may go elsewhere
+        assert first.wait_ready(SOON)
+        assert second.wait_ready(SOON)
+
+
+def test_what_does_not_fit_is_refused(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet
+) -> None:
+    stream, thread = bench.new(name="one"), bench.new(dispatch="thread")
+    fleet = new_fleet(stream)
+    for odd, error, words in (
+        (stream, ValueError, "name one"),
+        (bench.new(name="one"), ValueError, "name one"),
+        (thread, ValueError, "dispatch"),
+        ("a stream", TypeError, "PositionStream"),
+    ):
+        with pytest.raises(error, match=words):
+            fleet.add(odd)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="in a fleet already"):
+        new_fleet().add(stream)
+    with bench.new() as running, pytest.raises(RuntimeError, match="running"):
+        fleet.add(running)
+    for start in (stream.start, stream.run_forever):
+        with pytest.raises(RuntimeError, match="in a fleet"):
+            start()
+    with pytest.raises(ValueError, match="not in the fleet"):
+        fleet.remove(thread)
+    assert [*fleet.streams.values()] == [stream]
+    with pytest.raises(TypeError, match="copied"):
+        __import__("copy").copy(fleet)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("connect_rate", 0, ValueError),
+        ("connect_rate", "20", TypeError),
+        ("connect_rate", True, TypeError),
+        ("connect_threads", 0, ValueError),
+        ("connect_threads", 1.5, TypeError),
+    ],
+)
+def test_arguments(name: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=name):
+        Fleet(**{name: value})
+
+
+# --- the life cycle -------------------------------------------------------------------------------
+
+
+def test_stop_in_a_callback_and_again(bench: Bench, new_fleet: NewFleet) -> None:
+    streams = [bench.new() for _ in range(3)]
+    fleet = new_fleet(*streams)
+    for _ in range(2):
+        fleet.start()
+        assert fleet.wait_ready(SOON)
+        with pytest.raises(RuntimeError, match="running already"):
+            fleet.start()
+        streams[0].on_order = lambda _: fleet.stop()
+        bench.push(1)
+        assert fleet.join(SOON)
+        assert all(stream.join(0) for stream in streams)
+        assert ours() == []
+
+
+def test_one_stream_is_stopped_and_the_others_go_on(bench: Bench, new_fleet: NewFleet) -> None:
+    first, second = bench.new(), bench.new()
+    with new_fleet(first, second) as fleet:
+        assert fleet.wait_ready(SOON)
+        first.stop()
+        assert first.join(SOON)
+        bench.push(1)
+        bench.wait("on_order")
+        assert fleet.wait_ready(SOON)
+        assert fleet.stats[:5] == (2, 1, 0, 0, 1)
+
+
+def test_run_forever_and_what_a_callback_raises_to_end_it(
+    bench: Bench, new_fleet: NewFleet
+) -> None:
+    streams = [bench.new() for _ in range(2)]
+    fleet = new_fleet(*streams)
+
+    def leave(_: object) -> None:
+        sys.exit(3)
+
+    streams[1].on_order(leave)
+
+    def push() -> None:
+        until(lambda: fleet.wait_ready(0), what="that it is ready")
+        bench.push(1)
+
+    with concurrently(push), pytest.raises(SystemExit):
+        fleet.run_forever()
+    assert bench.exchange.wait_for("unsub", SOON, 2)
+    assert all(stream.stats.disconnects == {"stopped": 1} for stream in streams)
+    with fleet:  # on a thread of its own it ends nothing
+        assert fleet.wait_ready(SOON)
+        bench.push(2)
+        until(lambda: streams[1].stats.callback_errors)
+        assert fleet.stats.ready == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_run_forever(bench: Bench, new_fleet: NewFleet, number: int) -> None:
+    fleet = new_fleet(bench.new(), bench.new())
+
+    def send() -> None:
+        until(lambda: fleet.wait_ready(0), what="that it is ready")
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: fleet.stop())
+    try:
+        with concurrently(send):
+            if number == signal.SIGINT:
+                with pytest.raises(KeyboardInterrupt):
+                    fleet.run_forever()
+            else:
+                fleet.run_forever()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert bench.exchange.wait_for("unsub", SOON, 2)
+    assert fleet.join(0)
+
+
+FORKS = """import os
+from fastpos import Fleet, PositionStream
+from fastpos.simulator import Exchange
+from tests.support.pushes import order
+
+with Exchange() as exchange:
+    got, pids = [], []
+    def handle(event):
+        got.append(event.order_id)
+        if len(got) == 1:
+            pids.append(os.fork())
+    streams = [
+        PositionStream(exchange.url, api_key=exchange.api_key, broker=exchange.broker)
+        for _ in range(2)
+    ]
+    streams[0].on_order(handle)
+    fleet = Fleet(streams)
+    parent = os.getpid()
+    fleet.start()
+    assert fleet.wait_ready(5)
+    for number in range(3):
+        exchange.push(order(number))
+    import time
+    deadline = time.monotonic() + 5
+    while len(got) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pid, status = os.waitpid(pids[0], 0)
+    print(status, got, fleet.stats.ready)
+    fleet.stop()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_child_that_is_forked_in_a_callback_gets_nothing_and_does_nothing() -> None:
+    output = said(FORKS)
+    assert output.split() == ["0", "['0',", "'1',", "'2']", "2"]
