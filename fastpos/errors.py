@@ -24,7 +24,13 @@ KEPT_BYTES = 300
 
 
 class FastposError(Exception):
-    """Base of everything this library raises on its own account."""
+    """Base of everything this library raises on its own account.
+
+    Attributes:
+        stream: the name of the stream that it is about, None where it is about none.
+    """
+
+    stream: str | None = None
 
 
 class AuthenticationError(FastposError):

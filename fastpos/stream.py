@@ -124,7 +124,7 @@ class PositionStream(Callbacks):
         self._heartbeat = Heartbeat()
         self._book = Book(settings.number, self._owner, self._heartbeat)
         self._counters = Counters()
-        self._times = CallbackTimes(settings.slow_callback_s)
+        self._times = CallbackTimes(settings.slow_callback_s, settings.name)
         self._dispatcher: Dispatcher | None = None
         if settings.dispatch == "thread":
             self._dispatcher = Dispatcher(settings.queue_size, self.on_error, self._owner)
@@ -136,6 +136,7 @@ class PositionStream(Callbacks):
             self._times,
             self._dispatcher,
             settings.credential.hide,
+            settings.name,
         )
         self._owner.in_child = self._delivery.abandon
         self._sync = Snapshots(
@@ -342,7 +343,8 @@ class PositionStream(Callbacks):
             log.critical(text, self, exc_info=True, extra=self._fields("crashed", error))
 
     def _fields(self, event: str, error: BaseException) -> dict[str, object]:
-        return fields(event, url=str(self._settings.address), error=type(error).__name__)
+        settings, kind = self._settings, type(error).__name__
+        return fields(event, stream=settings.name, url=str(settings.address), error=kind)
 
     def _wait_ended(self, run: Run, deadline: float) -> bool:
         """Wait until a run has ended, and its thread if it is ours."""
@@ -422,6 +424,7 @@ class PositionStream(Callbacks):
             heartbeat.round_trip_s,
             self._delivery.counts,
             self._times,
+            self.name,
             self._dispatcher,
         )
 

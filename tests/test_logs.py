@@ -105,7 +105,7 @@ def test_the_end_and_errors_nobody_listens_to(
         stream.join(SOON)
     found = [f for f in logged(caplog) if f["event"] not in ("connected", "subscribed")]
     decode, callback, on_error, *_, ended = found
-    assert decode == {"event": "error", "error": "DecodeError"}
+    assert decode == {"event": "error", "stream": stream.name, "error": "DecodeError"}
     assert (callback["event"], callback["error"]) == ("callback_error", "CallbackError")
     assert callback["callback"] == on_error["callback"] == fail.__qualname__
     assert (on_error["event"], on_error["slot"]) == ("callback_error", "on_error")
@@ -132,4 +132,4 @@ def test_every_record_has_fields_and_the_readme_lists_them(project: Path) -> Non
     rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|", section, re.M))
     assert set(rows) == events
     listed = {name for row in rows.values() for name in re.findall(r"`(\w+)`", row)}
-    assert listed == names
+    assert {"stream", *listed} == names

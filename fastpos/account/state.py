@@ -483,6 +483,7 @@ class State:
                 if isinstance(record, EventSlots):
                     record._raw = entry.latest._raw
                     record._received_ns = entry.latest._received_ns
+                    record._stream = entry.latest._stream
             else:
                 record = position_of(part.record, entry.latest, wire, wire, entry.complete, None)
                 if old:
@@ -512,6 +513,7 @@ def no_push(number: NumberType, received_ns: int, raw: dict[str, Any] | None = N
     """Make a push that says nothing, for what did not come by one."""
     event: Event = view(Event, {}, number)
     event._received_ns = received_ns
+    event._stream = None
     if raw is not None:
         event._raw = raw
     return event

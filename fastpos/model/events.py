@@ -63,6 +63,8 @@ class Event(EventSlots, Record):
 
     received_ns: int = own("_received_ns", default=0, compared=False)
     """When the bytes of the push were read: `time.time_ns()`, nanoseconds since the epoch."""
+    stream: str | None = own("_stream", compared=False)
+    """The name of the stream that it came by; None from `fastpos.decode`."""
 
 
 class Position(PositionSlots, Event):

@@ -642,6 +642,8 @@ def _plain(value: Any) -> Any:
 
 def _restored(kind: type[Record], slots: dict[str, Any]) -> Record:
     record = kind.__new__(kind)
+    if isinstance(record, EventSlots):
+        record._stream = None
     for name, value in slots.items():
         setattr(record, name, value)
     return record

@@ -6,7 +6,7 @@ cdef class Slots:
     cdef public object _copy, _number
 
 cdef class EventSlots(Slots):
-    cdef public object _part, _received_ns
+    cdef public object _part, _received_ns, _stream
 
 cdef class PositionSlots(EventSlots):
     cdef public dict _before

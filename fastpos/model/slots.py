@@ -31,8 +31,9 @@ class Slots:
 class EventSlots(Slots):
     """Of every event."""
 
-    __slots__ = ("_part", "_received_ns")
+    __slots__ = ("_part", "_received_ns", "_stream")
     _received_ns: int
+    _stream: str | None  # the name of the stream that it came by
     _part: Any  # the part that has a callback of its own, merged
 
 
@@ -65,6 +66,7 @@ def position_of(
     position = primitives.new(kind)
     position._raw = push._raw
     position._received_ns = push._received_ns
+    position._stream = push._stream
     position._number = push._number
     position._wire = wire
     position._before = before

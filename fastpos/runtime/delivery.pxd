@@ -13,7 +13,7 @@ cdef class Route:
     cdef readonly object whole
 
 cdef class Delivery:
-    cdef readonly object _callbacks, _counters, _number, _dispatcher, _hide
+    cdef readonly object _callbacks, _counters, _number, _dispatcher, _hide, _stream
     cdef readonly dict _routes
     cdef readonly Book _book
     cdef readonly CallbackTimes _times

@@ -62,11 +62,12 @@ class Delivery:
         times: takes the functions' time; None: nobody wants to know.
         dispatcher: has them called on a thread of its own; None: they are called here.
         hide: takes credentials out of a text that is shown.
+        stream: the stream's name, which events and errors get.
     """
 
     __slots__ = (
         "_background", "_book", "_callbacks", "_counters", "_dispatcher", "_halted", "_hide",
-        "_muted", "_number", "_received", "_routes", "_times",
+        "_muted", "_number", "_received", "_routes", "_stream", "_times",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,7 @@ class Delivery:
         times: CallbackTimes | None = None,
         dispatcher: Dispatcher | None = None,
         hide: Callable[[str], str] = str,
+        stream: str | None = None,
     ) -> None:
         self._callbacks = callbacks
         self._book = book
@@ -86,6 +88,7 @@ class Delivery:
         self._times = times or CallbackTimes(inf)
         self._dispatcher = dispatcher
         self._hide = hide
+        self._stream = stream
         self._received = 0.0  # when what is being delivered was received
         self._muted = False  # no function may be called any more
         self._halted = False  # no push may be begun any more
@@ -147,7 +150,7 @@ class Delivery:
                 break
             refused: DecodeError | None = None
             try:
-                event = event_from(text, received_ns, self._number)
+                event = event_from(text, received_ns, self._number, self._stream)
             except OddPart as error:
                 event, refused = error.event, error.with_traceback(None)
             except DecodeError as error:
@@ -195,6 +198,7 @@ class Delivery:
             event: with what.
         """
         self.received(primitives.monotonic())
+        event._stream = self._stream
         self.call(getattr(self._callbacks, handlers) if type(handlers) is str else handlers, event)
 
     def call_queued(self, handlers: Handlers[Any], event: Any, received: float) -> None:
@@ -253,7 +257,9 @@ class Delivery:
                 "on_error callback raised; it was called with: %s",
                 event,
                 exc_info=error,
-                extra=fields("callback_error", slot=handlers.name, callback=name),
+                extra=fields(
+                    "callback_error", stream=self._stream, slot=handlers.name, callback=name
+                ),
             )
         else:
             self._report(handlers.failure(function, event, error), queued)
@@ -266,12 +272,14 @@ class Delivery:
         self._report(error, False)
 
     def _report(self, error: FastposError, queued: bool) -> None:
+        error.stream = self._stream
         on_error = self._callbacks.on_error
         if on_error.functions:
             self.call(on_error, error, queued)
             return
-        extra = fields("error", error=type(error).__name__)
+        extra = fields("error", stream=self._stream, error=type(error).__name__)
         if isinstance(error, CallbackError):
             extra |= fields("callback_error", callback=callback_name(error.callback))
         detail = isinstance(error, (CallbackError, DecodeError))
-        log.error("%s", error, exc_info=error if detail else None, extra=extra)
+        text = str(error) if self._stream is None else f"{self._stream}: {error}"
+        log.error("%s", text, exc_info=error if detail else None, extra=extra)

@@ -71,6 +71,7 @@ class Feed:
         book: Book,
     ) -> None:
         self._settings = settings
+        self._label = f"{settings.name}, {settings.address}"
         self._delivery = delivery
         self._counters = counters
         self._snapshots = snapshots
@@ -148,7 +149,7 @@ class Feed:
             self._warned = True
             log.warning(
                 "%s: the credential travels in clear; use wss://",
-                settings.address,
+                self._label,
                 extra=self._fields("credential_in_clear"),
             )
         connection = Connection(
@@ -192,7 +193,7 @@ class Feed:
         self._opened = True
         self._counters.connects += 1
         extra = self._fields("connected", attempt=self._recovery.attempts)
-        log.info("%s: connected", self._settings.address, extra=extra)
+        log.info("%s: connected", self._label, extra=extra)
 
     def take(self, link: Link, event: Event) -> None:
         """Do what one of its events means."""
@@ -203,7 +204,7 @@ class Feed:
             if self._delivery.pushes(event.texts, link.received_ns):
                 log.info(
                     "%s: the exchange says that it closes",
-                    self._settings.address,
+                    self._label,
                     extra=self._fields("system_close"),
                 )
                 link.system_closes()
@@ -225,7 +226,7 @@ class Feed:
             silent_s = monotonic() - since
             reason = f"no tick for {silent_s:.1f} s while a position is open"
             extra = self._fields("stale", reason=reason, silent_s=silent_s)
-            log.warning("%s: %s", self._settings.address, reason, extra=extra)
+            log.warning("%s: %s", self._label, reason, extra=extra)
             event = Stale(reason=reason, silent_s=silent_s, received_ns=link.received_ns)
             self._delivery.tell("on_stale", event)
 
@@ -258,7 +259,7 @@ class Feed:
             self._snapshots.interrupt()
         after = "" if gap is None else f" after a gap of {gap:.1f} s"
         extra = self._fields("subscribed", gap_s=gap, attempt=event.attempts)
-        log.info("%s: subscribed%s", self._settings.address, after, extra=extra)
+        log.info("%s: subscribed%s", self._label, after, extra=extra)
         self._delivery.tell("on_ready", event)
 
     def paused(self) -> None:
@@ -266,7 +267,7 @@ class Feed:
         if self._was_ready:  # else it is told of in `_subscribed`, which is to come
             self._subscribed_until = monotonic()
         self._snapshots.interrupt()
-        log.info("%s: paused", self._settings.address, extra=self._fields("paused"))
+        log.info("%s: paused", self._label, extra=self._fields("paused"))
 
     def left(self, link: Link | None) -> None:
         """The connection is over, and about to be closed."""
@@ -290,6 +291,9 @@ class Feed:
         verdict = Verdict(None, None)
         if not stopped:
             verdict = self._recovery.judge(closed.reason, closed.error, now, closed.said)
+        for error in (closed.error, verdict.final):
+            if error is not None:
+                error.stream = self.name
         self._tell(closed, "stopped" if stopped else closed.reason, verdict.retry_in_s, now)
         return verdict
 
@@ -317,10 +321,11 @@ class Feed:
         )
         if silent_s is not None:
             what += f" (in service for {lasted:.1f} s, silent for the last {silent_s:.1f} s)"
-        log.info("%s: %s: %s; %s", self._settings.address, what, reason, plan, extra=extra)
+        log.info("%s: %s: %s; %s", self._label, what, reason, plan, extra=extra)
         self._delivery.tell("on_disconnect", event)
         if closed.error is not None and retry_in is not None:
             self._delivery.report(closed.error)
 
     def _fields(self, event: str, **values: object) -> dict[str, object]:
-        return fields(event, url=str(self._settings.address), **values)
+        settings = self._settings
+        return fields(event, stream=settings.name, url=str(settings.address), **values)

@@ -70,11 +70,18 @@ class Lookout:
         self._named = running.begun
         name = callback_name(running.function)
         log.warning(
-            "%s callback %s has been running for %.1f s",
+            "%s: %s callback %s has been running for %.1f s",
+            self._times.stream,
             running.slot,
             name,
             seconds,
-            extra=fields("callback_running", slot=running.slot, callback=name, seconds=seconds),
+            extra=fields(
+                "callback_running",
+                stream=self._times.stream,
+                slot=running.slot,
+                callback=name,
+                seconds=seconds,
+            ),
         )
         return now + self._slow_s
 

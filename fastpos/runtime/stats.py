@@ -59,6 +59,8 @@ class Stats(NamedTuple):
     """The name of the function that is running at this moment, None where none is."""
     current_callback_s: float
     """For how long it has been running, seconds."""
+    stream: str
+    """The stream's name."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as a plain dict, for a metrics exporter."""
@@ -90,6 +92,7 @@ class Counters:
         round_trip_s: float | None,
         events: dict[str, int],
         times: CallbackTimes,
+        stream: str,
         dispatcher: Dispatcher | None,
     ) -> Stats:
         """Give the counters as they are now, with what others know."""
@@ -118,6 +121,7 @@ class Counters:
             max_lag_s=max_lag_s,
             current_callback=None if running is None else callback_name(running.function),
             current_callback_s=0.0 if running is None else monotonic() - running.begun,
+            stream=stream,
         )
 
 

@@ -40,6 +40,7 @@ class CallbackTimes:
 
     Args:
         slow_s: a function that took longer is logged, seconds.
+        stream: the name of the stream whose functions they are.
     """
 
     __slots__ = (
@@ -53,10 +54,12 @@ class CallbackTimes:
         "limit",
         "now",
         "slowest",
+        "stream",
     )
 
-    def __init__(self, slow_s: float) -> None:
+    def __init__(self, slow_s: float, stream: str | None = None) -> None:
         self._slow_s = slow_s
+        self.stream = stream
         self._logged: dict[int, float] = {}  # id of a function -> when it was last logged
         self._max_lag_s = 0.0  # of all events but the last
         self._received = 0.0  # when the event at hand was received
@@ -87,11 +90,18 @@ class CallbackTimes:
         if seconds > self._slow_s and self._is_due(id(function)):
             name = callback_name(function)
             log.warning(
-                "%s callback %s took %.3f s",
+                "%s: %s callback %s took %.3f s",
+                self.stream,
                 slot,
                 name,
                 seconds,
-                extra=fields("slow_callback", slot=slot, callback=name, seconds=seconds),
+                extra=fields(
+                    "slow_callback",
+                    stream=self.stream,
+                    slot=slot,
+                    callback=name,
+                    seconds=seconds,
+                ),
             )
             self.now = primitives.monotonic()
 

@@ -14,7 +14,7 @@ cpdef bint all_begin(list texts, tuple heads) except -1
 @cython.locals(
     push=dict, body=dict, thing=dict, items=list, odd=tuple, channel=Channel, part=Part, event=EventSlots,
     exact=bint)
-cpdef event_from(bytes text, received_ns, number)
+cpdef event_from(bytes text, received_ns, number, stream=*)
 
 cdef Channel _channel_of(parsed, bytes text)
 cdef bint _too_deep(push, bytes text) except -1

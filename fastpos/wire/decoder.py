@@ -94,8 +94,14 @@ def all_begin(texts: list[bytes], heads: tuple[bytes, ...]) -> bool:
     return True
 
 
-def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
+def event_from(text: bytes, received_ns: int, number: NumberType, stream: str | None = None) -> Any:
     """Make the event of a push, from its JSON.
+
+    Args:
+        text: the JSON.
+        received_ns: when it was read, `time.time_ns()`.
+        number: type of numbers.
+        stream: the name of the stream that it came by.
 
     Raises:
         DecodeError: it is no JSON, no push, or a push of the wrong shape.
@@ -166,6 +172,7 @@ def event_from(text: bytes, received_ns: int, number: NumberType) -> Any:
     event._wire = body
     event._received_ns = received_ns
     event._number = number
+    event._stream = stream
     if partly is not None:
         partly.event = event
         raise partly

@@ -140,7 +140,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[], Any]:
 def test_each_class_has_its_attributes(kind: type) -> None:
     expected = {*ATTRIBUTES[kind].split(), "raw"}
     if kind not in PARTS:
-        expected.add("received_ns")
+        expected |= {"received_ns", "stream"}
     assert set(names(kind)) == expected
     assert kind.__doc__
     for name, field in kind._fields.items():  # type: ignore[attr-defined]

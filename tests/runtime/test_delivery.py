@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fastpos import _c
+from fastpos import Ready, Unknown, _c
 from fastpos.account.book import Book
 from fastpos.errors import DecodeError
 from fastpos.runtime.stats import count
@@ -376,10 +376,10 @@ def test_an_odd_part_does_not_cost_the_others(
 
 
 def test_what_happens_now_is_told_by_the_callbacks_name(rig: Rig) -> None:
-    error = DecodeError("no push", b"")
-    rig.delivery.tell("on_error", error)
-    rig.delivery.tell(rig.callbacks.on_unknown, 5)
-    assert rig.told == [("on_error", error), ("on_unknown", 5)]
+    ready, unknown = Ready(), Unknown()
+    rig.delivery.tell("on_order", ready)
+    rig.delivery.tell(rig.callbacks.on_unknown, unknown)
+    assert rig.told == [("on_order", ready), ("on_unknown", unknown)]
 
 
 def test_a_function_that_is_added_meanwhile_is_called_from_the_next_event_on(rig: Rig) -> None:
