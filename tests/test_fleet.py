@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fastpos import AuthenticationError, Fleet, Position, PositionStream, Snapshot
+from fastpos.runtime.loop import SNAPSHOT_THREADS
 from fastpos.simulator import Exchange
 from tests.support.bench import Bench
 from tests.support.certificates import Certificates
@@ -403,6 +404,7 @@ def test_a_signal_ends_run_forever(bench: Bench, new_fleet: NewFleet, number: in
 
 FORKS = """import os
 from fastpos import Fleet, PositionStream
+from fastpos.runtime.loop import SNAPSHOT_THREADS
 from fastpos.simulator import Exchange
 from tests.support.pushes import order
 
@@ -437,3 +439,20 @@ with Exchange() as exchange:
 def test_a_child_that_is_forked_in_a_callback_gets_nothing_and_does_nothing() -> None:
     output = said(FORKS)
     assert output.split() == ["0", "['0',", "'1',", "'2']", "2"]
+
+
+def test_snapshots_are_asked_for_on_a_few_threads(bench: Bench, new_fleet: NewFleet) -> None:
+    asking: set[str] = set()
+
+    def source() -> Snapshot:
+        asking.add(threading.current_thread().name)
+        bench.gate(None)
+        return Snapshot([], [])
+
+    streams = [bench.new(snapshot=source) for _ in range(SNAPSHOT_THREADS + 4)]
+    with new_fleet(*streams) as fleet:
+        assert fleet.wait_ready(SOON)
+        until(lambda: len(asking) == SNAPSHOT_THREADS)
+        bench.open.set()
+        until(lambda: all(stream.synced for stream in streams))
+        assert len(asking) == SNAPSHOT_THREADS

@@ -1,4 +1,6 @@
-"""A few threads for jobs that wait: opening connections. They live only while there are jobs.
+"""A few threads for jobs that wait: opening connections, asking for snapshots.
+
+They live only while there are jobs.
 
 Threads: `_lock` guards the two fields below it; it is held for some steps only, and no job runs
 under it.

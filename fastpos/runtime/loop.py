@@ -2,8 +2,8 @@
 
 It does for each of them what driver.py does for one, with the same feed and link; but it never
 waits for one alone. A selector says who has something to read; a heap, whose time has come; what
-takes long, opening a connection, is done by a crew of a few threads; and pings go out from one ping
-thread for all.
+takes long, opening a connection or asking for a snapshot, is done by crews of a few threads; and
+pings go out from one ping thread for all.
 
 A SEAT'S WAY
 
@@ -57,12 +57,14 @@ from .feed import Feed
 from .link import Buffers, Link
 from .pinger import Pinger, Scheduled
 from .run import Control, Run
-from .snapshots import POLL_INTERVAL, Snapshots
+from .snapshots import POLL_INTERVAL, Snapshots, on_a_thread_of_its_own
 
 __all__ = ["Loop", "Place", "Seat"]
 
 # A signal is handled within so many seconds, also where one does not end the system call.
 LONGEST_WAIT = 0.5
+# So many snapshots are asked for at once.
+SNAPSHOT_THREADS = 8
 
 _run_numbers = itertools.count(1)
 
@@ -173,6 +175,7 @@ class Loop:
         self._changed = changed
         self.pinger = Pinger()
         self._crew = Crew("fastpos-connect", connect_threads)
+        self._snapshot_crew = Crew("fastpos-snapshot", SNAPSHOT_THREADS)
         self._requests: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._wake_end, self._woken_end = socket.socketpair()
         self._wake_end.setblocking(False)
@@ -308,6 +311,7 @@ class Loop:
 
     def _enter(self, seat: Seat) -> None:
         self._seats.add(seat)
+        seat.snapshots.do = self._snapshot_crew.do
         seat.feed.begin()
         self.pinger.watch(seat.lookout)
         self._queue(seat)
@@ -481,6 +485,7 @@ class Loop:
         seat.due = inf
         self._seats.discard(seat)
         self._pending.discard(seat)
+        seat.snapshots.do = on_a_thread_of_its_own
         self.pinger.forget(seat.lookout)
         seat.run.failure = failure
         seat.run.ended = True

@@ -1,4 +1,4 @@
-"""Calls the snapshot source, each call on a thread of its own, so that pushes keep being read.
+"""Calls the snapshot source, each call on another thread, so that pushes keep being read.
 
 One call counts at a time. One that takes too long can't be ended; it is left to itself, and a few
 of those may be under way. When to call and what an answer means is in account/synchronizer.py.
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
+from math import inf
 from time import time_ns
 
 from ..account.book import Book
@@ -22,7 +24,7 @@ from ..model.snapshot import Snapshot, SnapshotSource
 from ..reconnect import ReconnectPolicy
 from .callbacks import _shown
 
-__all__ = ["POLL_INTERVAL", "Snapshots"]
+__all__ = ["POLL_INTERVAL", "Snapshots", "on_a_thread_of_its_own"]
 
 # How often the reader looks for a snapshot while nothing else comes, seconds.
 POLL_INTERVAL = 0.02
@@ -35,18 +37,18 @@ _numbers = itertools.count(1)
 class _Call:
     """One call of the source."""
 
-    def __init__(self, source: SnapshotSource) -> None:
+    def __init__(self, source: SnapshotSource, at_once: bool) -> None:
         self._source = source
-        self.began = monotonic()
+        self.began = monotonic() if at_once else inf  # else the thread says it
         self.abandoned = False  # the reader's: what it gives is not wanted any more
         self.snapshot: Snapshot | None = None
         self.error: SnapshotError | None = None
         self.done = False
-        threading.Thread(
-            target=self._run, name=f"fastpos-snapshot-{next(_numbers)}", daemon=True
-        ).start()
 
-    def _run(self) -> None:
+    def make(self) -> None:
+        """Call it; on a thread where that may take its time."""
+        if self.began == inf:
+            self.began = monotonic()
         try:
             given = self._source()
             if not isinstance(given, Snapshot):
@@ -66,6 +68,12 @@ class _Call:
             self.error.__cause__ = error
         finally:
             self.done = True
+
+
+def on_a_thread_of_its_own(job: Callable[[], object]) -> None:
+    """Do a job; raises RuntimeError where no thread can be started."""
+    name = f"fastpos-snapshot-{next(_numbers)}"
+    threading.Thread(target=job, name=name, daemon=True).start()
 
 
 class Snapshots:
@@ -90,6 +98,8 @@ class Snapshots:
         self._rules = Synchronizer(source is not None, policy, book)
         self._call: _Call | None = None
         self._overdue: list[_Call] = []
+        self.do: Callable[[Callable[[], object]], None] = on_a_thread_of_its_own
+        """Has a job done, soon; raises RuntimeError where that can't be."""
 
     @property
     def synced(self) -> bool:
@@ -151,7 +161,9 @@ class Snapshots:
             return []
         self._rules.asked()
         try:
-            self._call = _Call(self._source)
+            call = _Call(self._source, self.do is on_a_thread_of_its_own)
+            self.do(call.make)
+            self._call = call
         except RuntimeError as error:
             return self._rules.failed(SnapshotError(f"no thread for the snapshot: {error}"), now)
         return []
