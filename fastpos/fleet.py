@@ -74,7 +74,6 @@ class _FleetRun:
         self.background = background
         self.loop = loop
         self.ended = False
-        self.failure: BaseException | None = None
 
 
 class Fleet:
@@ -220,7 +219,7 @@ class Fleet:
         try:
             thread.start()
         except BaseException:
-            self._finish(run, None)
+            self._finish(run)
             raise
         return self
 
@@ -362,25 +361,25 @@ class Fleet:
             run.loop.run()
         except Forked:
             raise
-        except BaseException as error:  # Ctrl-C, sys.exit() in a callback: leave in an orderly way
+        except BaseException:  # Ctrl-C, sys.exit() in a callback: leave in an orderly way
             if not self._owner.is_another:
                 run.loop.stop()
                 self._each(lambda seat, own: seat.stop(own))
                 run.loop.run_out(LAST_STEPS / 2)
-            self._finish(run, error)
             raise
-        self._finish(run, None)
+        finally:
+            self._finish(run)
 
-    def _finish(self, run: _FleetRun, failure: BaseException | None) -> None:
-        if self._owner.is_another:
+    def _finish(self, run: _FleetRun) -> None:
+        if self._owner.is_another:  # all of it is the parent's
             return
-        run.loop.stop()
         try:
             run.loop.pinger.stop()
-        finally:
-            run.loop.close()
-            run.failure = failure
-            run.ended = True
+        finally:  # also if a second Ctrl-C came
+            run.loop.pinger.leave()
+            with self._changing:  # who adds a stream now finds it either running or ended
+                run.loop.close()
+                run.ended = True
             self._changes.notify()
 
     def _stream_ended(self, seat: Seat, failure: FastposError | None) -> None:

@@ -244,6 +244,10 @@ class Loop:
 
     def close(self) -> None:
         """Give back what the system has lent. Seats that are left are over."""
+        self.stopping = True
+        while not self._requests.empty():
+            with suppress(Empty, Exception):
+                self._requests.get_nowait()()
         for seat in tuple(self._seats):
             self._forget_socket(seat)
             if seat.link is not None:

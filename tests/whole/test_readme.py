@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,9 +66,31 @@ def test_the_loop_takes_events_until_no_position_is_left(
         assert process.wait(timeout=20) == 0
 
 
+def test_the_fleet_prints_what_each_account_does(exchange: Exchange, tmp_path: Path) -> None:
+    with started(snippet(2, tmp_path, exchange)) as process:
+        exchange.wait_for_subscribers(2, timeout=20)
+        exchange.open_position(volume=3)
+        output = read_until(process, "CREATE") + read_until(process, "CREATE")
+    assert {line.split()[0] for line in output.splitlines()} == {"alice", "bob"}
+
+
+def test_the_example_of_a_fleet(exchange: Exchange, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"{name} {exchange.api_key}\n" for name in ("alice", "bob", "carol")))
+    example = str(ROOT / "examples" / "fleet.py")
+    with started(example, exchange.url, str(exchange.broker), str(keys)) as process:
+        exchange.wait_for_subscribers(3, timeout=20)
+        exchange.place_order()
+        read_until(process, "alice NEW")
+        process.send_signal(signal.SIGINT)
+        assert "FleetStats(streams=3" in read_until(process, "FleetStats")
+        assert process.wait(timeout=20) == 0
+    assert exchange.counts["unsub"] == 3
+
+
 def test_the_script_with_a_snapshot_knows_what_was_open(exchange: Exchange, tmp_path: Path) -> None:
     first = exchange.open_position(volume=3)
-    with started(snippet(2, tmp_path, exchange)) as process:
+    with started(snippet(3, tmp_path, exchange)) as process:
         output = read_until(process, "synced: 1 created, 0 updated, 0 deleted")
         assert f"SNAPSHOT CREATE {first} 3.0" in output
         exchange.update_position(first, volume=2)
@@ -75,14 +98,14 @@ def test_the_script_with_a_snapshot_knows_what_was_open(exchange: Exchange, tmp_
 
 
 def test_the_snippet_for_own_tests(exchange: Exchange, tmp_path: Path) -> None:
-    done = run(snippet(3, tmp_path, exchange))
+    done = run(snippet(4, tmp_path, exchange))
     assert done.returncode == 0, done.stderr
 
 
 def test_no_snippet_is_without_a_test_and_the_commands_end_in_what_is_tested() -> None:
     # .ci/run runs both as they stand, in fresh virtual environments.
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5
     ends = [shlex.split(command.rsplit("&&", 1)[1]) for command in COMMANDS]
     assert ends == [[".venv/bin/fastpos", "demo"], [".venv/bin/pytest"]]
 
