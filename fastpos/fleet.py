@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -84,12 +85,15 @@ class Fleet:
     thread and any callback.
 
     All functions are called on one thread, one after the other: one that takes long keeps the
-    other streams waiting, and is named in the log and in `stats`. Pings do not wait for it.
+    other streams waiting, and is named in the log and in `stats`. With `callback_threads` they are
+    called on so many others: each stream's in order, by one thread at a time, and one that takes
+    long holds one thread. Pings wait for none of them.
 
     Args:
         streams: the first ones, none of them started.
         connect_rate: so many connections are opened in a second at most; None: there is no limit.
         connect_threads: so many are being opened at once at most.
+        callback_threads: so many threads call the functions; 0: the one that reads does.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
@@ -101,6 +105,7 @@ class Fleet:
         *,
         connect_rate: float | None = 20.0,
         connect_threads: int = 8,
+        callback_threads: int = 0,
     ) -> None:
         if connect_rate is not None:
             if isinstance(connect_rate, bool) or not isinstance(connect_rate, (int, float)):
@@ -110,10 +115,9 @@ class Fleet:
                 raise ValueError(
                     f"connect_rate must be above 0 and at most 1e6, not {connect_rate}"
                 )
-        if type(connect_threads) is not int:
-            raise TypeError(f"connect_threads must be an int, not {type(connect_threads).__name__}")
-        if not 1 <= connect_threads <= 1000:
-            raise ValueError(f"connect_threads must be from 1 to 1000, not {connect_threads}")
+        _check_threads("connect_threads", connect_threads, 1)
+        _check_threads("callback_threads", callback_threads, 0)
+        self._callback_threads = callback_threads
         self._connect_rate = connect_rate
         self._connect_threads = connect_threads
         self._owner = OwnerProcess()
@@ -196,8 +200,14 @@ class Fleet:
             background=run.background,
             pinger=run.loop.pinger,
         )
-        begin_seat(stream, own)
-        run.loop.enter(seat, own)
+        pool, loop = run.loop.pool, run.loop
+        new_queue = None
+        if pool is not None:
+            from .runtime.pool import PooledQueue  # noqa: PLC0415
+
+            new_queue = partial(PooledQueue, pool=pool, roomy=partial(loop.make_room, seat))
+        begin_seat(stream, seat, own, new_queue)
+        loop.enter(seat, own)
 
     # --- life cycle -------------------------------------------------------------------------
 
@@ -256,7 +266,7 @@ class Fleet:
                 for seat in self._seats.values()
             )
 
-        if self._is_within(run) and not is_so():
+        if run.thread is threading.current_thread() and not is_so():
             raise RuntimeError("wait_ready() in a callback would wait for itself")
         self._changes.wait_for(lambda: is_so() or run.ended or run.loop.stopping, timeout)
         return is_so() and not run.ended and not run.loop.stopping
@@ -318,7 +328,10 @@ class Fleet:
                 do(seat, own)
 
     def _is_within(self, run: _FleetRun) -> bool:
-        return not run.ended and run.thread is threading.current_thread()
+        if run.ended:
+            return False
+        pool = run.loop.pool
+        return run.thread is threading.current_thread() or (pool is not None and pool.is_current)
 
     def _wait_ended(self, run: _FleetRun, deadline: float) -> bool:
         if not self._changes.wait_for(lambda: run.ended, max(deadline - monotonic(), 0.0)):
@@ -336,10 +349,16 @@ class Fleet:
             if self._run is not None and not self._run.ended:
                 raise RuntimeError("the fleet is running already")
             loop = Loop(
-                self._connect_rate, self._connect_threads, self._stream_ended, self._changes.notify
+                self._connect_rate,
+                self._connect_threads,
+                self._callback_threads,
+                self._stream_ended,
+                self._changes.notify,
             )
             run = _FleetRun(number, thread, background, loop)
-            loop.pinger.start(f"fastpos-ping-fleet-{number}", lambda error: loop.ask(_raise(error)))
+            loop.pinger.start(f"fastpos-ping-fleet-{number}", loop.fail)
+            if loop.pool is not None:
+                loop.pool.start()
             self._run = run
             for name, stream in self._streams.items():
                 self._begin_stream(stream, self._seats[name], run)
@@ -377,6 +396,9 @@ class Fleet:
             run.loop.pinger.stop()
         finally:  # also if a second Ctrl-C came
             run.loop.pinger.leave()
+            if run.loop.pool is not None:
+                run.loop.pool.stop()
+                run.loop.pool.join(LAST_STEPS / 2)
             with self._changing:  # who adds a stream now finds it either running or ended
                 run.loop.close()
                 run.ended = True
@@ -415,8 +437,8 @@ class Fleet:
         )
 
 
-def _raise(error: BaseException) -> Callable[[], NoReturn]:
-    def do() -> NoReturn:
-        raise error
-
-    return do
+def _check_threads(name: str, value: Any, least: int) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not least <= value <= 1000:
+        raise ValueError(f"{name} must be from {least} to 1000, not {value}")

@@ -25,9 +25,9 @@ from .fork import Forked, OwnerProcess
 from .logs import fields, log
 from .model.events import Balance, Order, Position, Trigger
 from .reconnect import ReconnectPolicy
-from .runtime.callbacks import Callbacks
+from .runtime.callbacks import Callbacks, Handlers
 from .runtime.delivery import Delivery
-from .runtime.dispatch import Dispatcher
+from .runtime.dispatch import CallbackQueue, Dispatcher
 from .runtime.stats import Counters, Stats
 from .runtime.timing import CallbackTimes
 from .settings import Settings, takes
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .runtime.feed import Feed
     from .runtime.loop import Seat
     from .runtime.pinger import Scheduled
+    from .runtime.pool import PooledQueue
     from .runtime.run import Control, Run
     from .runtime.snapshots import Snapshots
 
@@ -125,9 +126,12 @@ class PositionStream(Callbacks):
         self._book = Book(settings.number, self._owner, self._heartbeat)
         self._counters = Counters()
         self._times = CallbackTimes(settings.slow_callback_s, settings.name)
-        self._dispatcher: Dispatcher | None = None
+        self._own_dispatcher: Dispatcher | None = None
         if settings.dispatch == "thread":
-            self._dispatcher = Dispatcher(settings.queue_size, self.on_error, self._owner)
+            self._own_dispatcher = Dispatcher(
+                settings.queue_size, self.on_error, self._owner, settings.name
+            )
+        self._dispatcher: CallbackQueue | None = self._own_dispatcher  # else a fleet's
         self._delivery = Delivery(
             self._callbacks,
             self._book,
@@ -160,7 +164,7 @@ class PositionStream(Callbacks):
             self._feed,
             self._delivery,
             self._sync,
-            self._dispatcher,
+            self._own_dispatcher,
             self._owner,
             self._lookout,
         )
@@ -327,6 +331,8 @@ class PositionStream(Callbacks):
             if not self._driver.wants_pushes:
                 self._own_driver.pause()
             self._driver, self._is_let_go = self._own_driver, False
+            self._dispatcher = None
+            self._delivery.dispatch_by(None)
 
     def _run_in_background(self, run: Run) -> None:
         if not run.claim():  # who started the thread was interrupted, and has given up
@@ -443,7 +449,7 @@ def hand_over(stream: PositionStream, new_seat: Callable[..., Seat]) -> Seat:
     own = stream._own_driver
     if stream._driver is not own:
         raise ValueError(f"{stream.name} is in a fleet already")
-    if stream._dispatcher is not None:
+    if stream._own_dispatcher is not None:
         raise ValueError(f'{stream.name} has dispatch="thread": in a fleet there is none')
     if own.last_run is not None and not own.last_run.ended:
         raise RuntimeError(f"{stream.name} is running")
@@ -459,6 +465,27 @@ def let_go(stream: PositionStream) -> None:
     stream._is_let_go = True
 
 
-def begin_seat(stream: PositionStream, run: Run) -> None:
-    """Begin a run in a fleet; raises RuntimeError, ImportError."""
+def begin_seat(
+    stream: PositionStream,
+    seat: Seat,
+    run: Run,
+    new_queue: Callable[[int, Handlers[FastposError], OwnerProcess, str], PooledQueue] | None,
+) -> None:
+    """Begin a run in a fleet.
+
+    Args:
+        stream: whose.
+        seat: its driver.
+        run: what begins.
+        new_queue: makes what has its functions called on other threads; None: the reader does.
+
+    Raises:
+        RuntimeError, ImportError: see `PositionStream.start`.
+    """
+    queue = None
+    if new_queue is not None:
+        settings = stream._settings
+        queue = new_queue(settings.queue_size, stream.on_error, stream._owner, settings.name)
+    stream._dispatcher = queue
+    seat.call_by(queue)
     stream._begin(run)

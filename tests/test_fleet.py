@@ -22,7 +22,7 @@ from tests.support.certificates import Certificates
 from tests.support.connections import concurrently
 from tests.support.programs import said
 from tests.support.pushes import order
-from tests.support.recording import SOON, Recorder, until
+from tests.support.recording import SOON, Recorder, logged, until
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("tidy")]
 
@@ -456,3 +456,112 @@ def test_snapshots_are_asked_for_on_a_few_threads(bench: Bench, new_fleet: NewFl
         bench.open.set()
         until(lambda: all(stream.synced for stream in streams))
         assert len(asking) == SNAPSHOT_THREADS
+
+
+# --- callback threads -----------------------------------------------------------------------------
+
+
+def test_with_callback_threads_a_slow_function_holds_one_of_them(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet
+) -> None:
+    names: dict[str, set[str]] = {"slow": set(), "quick": set()}
+
+    def note(event: Any) -> None:
+        names[event.stream].add(threading.current_thread().name)
+
+    with Exchange() as other:
+        slow = new_stream(other, name="slow", queue_size=10)
+        slow.on_order = bench.gate
+        slow.on_order(note)
+        quick = bench.new(name="quick")
+        quick.on_order(note)
+        with new_fleet(slow, quick, callback_threads=2) as fleet:
+            assert fleet.wait_ready(SOON)
+            other.push(order(1))
+            assert bench.entered.wait(SOON)
+            bench.push(*range(100))
+            bench.wait("on_order", 100)
+            assert bench.orders == [*range(100)]
+            assert slow.stats.current_callback is not None
+            with pytest.raises(RuntimeError, match="in a fleet"):
+                slow.start()
+            bench.open.set()
+            until(lambda: names["slow"])
+    for threads in names.values():
+        assert all(name.startswith("fastpos-callbacks-") for name in threads)
+    assert ours() == []
+
+
+def test_a_full_queue_leaves_its_stream_unread_and_nothing_is_lost(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Exchange() as other:
+        got: list[int] = []
+        options = {"ping_interval": 0.1, "pong_timeout": 0.2}
+        slow = new_stream(other, name="slow", on_order=bench.gate, queue_size=5, **options)
+        slow.on_order(lambda event: got.append(int(event.order_id)))
+        with new_fleet(slow, bench.new(), callback_threads=2) as fleet:
+            assert fleet.wait_ready(SOON)
+            for number in range(3000):
+                other.push(order(number))
+            until(lambda: logged(caplog, "queue_full"), what="a full queue")
+            read = slow.stats.messages
+            bench.push(1)
+            bench.wait("on_order")
+            assert other.wait_for("ping", SOON, other.counts["ping"] + 5)
+            assert slow.stats.messages == read < 3000
+            bench.open.set()
+            until(lambda: len(got) == 3000)
+            assert got == [*range(3000)]
+            assert slow.stats.disconnects == {}
+            error = bench.recorder.on_error[0]
+            assert ("queue is full" in str(error), error.stream) == (True, "slow")
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_what_waits_is_not_delivered_after_a_stop(
+    bench: Bench, new_fleet: NewFleet, threads: int
+) -> None:
+    stream = bench.new(on_order=bench.gate)
+    fleet = new_fleet(stream, bench.new(), callback_threads=threads).start()
+    assert fleet.wait_ready(SOON)
+    bench.push(*range(50))
+    assert bench.entered.wait(SOON)
+    with concurrently(fleet.stop) as stopping:
+        until(lambda: stream.stats.current_callback_s > 0.2)
+        bench.open.set()
+        stopping.result(SOON)
+    assert fleet.join(SOON)
+    assert stream.join(0)
+    assert stream.stats.disconnects == {"stopped": 1}
+    assert len(bench.orders) < 100
+    assert ours() == []
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_callback_that_outlasts_a_stop_is_left_to_finish(
+    bench: Bench, new_fleet: NewFleet, threads: int
+) -> None:
+    stream = bench.new(on_order=bench.gate)
+    fleet = new_fleet(stream, callback_threads=threads).start()
+    assert fleet.wait_ready(SOON)
+    bench.push(1, 2)
+    assert bench.entered.wait(SOON)
+    began = time.monotonic()
+    fleet.stop(timeout=0.3)
+    assert time.monotonic() - began < 2.0
+    assert not fleet.join(0)
+    bench.open.set()
+    assert fleet.join(SOON)
+    assert bench.recorder.on_disconnect == []  # nothing is called after that
+
+
+def test_stop_in_a_callback_on_a_thread_of_a_pool(bench: Bench, new_fleet: NewFleet) -> None:
+    stream = bench.new()
+    fleet = new_fleet(stream, bench.new(), callback_threads=2)
+    stream.on_order(lambda _: fleet.stop())
+    fleet.start()
+    assert fleet.wait_ready(SOON)
+    bench.push(1)
+    assert fleet.join(SOON)
+    assert ours() == []

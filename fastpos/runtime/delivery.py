@@ -21,7 +21,7 @@ from ..model.fields import NumberType
 from ..model.table import Channel
 from ..wire.decoder import OddPart, event_from
 from .callbacks import Callbacks, Handlers, callback_name, refuse_result
-from .dispatch import Dispatcher
+from .dispatch import CallbackQueue
 from .stats import Counters, count
 from .timing import CallbackTimes
 
@@ -77,7 +77,7 @@ class Delivery:
         counters: Counters,
         number: NumberType,
         times: CallbackTimes | None = None,
-        dispatcher: Dispatcher | None = None,
+        dispatcher: CallbackQueue | None = None,
         hide: Callable[[str], str] = str,
         stream: str | None = None,
     ) -> None:
@@ -96,6 +96,10 @@ class Delivery:
         self._routes = {
             channel.event: Route(channel, callbacks) for channel in (*CHANNELS, UNDOCUMENTED)
         }
+
+    def dispatch_by(self, dispatcher: CallbackQueue | None) -> None:
+        """Have the functions called by another `dispatcher`; not while a run is under way."""
+        self._dispatcher = dispatcher
 
     # --- anybody's --------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """The callback thread of ``dispatch="thread"``: a bounded queue, and a thread that empties it.
 
+A fleet's queues are emptied by a few threads for all of them (pool.py).
+
 When the queue is full, of the ticks that wait only the newest is kept, and whatever else comes
 makes the reader wait: no order, trigger, position, balance or error is dropped. While the reader
 waits the kernel keeps what the exchange sends, and the pings go on.
@@ -25,7 +27,7 @@ from ..model.events import Disconnect
 from ..model.exchange import CHANNELS
 from .callbacks import Handlers, callback_name
 
-__all__ = ["Dispatcher"]
+__all__ = ["CallbackQueue", "Dispatcher"]
 
 # Waits are cut into slices, as a Ctrl-C that comes just before one does not end it, seconds.
 SLICE = 0.5
@@ -36,32 +38,168 @@ EPISODE_GAP = 5.0
 CONFLATED = frozenset(channel.event for channel in CHANNELS if channel.conflated)
 
 # The functions, the event, and when it was received (`clock.monotonic`).
-_Entry = tuple[Handlers[Any], Any, float]
+Entry = tuple[Handlers[Any], Any, float]
 
 
-class Dispatcher:
-    """Has events delivered on a thread of its own, in the order of arrival.
+class CallbackQueue:
+    """Events that wait for their functions to be called on another thread.
 
     Args:
         size: so many events may wait. A tick, and the error that tells of a full queue, are let in
             beyond that.
-        on_error: is told when the reader begins to wait; once while that happens again and again.
+        on_error: is told when the queue is full; once while that happens again and again.
         owner: the process that this runs in.
+        stream: the name of the stream whose events they are.
     """
 
-    def __init__(self, size: int, on_error: Handlers[FastposError], owner: OwnerProcess) -> None:
+    def __init__(
+        self,
+        size: int,
+        on_error: Handlers[FastposError],
+        owner: OwnerProcess,
+        stream: str | None = None,
+    ) -> None:
         self._size = size
+        self._stream = stream
         self._on_error = on_error
         self._owner = owner
-        self._thread: threading.Thread | None = None  # the reader's; the one that was last started
 
-        self._discarding = False  # set by anybody, taken back by `start`
+        self._discarding = False  # set by anybody, taken back by `_begin`
         self._changed = threading.Condition()
-        self._waiting: deque[_Entry] = deque()
+        self._waiting: deque[Entry] = deque()
         self._ticks = 0  # how many of those are ticks
         self._conflated = 0
-        self._waited = -inf  # until when the reader last waited
+        self._full_until = -inf  # when it was last seen to be full
         self._current: tuple[Handlers[Any], float] | None = None  # being delivered, since when
+
+    def _begin(self) -> None:
+        """A run begins."""
+        with self._changed:
+            self._waiting.clear()
+            self._ticks = 0
+            self._full_until = -inf
+            self._discarding = False
+
+    def _append(self, entry: Entry) -> None:
+        """Called under the lock."""
+        if not self._unwanted(entry[1]):
+            self._waiting.append(entry)
+            self._ticks += type(entry[1]) in CONFLATED
+            self._changed.notify()
+
+    def _is_full(self, tick: bool) -> bool:
+        """Whether an event has to wait for room; makes some where it can. Called under the lock."""
+        if len(self._waiting) < self._size or self._discarding:
+            return False
+        keep = 0 if tick else 1
+        if self._ticks > keep:
+            newest = None
+            if keep:
+                newest = next(e for e in reversed(self._waiting) if type(e[1]) in CONFLATED)
+            self._waiting = deque(
+                e for e in self._waiting if type(e[1]) not in CONFLATED or e is newest
+            )
+            self._conflated += self._ticks - keep
+            self._ticks = keep
+        return not tick and len(self._waiting) >= self._size
+
+    def _tell(self) -> None:
+        """Say that the reader waits, once for waits that come one soon after the other."""
+        with self._changed:
+            if not self._waiting or monotonic() - self._full_until < EPISODE_GAP:
+                return
+            depth, now = len(self._waiting), monotonic()
+            # The thread may not have come to begin yet.
+            handlers, began = self._current or (self._waiting[0][0], now)
+        names = ", ".join(map(callback_name, handlers.functions))
+        error = FastposError(
+            f"the callback queue is full, {depth} events wait: reading waits for {handlers.name} "
+            f"callback {names}, which began {now - began:.3f} s ago"
+        )
+        error.stream = self._stream
+        extra = fields(
+            "queue_full",
+            stream=self._stream,
+            queue_depth=depth,
+            slot=handlers.name,
+            callback=names,
+            seconds=now - began,
+        )
+        log.warning("%s: %s", self._stream, error, extra=extra)
+        if self._on_error.functions:
+            with self._changed:
+                if not self._discarding:  # first, as it is about all the others
+                    self._waiting.appendleft((self._on_error, error, monotonic()))
+
+    def _pop(self) -> Entry | None:
+        """Take the next event, None where none waits. Called under the lock."""
+        while self._waiting:
+            entry = self._waiting.popleft()
+            self._ticks -= type(entry[1]) in CONFLATED
+            if not self._unwanted(entry[1]):
+                self._current = entry[0], monotonic()
+                return entry
+        self._current = None
+        return None
+
+    def _unwanted(self, event: Any) -> bool:
+        return self._discarding and type(event) is not Disconnect
+
+    def put(self, handlers: Handlers[Any], event: Any, heard: float) -> None:
+        """Have `handlers` called with `event`, received at `heard` (`clock.monotonic`)."""
+        raise NotImplementedError
+
+    # --- anybody's --------------------------------------------------------------------------
+
+    def discard(self) -> None:
+        """Deliver nothing of what waits, and of what comes only a `Disconnect`."""
+        self._discarding = True
+
+    def wake(self) -> None:
+        """Have it seen at once that `discard` was called. Not for signal handlers."""
+        with self._changed:
+            if self._discarding:
+                self._waiting = deque(e for e in self._waiting if not self._unwanted(e[1]))
+                self._ticks = 0
+                self._changed.notify_all()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is asked by a function that is called by it."""
+        raise NotImplementedError
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether one may still be running."""
+        raise NotImplementedError
+
+    @property
+    def depth(self) -> int:
+        """How many events wait."""
+        return len(self._waiting)
+
+    @property
+    def conflated(self) -> int:
+        """How many ticks were dropped in favour of a newer one."""
+        return self._conflated
+
+
+class Dispatcher(CallbackQueue):
+    """Has events delivered on a thread of its own, in the order of arrival.
+
+    The reader waits while the queue is full.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        on_error: Handlers[FastposError],
+        owner: OwnerProcess,
+        stream: str | None = None,
+    ) -> None:
+        super().__init__(size, on_error, owner, stream)
+        self._thread: threading.Thread | None = None  # the reader's; the one that was last started
+        # Guarded by `_changed`:
         self._finishing = False
         self._failure: BaseException | None = None  # with which a function ended the thread
 
@@ -80,11 +218,9 @@ class Dispatcher:
             call: calls the functions with an event that was received at the given time.
             end: called on the thread when a function has ended it, to end the stream.
         """
+        self._begin()
         with self._changed:
-            self._waiting.clear()
-            self._ticks = 0
-            self._waited = -inf
-            self._discarding = self._finishing = False
+            self._finishing = False
             self._failure = None
         thread = threading.Thread(target=self._run, args=(call, end), name=name, daemon=True)
         thread.start()
@@ -104,7 +240,7 @@ class Dispatcher:
         with self._changed:
             while self._is_full(False):  # `discard` makes room too
                 self._changed.wait(SLICE)
-            self._waited = monotonic()
+            self._full_until = monotonic()
             self._append(entry)
 
     def finish(self, timeout: float | None = None) -> None:
@@ -133,68 +269,7 @@ class Dispatcher:
             self._finishing = True
             self._changed.notify_all()
 
-    def _append(self, entry: _Entry) -> None:
-        """Called under the lock."""
-        if not self._unwanted(entry[1]):
-            self._waiting.append(entry)
-            self._ticks += type(entry[1]) in CONFLATED
-            self._changed.notify()
-
-    def _is_full(self, tick: bool) -> bool:
-        """Whether an event has to wait for room; makes some where it can. Called under the lock."""
-        if len(self._waiting) < self._size or self._discarding:
-            return False
-        keep = 0 if tick else 1
-        if self._ticks > keep:
-            newest = None
-            if keep:
-                newest = next(e for e in reversed(self._waiting) if type(e[1]) in CONFLATED)
-            self._waiting = deque(
-                e for e in self._waiting if type(e[1]) not in CONFLATED or e is newest
-            )
-            self._conflated += self._ticks - keep
-            self._ticks = keep
-        return not tick and len(self._waiting) >= self._size
-
-    def _tell(self) -> None:
-        """Say that the reader waits, once for waits that come one soon after the other."""
-        with self._changed:
-            if not self._waiting or monotonic() - self._waited < EPISODE_GAP:
-                return
-            depth, now = len(self._waiting), monotonic()
-            # The thread may not have come to begin yet.
-            handlers, began = self._current or (self._waiting[0][0], now)
-        names = ", ".join(map(callback_name, handlers.functions))
-        error = FastposError(
-            f"the callback queue is full, {depth} events wait: reading waits for {handlers.name} "
-            f"callback {names}, which began {now - began:.3f} s ago"
-        )
-        extra = fields(
-            "queue_full",
-            queue_depth=depth,
-            slot=handlers.name,
-            callback=names,
-            seconds=now - began,
-        )
-        log.warning("%s", error, extra=extra)
-        if self._on_error.functions:
-            with self._changed:
-                if not self._discarding:  # first, as it is about all the others
-                    self._waiting.appendleft((self._on_error, error, monotonic()))
-
     # --- anybody's --------------------------------------------------------------------------
-
-    def discard(self) -> None:
-        """Deliver nothing of what waits, and of what comes only a `Disconnect`."""
-        self._discarding = True
-
-    def wake(self) -> None:
-        """Have it seen at once that `discard` was called. Not for signal handlers."""
-        with self._changed:
-            if self._discarding:
-                self._waiting = deque(e for e in self._waiting if not self._unwanted(e[1]))
-                self._ticks = 0
-                self._changed.notify_all()
 
     @property
     def is_current(self) -> bool:
@@ -205,16 +280,6 @@ class Dispatcher:
     def is_alive(self) -> bool:
         """Whether the thread has not ended yet."""
         return self._thread is not None and self._thread.is_alive()
-
-    @property
-    def depth(self) -> int:
-        """How many events wait."""
-        return len(self._waiting)
-
-    @property
-    def conflated(self) -> int:
-        """How many ticks were dropped in favour of a newer one."""
-        return self._conflated
 
     # --- the thread -------------------------------------------------------------------------
 
@@ -237,21 +302,14 @@ class Dispatcher:
             if self._owner.is_another:  # a function has forked, and this is the child
                 return
 
-    def _take(self) -> _Entry | None:
+    def _take(self) -> Entry | None:
         """Wait for an event; None at the end."""
         with self._changed:
-            self._current = None
             while True:
-                while self._waiting:
-                    entry = self._waiting.popleft()
-                    self._ticks -= type(entry[1]) in CONFLATED
-                    if not self._unwanted(entry[1]):
-                        self._current = entry[0], monotonic()
-                        self._changed.notify()
-                        return entry
+                entry = self._pop()
+                if entry is not None:
+                    self._changed.notify()
+                    return entry
                 if self._finishing:
                     return None
                 self._changed.wait()
-
-    def _unwanted(self, event: Any) -> bool:
-        return self._discarding and type(event) is not Disconnect

@@ -49,6 +49,7 @@ class Driver(Control):
         self._snapshots = snapshots
         self._owner = owner
         self._lookout = lookout
+        self._own_thread = dispatcher
 
     def run(self, run: Run) -> None:
         """Run until `stop`.
@@ -77,8 +78,8 @@ class Driver(Control):
                     run.pinger.stop()
                 finally:  # also if a second Ctrl-C came, wherever that was
                     run.pinger.leave()
-                    if self._dispatcher is not None:
-                        self._dispatcher.leave()
+                    if self._own_thread is not None:
+                        self._own_thread.leave()
                     run.failure = failure
                     run.ended = True
                     self._changes.notify()
@@ -91,29 +92,29 @@ class Driver(Control):
             run.interruption = error
             stop()
 
-        if self._dispatcher is None:
+        if self._own_thread is None:
             run.pinger.start(f"fastpos-ping-{run.number}", interrupted)
             self._connect_and_reconnect(run)
             return
         name = f"fastpos-callbacks-{run.number}"
-        self._dispatcher.start(name, self._delivery.call_queued, stop)
+        self._own_thread.start(name, self._delivery.call_queued, stop)
         try:
             run.pinger.start(f"fastpos-ping-{run.number}", interrupted)
             self._connect_and_reconnect(run)
         except FastposError as error:
             run.failure = error
             self._changes.notify()
-            self._dispatcher.finish()
+            self._own_thread.finish()
             raise
-        self._dispatcher.finish()
+        self._own_thread.finish()
 
     def _leave_callbacks(self) -> None:
         """End the callback thread, but do not wait long: Ctrl-C does not reach a callback on it."""
-        if self._dispatcher is not None:
+        if self._own_thread is not None:
             self._delivery.mute()
-            self._dispatcher.discard()
+            self._own_thread.discard()
             with suppress(BaseException):  # that is what is being raised
-                self._dispatcher.finish(CLOSE_TIMEOUT)
+                self._own_thread.finish(CLOSE_TIMEOUT)
 
     def _connect_and_reconnect(self, run: Run) -> None:
         buffers = Buffers()

@@ -56,6 +56,7 @@ from .dispatch import Dispatcher
 from .feed import Feed
 from .link import Buffers, Link
 from .pinger import Pinger, Scheduled
+from .pool import CallbackPool, PooledQueue
 from .run import Control, Run
 from .snapshots import POLL_INTERVAL, Snapshots, on_a_thread_of_its_own
 
@@ -113,6 +114,10 @@ class Seat(Control):
         """How its connection has ended, LEAVING."""
         self.descriptor = -1
         """What the selector knows, -1 where it knows nothing of it."""
+        self.is_suspended = False
+        """It is not read, as its callback queue is full."""
+        self.queue: PooledQueue | None = None
+        """What waits for its functions, where the fleet has callback threads."""
 
     @property
     def link(self) -> Link | None:
@@ -147,6 +152,17 @@ class Seat(Control):
         else:
             self._delivery.tell(name, told)
 
+    def silence(self) -> None:
+        """Have no function called any more."""
+        self._delivery.mute()
+
+    def call_by(self, queue: PooledQueue | None) -> None:
+        """Have the functions called by the threads of a pool; None: by the reader."""
+        self.queue = self._dispatcher = queue
+        self._delivery.dispatch_by(queue)
+        if queue is not None:
+            queue.start(self._delivery.call_queued)
+
     def _stop(self, run: Run) -> None:
         super()._stop(run)
         if self.loop is not None:
@@ -159,6 +175,7 @@ class Loop:
     Args:
         connect_rate: so many connections are opened in a second at most; None: there is no limit.
         connect_threads: so many are opened at once at most.
+        callback_threads: so many call the users' functions; 0: the reader does.
         ended: is told of a seat that has ended, and by what if it was not stopped.
         changed: is called when a seat was subscribed or has ended.
     """
@@ -167,6 +184,7 @@ class Loop:
         self,
         connect_rate: float | None,
         connect_threads: int,
+        callback_threads: int,
         ended: Callable[[Seat, FastposError | None], None],
         changed: Callable[[], None],
     ) -> None:
@@ -176,6 +194,9 @@ class Loop:
         self.pinger = Pinger()
         self._crew = Crew("fastpos-connect", connect_threads)
         self._snapshot_crew = Crew("fastpos-snapshot", SNAPSHOT_THREADS)
+        self.pool: CallbackPool | None = None
+        if callback_threads:
+            self.pool = CallbackPool("fastpos-callbacks", callback_threads, self.fail)
         self._requests: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._wake_end, self._woken_end = socket.socketpair()
         self._wake_end.setblocking(False)
@@ -211,6 +232,18 @@ class Loop:
         self._requests.put(request)
         with suppress(OSError):  # it is full of such bytes, or closed
             self._wake_end.send(b"\0")
+
+    def make_room(self, seat: Seat) -> None:
+        """Have a seat read again, as its callback queue has room."""
+        self.ask(partial(self._guard, seat, self._resume))
+
+    def fail(self, error: BaseException) -> None:
+        """Have `run` raise what is to end the program, and came up on another thread."""
+
+        def do() -> None:
+            raise error
+
+        self.ask(do)
 
     def stop(self) -> None:
         """Have `run` return once all seats have ended."""
@@ -252,7 +285,9 @@ class Loop:
             self._forget_socket(seat)
             if seat.link is not None:
                 seat.link.close_socket()
-            self._end(seat, None)
+            seat.place = Place.ENDED
+            seat.silence()
+            self._ended_all(seat, seat.run.failure)
         self._selector.close()
         self._wake_end.close()
         self._woken_end.close()
@@ -316,6 +351,7 @@ class Loop:
     def _enter(self, seat: Seat) -> None:
         self._seats.add(seat)
         seat.snapshots.do = self._snapshot_crew.do
+        seat.place = Place.WAITING
         seat.feed.begin()
         self.pinger.watch(seat.lookout)
         self._queue(seat)
@@ -402,11 +438,8 @@ class Loop:
         if lookout is not None:
             self.pinger.watch(lookout)
         self.pinger.ask(seat.follow)
-        seat.descriptor = link.never_wait()
-        self._selector.register(seat.descriptor, selectors.EVENT_READ, seat)
         seat.place = Place.SERVING
-        if link.rest():
-            self._again.append(seat)
+        self._watch(seat, link)
 
     def _read(self, seat: Seat) -> None:
         """Take what there is, at most a buffer full."""
@@ -417,7 +450,7 @@ class Loop:
             if link.has_left():
                 self._leave(seat)
             return
-        if seat.place is not Place.SERVING:
+        if seat.place is not Place.SERVING or seat.is_suspended:
             return
         link.read()
         while (event := link.next_event()) is not None:
@@ -437,6 +470,24 @@ class Loop:
         seat.feed.count(link)
         if seat.snapshots.pending:
             self._pending.add(seat)
+        if seat.queue is not None and seat.queue.is_crowded:
+            self._forget_socket(seat)
+            seat.is_suspended = True
+        elif link.rest():
+            self._again.append(seat)
+
+    def _resume(self, seat: Seat) -> None:
+        """Its callback queue has room again."""
+        if not seat.is_suspended:
+            return
+        seat.is_suspended = False
+        if seat.place is Place.SERVING and seat.link is not None:
+            self._watch(seat, seat.link)
+
+    def _watch(self, seat: Seat, link: Link) -> None:
+        """Have the selector say when there is something to read."""
+        seat.descriptor = link.never_wait()
+        self._selector.register(seat.descriptor, selectors.EVENT_READ, seat)
         if link.rest():
             self._again.append(seat)
 
@@ -454,6 +505,7 @@ class Loop:
         """A connection is over, or there was none."""
         link = seat.link
         seat.place, seat.closed = Place.LEAVING, closed
+        seat.is_suspended = False
         seat.feed.left(link)
         if link is None or link.has_left():
             self._leave(seat)
@@ -485,13 +537,21 @@ class Loop:
         self._set_timer(seat, now + retry_in)
 
     def _end(self, seat: Seat, failure: FastposError | None) -> None:
+        """It has ended, once all that waits for its functions was delivered."""
         seat.place = Place.ENDED
         seat.due = inf
+        seat.run.failure = failure
+        if seat.queue is None:
+            self._ended_all(seat, failure)
+        else:
+            seat.changed()
+            seat.queue.leave(partial(self.ask, partial(self._ended_all, seat, failure)))
+
+    def _ended_all(self, seat: Seat, failure: FastposError | None) -> None:
         self._seats.discard(seat)
         self._pending.discard(seat)
         seat.snapshots.do = on_a_thread_of_its_own
         self.pinger.forget(seat.lookout)
-        seat.run.failure = failure
         seat.run.ended = True
         seat.changed()
         self._ended(seat, failure)

@@ -21,7 +21,7 @@ from ..errors import FastposError
 from ..wire.session import Phase
 from .changes import Changes
 from .delivery import Delivery
-from .dispatch import Dispatcher
+from .dispatch import CallbackQueue
 from .feed import Feed
 from .link import Link
 from .pinger import Pinger
@@ -85,7 +85,7 @@ class Control:
         dispatcher: the callback thread, None where the user's functions are called by the reader.
     """
 
-    def __init__(self, feed: Feed, delivery: Delivery, dispatcher: Dispatcher | None) -> None:
+    def __init__(self, feed: Feed, delivery: Delivery, dispatcher: CallbackQueue | None) -> None:
         self._feed = feed
         self._delivery = delivery
         self._dispatcher = dispatcher

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..clock import monotonic
 from .callbacks import callback_name
-from .dispatch import Dispatcher
+from .dispatch import CallbackQueue
 from .timing import CallbackTimes
 
 __all__ = ["Counters", "Stats", "count"]
@@ -93,7 +93,7 @@ class Counters:
         events: dict[str, int],
         times: CallbackTimes,
         stream: str,
-        dispatcher: Dispatcher | None,
+        dispatcher: CallbackQueue | None,
     ) -> Stats:
         """Give the counters as they are now, with what others know."""
         slowest_s, slowest = times.slowest

@@ -111,7 +111,7 @@ def test_waiting_is_told_once_for_each_time_it_begins(
             until(lambda: len(records()) == episode)  # noqa: B023
             desk.open.set()
         until(lambda: desk.dispatcher.depth == 0)
-        desk.dispatcher._waited -= 3600  # as if that had been an hour ago
+        desk.dispatcher._full_until -= 3600  # as if that had been an hour ago
         desk.entered.clear()
         desk.open.clear()
         desk.order(20)
