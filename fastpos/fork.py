@@ -32,13 +32,13 @@ class OwnerProcess:
     def claim(self) -> None:
         """It is this process; raises RuntimeError if it was another."""
         self.check()
-        self._pid = os.getpid()
+        self._pid = _process.pid
         _claimed.add(self)
 
     @property
     def is_another(self) -> bool:
         """Whether it is another process than this one."""
-        return self._pid is not None and self._pid != os.getpid()
+        return self._pid is not None and self._pid != _process.pid
 
     def check(self) -> None:
         """Raise RuntimeError if it is another process than this one."""
@@ -49,10 +49,19 @@ class OwnerProcess:
             )
 
 
+class _Process:
+    """This process. Asking the system for its number takes longer than all the rest of it."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+
+_process = _Process()
 _claimed: weakref.WeakSet[OwnerProcess] = weakref.WeakSet()
 
 
 def _forked() -> None:
+    _process.pid = os.getpid()
     for owner in tuple(_claimed):
         if owner.in_child is not None:
             owner.in_child()

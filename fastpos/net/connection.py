@@ -140,7 +140,10 @@ class Connection:
             EOFError: the peer has ended the connection; the message says how.
             OSError: the connection failed.
         """
-        return self._open_transport().read_into(view, ciphertext)
+        transport = self._transport  # not by the way of others, as each frame comes here
+        if transport is None:
+            transport = self._open_transport()
+        return transport.read_into(view, ciphertext)
 
     def drain(self, deadline: float, scratch: memoryview) -> None:
         """Wait until `deadline` (`clock.monotonic`) for the peer to end the connection."""
