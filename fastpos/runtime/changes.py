@@ -49,6 +49,8 @@ class Changes:
                     return False
                 with suppress(Empty):
                     mine.get(timeout=min(remaining, SLICE))
+                    while True:  # of many changes at once one look is enough
+                        mine.get_nowait()
         finally:
             self._waiting.remove(mine)
         return True

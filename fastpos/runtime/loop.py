@@ -210,6 +210,7 @@ class Loop:
         self._queues: tuple[deque[Seat], deque[Seat]] = deque(), deque()  # with positions, without
         self._again: list[Seat] = []  # have something of which the selector does not know
         self._pending: set[Seat] = set()  # wait for a snapshot
+        self._next_poll = 0.0  # when to look for snapshots
         self._next_start = 0.0  # when the next connection may be opened
         self._barriers: dict[str, float] = {}  # host -> until when it wants no connection
         self.stopping = False
@@ -310,8 +311,10 @@ class Loop:
             due, _, seat = heappop(self._timers)
             if seat.due == due:
                 self._guard(seat, self._come_due)
-        for seat in tuple(self._pending):
-            self._guard(seat, self._poll)
+        if self._pending and now >= self._next_poll:
+            self._next_poll = now + POLL_INTERVAL
+            for seat in tuple(self._pending):
+                self._guard(seat, self._poll)
         self._start_some(now)
 
     def _wait(self) -> float:
@@ -319,9 +322,10 @@ class Loop:
             return 0.0
         due = self._timers[0][0] if self._timers else inf
         if any(self._queues) and self._crew.is_free:
-            due = min(due, max(self._next_start, min(self._barriers.values(), default=0.0)))
-        wait = min(max(due - monotonic(), 0.0), LONGEST_WAIT)
-        return min(wait, POLL_INTERVAL) if self._pending else wait
+            due = min(due, self._next_start)
+        if self._pending:
+            due = min(due, self._next_poll)
+        return min(max(due - monotonic(), 0.0), LONGEST_WAIT)
 
     def _guard(self, seat: Seat, step: Callable[[Seat], None]) -> None:
         """Do a step for a seat, and take its time; a mistake of ours must not end the others."""
@@ -383,11 +387,8 @@ class Loop:
 
     def _start_some(self, now: float) -> None:
         """Open connections, as far as that is allowed now."""
-        for host, until in [*self._barriers.items()]:
-            if until <= now:
-                del self._barriers[host]
-        while now >= self._next_start and self._crew.is_free:
-            seat = self._first()
+        while any(self._queues) and now >= self._next_start and self._crew.is_free:
+            seat = self._first(now)
             if seat is None:
                 return
             self._next_start = max(self._next_start, now) + self._interval
@@ -399,13 +400,16 @@ class Loop:
                 reason = f"no thread for the connection: {error}"
                 self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
 
-    def _first(self) -> Seat | None:
-        """Take the next from the queues that may connect."""
+    def _first(self, now: float) -> Seat | None:
+        """Take the next from the queues that may connect; who may not yet waits again."""
         for queue in self._queues:
-            for seat in queue:
-                if seat.feed.host not in self._barriers:
-                    queue.remove(seat)
+            while queue:
+                seat = queue.popleft()
+                until = self._barriers.get(seat.feed.host, 0.0)
+                if until <= now:
                     return seat
+                seat.place = Place.WAITING
+                self._set_timer(seat, until)
         return None
 
     def _open(self, seat: Seat) -> None:
