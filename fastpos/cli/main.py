@@ -1,4 +1,4 @@
-"""The command line: ``fastpos demo``, ``watch``, ``simulate`` and ``info``."""
+"""The command line: ``fastpos demo``, ``watch``, ``serve``, ``simulate`` and ``info``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
-        # watch and simulate have no other end than this.
+        # watch and simulate have no other end than this, and serve has been told before.
         status = 130 if options.run is _demo else 0
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +82,31 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--broker", type=int, required=True, help="the merchant's id")
     watch.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
     watch.set_defaults(run=_watch)
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve many accounts, which a file names, and log what happens, until SIGTERM",
+        epilog="SIGHUP has the file read again: accounts that were added, removed or changed in "
+        "it begin, end or begin anew, and the others are not touched.",
+    )
+    serve.add_argument("file", metavar="FILE", help="the accounts, in TOML; see README.md")
+    serve.add_argument(
+        "--check", action="store_true", help="say all that is wrong with the file, and do no more"
+    )
+    serve.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="lines for people, or a JSON object on each (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--connect-rate",
+        type=_positive,
+        default=20.0,
+        metavar="N",
+        help="open so many connections a second at most (default: %(default)g)",
+    )
+    serve.set_defaults(run=_serve)
 
     simulate = commands.add_parser(
         "simulate", help="serve the simulator, with a position that ticks, until Ctrl-C"
@@ -150,6 +175,14 @@ def _watch(options: argparse.Namespace) -> int:
     if gone.is_set():
         raise BrokenPipeError
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .serve import check, serve  # noqa: PLC0415 -- others need not load it
+
+    if options.check:
+        return check(options.file)
+    return serve(options.file, options.log_format == "json", options.connect_rate)
 
 
 def _simulate(options: argparse.Namespace) -> int:
