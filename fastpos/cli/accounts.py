@@ -163,8 +163,11 @@ class _Reading:
                 own[key] = secret
         snapshot = None
         if "snapshot" in table:
-            at = f"{where}.snapshot"
-            snapshot = self._snapshot(at, self._table(at, table["snapshot"]))
+            at, value = f"{where}.snapshot", table["snapshot"]
+            if isinstance(value, dict):
+                snapshot = self._snapshot(at, value)
+            else:
+                self._fault(at, "must be a table")
         return Account(name, {**defaults, **own}, snapshot)
 
     def _arguments(self, where: str, table: dict[str, Any]) -> dict[str, Any]:

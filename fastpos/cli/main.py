@@ -32,15 +32,16 @@ _EXTRAS = ("websockets", "python-socks", "httpx")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status.
 
-    0: done; 1: it failed; 2: wrong usage; 130: a demo that was interrupted.
+    0: done; 1: it failed; 2: wrong usage; 130: a demo that was interrupted, or
+    serve, for the second time.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level.upper())
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
-        # watch and simulate have no other end than this, and serve has been told before.
-        status = 130 if options.run is _demo else 0
+        # watch and simulate have no other end than this, and serve was asked once before.
+        status = 130 if options.run in (_demo, _serve) else 0
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

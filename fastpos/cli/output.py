@@ -102,6 +102,7 @@ class Output:
         if self._failed:
             return
         if self._lines.qsize() < MAX_WAITING:
+            self._tell_left_out()
             self._lines.put(text)
             return
         with self._counting:
@@ -125,13 +126,16 @@ class Output:
                     return
                 with self._counting:
                     self._left_out += len(texts)
-            self._tell_left_out()
+            if self._lines.empty():  # so no line may come that it stands before
+                self._tell_left_out()
 
     def _tell_left_out(self) -> None:
-        if not self._left_out or not self._lines.empty():
+        if not self._left_out:
             return
         with self._counting:
             count, self._left_out = self._left_out, 0
+        if not count:
+            return
         text = f"{count} lines were left out: they could not be written in time"
         self.note("warning", "lines_left_out", text, fields={"lines": count})
 
