@@ -68,11 +68,13 @@ class Account:
     """Those of the stream, as TOML has them, the defaults among them; secrets as `Reference`."""
     snapshot: Mapping[str, Any] | None
 
+    @clears_locals
     def new_stream(self, snapshot: FreshSnapshot | None) -> PositionStream:
         """Make its stream; raises TypeError, ValueError."""
         arguments = {key: _argument(key, value) for key, value in self.arguments.items()}
         return PositionStream(name=self.name, snapshot=snapshot, **arguments)
 
+    @clears_locals
     def new_snapshot(self) -> FreshSnapshot | None:
         """Make its snapshot source, if it has one."""
         if self.snapshot is None:
