@@ -51,7 +51,8 @@ class Output:
         self._gone = gone
         self._descriptor = sys.stdout.fileno()
         self._encoding = sys.stdout.encoding or "utf-8"
-        self._lines: SimpleQueue[str | None] = SimpleQueue()  # None: the last has come
+        # A number stands for so many lines that were left out; None: the last has come.
+        self._lines: SimpleQueue[str | int | None] = SimpleQueue()
         self._counting = threading.Lock()
         self._left_out = 0
         self._failed = False
@@ -65,7 +66,7 @@ class Output:
         elif isinstance(event, FastposError):
             self.note("error", "error", str(event), stream, {"error": type(event).__name__})
         else:
-            self._put_json(_level(event), stream, slot.removeprefix("on_"), event.as_dict())
+            self._put(_json(_level(event), stream, slot.removeprefix("on_"), event.as_dict()))
 
     def note(
         self,
@@ -76,37 +77,38 @@ class Output:
         fields: Mapping[str, object] | None = None,
     ) -> None:
         """Write something else, of a stream or of the program."""
-        if self._as_json:
-            self._put_json(level, stream, event, {"message": text, **(fields or {})})
-        else:
-            now = datetime.now().strftime("%H:%M:%S.%f")[:-3]
-            told = printable(text, LONGEST)
-            self._put(f"{stream or 'fastpos'}  {now}  {level.upper():<13}  {told}")
+        self._put(self._note(level, event, text, stream, fields or {}))
 
     def close(self, timeout: float) -> None:
         """Write what waits, for so many seconds at most."""
         self._lines.put(None)
         self._thread.join(timeout)
 
-    def _put_json(
-        self, level: str, stream: str | None, event: str, fields: Mapping[str, object]
-    ) -> None:
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        first: dict[str, object] = {"time": now.replace("+00:00", "Z"), "level": level}
-        first |= {"stream": stream, "event": event}
-        self._put(
-            json.dumps({**first, **fields, **first}, default=str)
-        )  # a Decimal stays exact as a string
+    def _note(
+        self, level: str, event: str, text: str, stream: str | None, fields: Mapping[str, object]
+    ) -> str:
+        if self._as_json:
+            return _json(level, stream, event, {"message": text, **fields})
+        now = datetime.now().strftime("%H:%M:%S.%f")[:-3]
+        return f"{stream or 'fastpos'}  {now}  {level.upper():<13}  {printable(text, LONGEST)}"
 
     def _put(self, text: str) -> None:
         if self._failed:
             return
         if self._lines.qsize() < MAX_WAITING:
-            self._tell_left_out()
+            self._mark_left_out()
             self._lines.put(text)
             return
         with self._counting:
             self._left_out += 1
+
+    def _mark_left_out(self) -> None:
+        if self._left_out:
+            with self._counting:
+                count, self._left_out = self._left_out, 0
+            self._lines.put(count)
+
+    # --- the thread that writes -------------------------------------------------------------
 
     def _run(self) -> None:
         ended = False
@@ -116,28 +118,24 @@ class Output:
                 while len(lines) < BATCH:
                     lines.append(self._lines.get_nowait())
             ended = None in lines
-            texts = [text for text in lines if text is not None]
             try:
-                self._write("".join(f"{text}\n" for text in texts))
+                self._write("".join(self._shown(each) for each in lines))
             except OSError as error:
                 if error.errno not in _PASSING:
                     self._failed = True
                     self._gone(error)
                     return
                 with self._counting:
-                    self._left_out += len(texts)
-            if self._lines.empty():  # so no line may come that it stands before
-                self._tell_left_out()
+                    self._left_out += sum(_count(each) for each in lines)
+                continue
+            if self._lines.empty():  # so it may be long until the next comes
+                self._mark_left_out()
 
-    def _tell_left_out(self) -> None:
-        if not self._left_out:
-            return
-        with self._counting:
-            count, self._left_out = self._left_out, 0
-        if not count:
-            return
-        text = f"{count} lines were left out: they could not be written in time"
-        self.note("warning", "lines_left_out", text, fields={"lines": count})
+    def _shown(self, each: str | int | None) -> str:
+        if isinstance(each, int):
+            text = f"{each} lines were left out: they could not be written in time"
+            each = self._note("warning", "lines_left_out", text, None, {"lines": each})
+        return "" if each is None else f"{each}\n"
 
     def _write(self, text: str) -> None:
         data = memoryview(text.encode(self._encoding, "backslashreplace"))
@@ -170,6 +168,18 @@ class LogHandler(logging.Handler):
             text += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
         stream: Any = fields.pop("stream", None)
         self._output.note(record.levelname.lower(), event, text, stream, fields)
+
+
+def _json(level: str, stream: str | None, event: str, fields: Mapping[str, object]) -> str:
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    first: dict[str, object] = {"time": now.replace("+00:00", "Z"), "level": level}
+    first |= {"stream": stream, "event": event}
+    return json.dumps({**first, **fields, **first}, default=str)  # a Decimal stays exact, a string
+
+
+def _count(each: str | int | None) -> int:
+    """Give how many lines one entry of the queue is."""
+    return each if isinstance(each, int) else int(each is not None)
 
 
 def _level(event: Any) -> str:

@@ -125,7 +125,7 @@ class _Program:
 
     def _end(self) -> None:
         self._ending = True
-        self._output.note("info", "ending", "asked to end; again Ctrl-C ends it at once")
+        self._output.note("info", "ending", "asked to end; another Ctrl-C ends it at once")
 
     def _lose(self, error: OSError) -> None:
         """Nothing can be written any more."""
