@@ -83,8 +83,9 @@ def test_it_tells_what_every_stream_does_and_ends_in_an_orderly_way(rig: Rig, nu
     told = rig.told + read_until(process, "AccountUpdate")
     rig["alice"].tick()  # which is not told
     rig["alice"].place_order()
-    rig["bob"].place_trigger()
     told += read_until(process, "Order")
+    rig["bob"].place_trigger()
+    told += read_until(process, "Trigger")
     rig["bob"].drop()
     told += read_until(process, "subscribed again")
     told += end(process, number)
