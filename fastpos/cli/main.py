@@ -1,4 +1,4 @@
-"""The command line: ``fastpos demo``, ``watch``, ``simulate`` and ``info``."""
+"""The command line: ``fastpos demo``, ``watch``, ``serve``, ``simulate`` and ``info``."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ _EXTRAS = ("websockets", "python-socks", "httpx")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status.
 
-    0: done; 1: it failed; 2: wrong usage; 130: a demo that was interrupted.
+    0: done; 1: it failed; 2: wrong usage; 130: a demo that was interrupted, or
+    serve, for the second time.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level.upper())
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
-        # watch and simulate have no other end than this.
-        status = 130 if options.run is _demo else 0
+        # watch and simulate have no other end than this, and serve was asked once before.
+        status = 130 if options.run in (_demo, _serve) else 0
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
@@ -82,6 +83,31 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--broker", type=int, required=True, help="the merchant's id")
     watch.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
     watch.set_defaults(run=_watch)
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve many accounts, which a file names, and log what happens, until SIGTERM",
+        epilog="SIGHUP has the file read again: accounts that were added, removed or changed in "
+        "it begin, end or begin anew, and the others are not touched.",
+    )
+    serve.add_argument("file", metavar="FILE", help="the accounts, in TOML; see README.md")
+    serve.add_argument(
+        "--check", action="store_true", help="say all that is wrong with the file, and do no more"
+    )
+    serve.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="lines for people, or a JSON object on each (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--connect-rate",
+        type=_positive,
+        default=20.0,
+        metavar="N",
+        help="open so many connections a second at most (default: %(default)g)",
+    )
+    serve.set_defaults(run=_serve)
 
     simulate = commands.add_parser(
         "simulate", help="serve the simulator, with a position that ticks, until Ctrl-C"
@@ -150,6 +176,14 @@ def _watch(options: argparse.Namespace) -> int:
     if gone.is_set():
         raise BrokenPipeError
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .serve import check, serve  # noqa: PLC0415 -- others need not load it
+
+    if options.check:
+        return check(options.file)
+    return serve(options.file, options.log_format == "json", options.connect_rate)
 
 
 def _simulate(options: argparse.Namespace) -> int:

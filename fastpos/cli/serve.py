@@ -1,0 +1,246 @@
+"""``fastpos serve``: a `Fleet` as a program, of the accounts that a file names.
+
+Threads: the main thread waits for what is asked for, by signals and by the other threads, and does
+it, one after the other; what is served is its own. The fleet runs in a thread of its own. Streams
+that are let go end on a few threads, as each may take seconds; what comes of that is asked of the
+main thread. Signal handlers only ask.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from ..errors import FastposError
+from ..fleet import Fleet
+from ..runtime.callbacks import CALLBACK_NAMES
+from ..stream import PositionStream
+from .accounts import Account, AccountsError, read_accounts
+from .output import LogHandler, Output
+from .reference import FreshSnapshot
+
+__all__ = ["check", "serve"]
+
+# How long streams are given to say goodbye at the end, and the last lines to be written, seconds.
+GOODBYE = 6.0
+LAST_LINES = 1.0
+# So many streams that are let go end at once.
+ENDING_THREADS = 16
+# How long a signal that came just before a wait may have to wait, seconds.
+SLICE = 0.5
+# What comes of a stream and is not written: a tick a second of each that has a position.
+_LEFT_OUT = {"on_adl_price"}
+
+
+def check(path: str) -> int:
+    """Say what is wrong with a file of accounts; give the exit status."""
+    accounts = _read(path)
+    if accounts is not None:
+        print(f"{path}: {_accounts(len(accounts))}, nothing is wrong")
+    return int(accounts is None)
+
+
+def serve(path: str, as_json: bool, connect_rate: float) -> int:
+    """Serve the accounts of a file until a signal ends it; give the exit status.
+
+    SIGTERM and SIGINT end it, SIGHUP has it read the file again.
+
+    Raises:
+        OSError: nobody can be told any more what happens.
+    """
+    accounts = _read(path)
+    return 1 if accounts is None else _Program(path, as_json, connect_rate).run(accounts)
+
+
+def _read(path: str) -> dict[str, Account] | None:
+    """Read a file of accounts, or say on standard error what is wrong with it."""
+    try:
+        return read_accounts(path)
+    except AccountsError as error:
+        for fault in error.faults:
+            print(f"{path}: {fault}", file=sys.stderr)
+    return None
+
+
+class _Served:
+    """An account that is served, or just let go."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self.snapshot: FreshSnapshot | None = account.new_snapshot()
+        self.stream: PositionStream = account.new_stream(self.snapshot)
+        self.is_leaving = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its stream has ended for good."""
+        try:
+            return self.stream.join(0)
+        except FastposError:
+            return True
+
+
+class _Program:
+    def __init__(self, path: str, as_json: bool, connect_rate: float) -> None:
+        self._path = path
+        self._requests: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._fleet = Fleet(connect_rate=connect_rate)
+        self._wanted: dict[str, Account] = {}
+        self._served: dict[str, _Served] = {}
+        self._ending = False
+        self._lost: OSError | None = None
+        self._output = Output(as_json, lambda error: self._ask(partial(self._lose, error)))
+
+    def run(self, accounts: dict[str, Account]) -> int:
+        with self._listening():
+            self._output.note(
+                "info", "serving", f"serving {_accounts(len(accounts))} of {self._path}"
+            )
+            self._want(accounts)
+            self._fleet.start()
+            ended = False
+            while not (self._ending or ended):
+                with suppress(Empty):
+                    self._requests.get(timeout=SLICE)()
+                ended = self._fleet.join(0)
+            self._ending = True
+            self._fleet.stop(GOODBYE)
+            self._output.note("info", "stopped", "stopped")
+            self._output.close(LAST_LINES)
+        if self._lost is not None:
+            raise self._lost
+        return int(ended)
+
+    # --- what is asked for ------------------------------------------------------------------
+
+    def _ask(self, request: Callable[[], object]) -> None:
+        """Have something done by the main thread; for any thread and any signal handler."""
+        self._requests.put(request)
+
+    def _end(self) -> None:
+        self._ending = True
+        self._output.note("info", "ending", "asked to end; another Ctrl-C ends it at once")
+
+    def _lose(self, error: OSError) -> None:
+        """Nothing can be written any more."""
+        self._lost = error
+        self._ending = True
+
+    def _read_again(self) -> None:
+        try:
+            accounts = read_accounts(self._path)
+        except AccountsError as error:
+            for fault in error.faults:
+                self._output.note("error", "accounts_refused", f"{self._path}: {fault}")
+            self._output.note("error", "accounts_refused", "the accounts stay as they were")
+            return
+        old = self._wanted
+        counts = {
+            "added": len(accounts.keys() - old.keys()),
+            "removed": len(old.keys() - accounts.keys()),
+            "changed": sum(account != old.get(n, account) for n, account in accounts.items()),
+        }
+        told = ", ".join(f"{count} {what}" for what, count in counts.items())
+        text = f"{self._path} was read again: {told}"
+        self._output.note("info", "accounts_read", text, fields=counts)
+        self._want(accounts)
+
+    # --- what is served ---------------------------------------------------------------------
+
+    def _want(self, accounts: dict[str, Account]) -> None:
+        """Have these accounts served, and no others.
+
+        What is served already is left alone, and begins anew if it has ended for good: it may have
+        been refused, and its secret is another now.
+        """
+        self._wanted = accounts
+        leaving: SimpleQueue[_Served] = SimpleQueue()
+        for name, served in self._served.items():
+            if served.is_leaving:
+                continue
+            if served.account != accounts.get(name) or served.has_ended:
+                served.is_leaving = True
+                leaving.put(served)
+        for _ in range(min(leaving.qsize(), ENDING_THREADS)):
+            threading.Thread(target=self._let_go, args=(leaving,), daemon=True).start()
+        for name in accounts:
+            self._add(name)
+
+    def _add(self, name: str) -> None:
+        """Serve an account, if it is wanted and its name is free."""
+        account = self._wanted.get(name)
+        if account is None or name in self._served:
+            return
+        try:
+            served = _Served(account)
+            for slot in CALLBACK_NAMES:
+                if slot not in _LEFT_OUT:
+                    getattr(served.stream, slot)(partial(self._output.event, name, slot))
+            self._fleet.add(served.stream)
+        except (ValueError, TypeError) as error:  # a secret went while the file was being read
+            self._output.note("error", "ended", f"it can't be served: {error}", name)
+        else:
+            self._served[name] = served
+
+    def _let_go(self, leaving: SimpleQueue[_Served]) -> None:
+        """End streams, one after the other; on a thread of its own."""
+        with suppress(Empty):
+            while True:
+                served = leaving.get_nowait()
+                try:
+                    self._fleet.remove(served.stream)
+                    if served.snapshot is not None:
+                        served.snapshot.close()
+                finally:
+                    self._ask(partial(self._gone, served))
+
+    def _gone(self, served: _Served) -> None:
+        """A stream that was let go has ended: its name is free."""
+        name = served.account.name
+        del self._served[name]
+        if name not in self._wanted:
+            self._output.note("info", "removed", "removed", name)
+        self._add(name)
+
+    # --- the rest of the world --------------------------------------------------------------
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Take signals, and the library's log records, meanwhile."""
+        log = logging.getLogger("fastpos")
+        handler = LogHandler(self._output)
+        log.addHandler(handler)
+        log.propagate = False
+        before = {}
+        for name, request in (
+            ("SIGTERM", self._end),
+            ("SIGINT", self._end),
+            ("SIGHUP", self._read_again),  # Windows has none
+        ):
+            number = getattr(signal, name, None)
+            # What a shell runs in its background is not to hear of a Ctrl-C.
+            if number is None or (name == "SIGINT" and signal.getsignal(number) is signal.SIG_IGN):
+                continue
+            before[number] = signal.signal(number, partial(self._signalled, request))
+        try:
+            yield
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+            log.propagate = True
+            log.removeHandler(handler)
+
+    def _signalled(self, request: Callable[[], object], number: int, _: object) -> None:
+        if self._ending and number == signal.SIGINT:  # again: somebody can't wait
+            raise KeyboardInterrupt
+        self._ask(request)
+
+
+def _accounts(count: int) -> str:
+    return f"{count} account{'' if count == 1 else 's'}"
