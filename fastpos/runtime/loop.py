@@ -354,6 +354,7 @@ class Loop:
 
     def _enter(self, seat: Seat) -> None:
         self._seats.add(seat)
+        seat.run.stopping |= self.stopping  # it was told before this was one of them
         seat.snapshots.do = self._snapshot_crew.do
         seat.place = Place.WAITING
         seat.feed.begin()
