@@ -1,7 +1,7 @@
 """fastpos beside the clients people use today, on real sockets and the exchange's own frames.
 
     pytest benchmarks                  every group, then a table of rates and ratios
-    pytest benchmarks --quick          the same groups in less than a minute, with more noise
+    pytest benchmarks --quick          the same groups in about a minute, with more noise
     python -m benchmarks.report        writes results.md, results.json and chart.svg
 
 How it measures:

@@ -8,9 +8,14 @@ Commands, one JSON object a line (see `worker`):
 * `{"do": "expect", "calls": n}` answers twice: at once, and when `on_push` was called n times,
   with the time of every call. The n-th call belongs to the n-th frame, for TCP keeps the
   order: no frame needs a number, and all can be the exchange's own;
+* `{"do": "open_many", "keys": [key, …]}` opens one with each key, all at once, and answers the
+  seconds until the last was subscribed; those are not heard of in `expect`, but
+  `{"do": "called", "calls": n}` answers when each of them was called n times, with the times of
+  each, and with the CPU seconds that the process had used by then;
 * `{"do": "busy", "on": bool}` starts or ends a thread that computes in plain Python;
 * `{"do": "cpu"}` answers the CPU seconds that the process has used, `{"do": "memory"}` its
-  resident bytes, and those that Python allocated if PYTHONTRACEMALLOC is set.
+  resident bytes, and those that Python allocated if PYTHONTRACEMALLOC is set, `{"do": "threads"}`
+  how many there are.
 """
 
 import faulthandler
@@ -21,15 +26,16 @@ import sys
 import threading
 import time
 import tracemalloc
-from typing import Any
+from typing import Any, cast
 
 from benchmarks import worker
-from benchmarks.peers import PEERS, Factory, Peer, Target
+from benchmarks.peers import PEERS, Factory, OneOfMany, Peer, Target
 from benchmarks.spec import Unavailable
 
 __all__: list[str] = []
 
 _TIME_LIMIT = 45.0
+_LOOK_AGAIN = 0.01  # seconds between two looks at whether all were called
 
 
 class _Recorder:
@@ -52,6 +58,18 @@ class _Recorder:
         self.done.clear()
 
 
+class _Stamps:
+    """Stamps the calls of one of many."""
+
+    __slots__ = ("times",)
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+
+    def on_push(self, _push: object) -> None:
+        self.times.append(time.monotonic_ns())
+
+
 class _Busy(threading.Thread):
     """A host that computes: it holds the GIL for as long as the interpreter lets it."""
 
@@ -72,6 +90,7 @@ class _Program:
         self._context = ssl.create_default_context(cafile=authority) if authority else None
         self._recorder = _Recorder()
         self._open: list[Peer] = []
+        self._stamps: list[_Stamps] = []  # of the many, in the order in which they were opened
         self._busy: _Busy | None = None
 
     def run(self) -> None:
@@ -87,6 +106,35 @@ class _Program:
         self._open.append(peer)
         peer.start()
         return {}
+
+    def _do_open_many(self, keys: list[str]) -> dict[str, Any]:
+        stamps = [_Stamps() for _ in keys]
+        began = time.monotonic()
+        peers = [
+            cast(OneOfMany, self._factory(Target(self._url, key, self._context), each.on_push))
+            for key, each in zip(keys, stamps, strict=True)
+        ]
+        self._open += peers
+        self._stamps += stamps
+        for peer in peers:
+            peer.begin()
+        for peer in peers:
+            peer.wait_ready(max(began + _TIME_LIMIT - time.monotonic(), 0.0))
+        return {"seconds": time.monotonic() - began}
+
+    def _do_called(self, calls: int) -> dict[str, Any]:
+        deadline = time.monotonic() + _TIME_LIMIT
+        while any(len(each.times) < calls for each in self._stamps):
+            if time.monotonic() > deadline:
+                arrived = sum(len(each.times) for each in self._stamps)
+                return {"error": f"{arrived} of {calls * len(self._stamps)} pushes arrived"}
+            time.sleep(_LOOK_AGAIN)
+        cpu = time.process_time()
+        called = []
+        for each in self._stamps:
+            called.append(each.times)
+            each.times = []
+        return {"called": called, "cpu": cpu}
 
     def _do_close(self) -> dict[str, Any]:
         while self._open:
@@ -116,6 +164,9 @@ class _Program:
     def _do_cpu(self) -> dict[str, Any]:
         return {"seconds": time.process_time()}
 
+    def _do_threads(self) -> dict[str, Any]:
+        return {"threads": _threads()}
+
     def _do_memory(self) -> dict[str, Any]:
         gc.collect()
         return {"resident": _resident(), "traced": tracemalloc.get_traced_memory()[0]}
@@ -130,6 +181,14 @@ def _resident() -> int:
         return 0
 
 
+def _threads() -> int:
+    """How many the system sees; those of Python where it has no /proc."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
+
+
 def main(name: str, url: str, authority: str | None = None) -> None:
     control = worker.Control()
     try:
@@ -137,7 +196,7 @@ def main(name: str, url: str, authority: str | None = None) -> None:
     except Unavailable as reason:
         control.say(missing=str(reason))
         return
-    control.say(ready=True)
+    control.say(ready=True, descriptors=worker.allow_descriptors())
     _Program(control, factory, url, authority).run()
 
 

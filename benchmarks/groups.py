@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from benchmarks.decoders import DECODERS
+from benchmarks.fleet import FLEETS, SCALED, fleet, scale
 from benchmarks.frames import MIXED
 from benchmarks.peers import PEERS
 from benchmarks.results import Group, Row
@@ -45,6 +46,11 @@ class Effort:
     busy_singles: int
     busy_bursts: int
     idle_seconds: int
+    fleet_streams: int
+    fleet_smallest: int
+    fleet_rounds: int
+    fleet_seconds: float
+    fleet_rates: tuple[int, int]
 
 
 FULL = Effort(
@@ -56,6 +62,11 @@ FULL = Effort(
     busy_singles=20,
     busy_bursts=6,
     idle_seconds=20,
+    fleet_streams=1000,
+    fleet_smallest=100,
+    fleet_rounds=3,
+    fleet_seconds=2,
+    fleet_rates=(1, 5),
 )
 QUICK = Effort(
     rounds=3,
@@ -66,6 +77,11 @@ QUICK = Effort(
     busy_singles=5,
     busy_bursts=2,
     idle_seconds=3,
+    fleet_streams=50,
+    fleet_smallest=5,
+    fleet_rounds=1,
+    fleet_seconds=0.2,
+    fleet_rates=(5, 25),
 )
 
 
@@ -132,6 +148,11 @@ class Bench:
         result = self._once((peer, str(tls)), start)
         assert isinstance(result, _Connected)
         return result
+
+    def client(self, peer: str, tls: bool) -> Worker:
+        """A process of a peer that has no stream yet; whoever asks for it closes it."""
+        authority = [self._authority] if tls else []
+        return Worker("benchmarks.client", peer, self.url(tls), *authority)
 
     def decoder(self, name: str) -> Worker:
         result = self._once((name,), lambda: self._worker("benchmarks.decoding", name))
@@ -362,5 +383,8 @@ GROUPS = {
         _CLIENTS, lambda bench: latency_busy(bench, tls=True, frames=50)
     ),
     "idle": Plan(_IDLE, idle),
+    "fleet-plain": Plan(FLEETS, lambda bench: fleet(bench, tls=False)),
+    "fleet-tls": Plan(FLEETS, lambda bench: fleet(bench, tls=True)),
+    "fleet-scale": Plan(tuple(SCALED), scale),
 }
 """Every group by its name, in the order in which they are shown."""

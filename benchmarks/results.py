@@ -1,7 +1,8 @@
 """What was measured, and how it is compared.
 
 A row holds its measurements in seconds: for a rate, seconds a frame in each round; for a
-latency, every sample; for an idle stream, CPU seconds a second.
+latency, every sample; for an idle stream, CPU seconds a second; for a fleet, CPU seconds a frame
+in each round.
 """
 
 import math
@@ -39,7 +40,7 @@ class Row:
 class Group:
     name: str
     title: str
-    kind: Literal["rate", "latency", "idle"]
+    kind: Literal["rate", "latency", "idle", "fleet"]
     rows: dict[str, Row]
     against: tuple[str, ...] = ()
     """Whom the rows are compared with, besides the first of them."""
@@ -57,7 +58,7 @@ class Group:
     def ratio(self, name: str, baseline: str) -> float:
         """How many times better `name` is: 2.0 needs half the time."""
         row, base = self.rows[name], self.rows[baseline]
-        if self.kind == "rate":
+        if self.kind in ("rate", "fleet"):
             # Rounds that ran side by side met the same noise.
             pairs = zip(base.seconds, row.seconds, strict=True)
             return statistics.median(theirs / ours for theirs, ours in pairs)
@@ -68,7 +69,7 @@ class Group:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Column titles, and a line of cells for each row; the first two cells are texts."""
         measured = self.measured
-        ratio_of = {"rate": "", "latency": "p99 ", "idle": "CPU "}[self.kind]
+        ratio_of = {"rate": "", "latency": "p99 ", "idle": "CPU ", "fleet": "CPU "}[self.kind]
         lines, columns = [], [*self._columns(), *(f"{ratio_of}vs {n}" for n in self.baselines)]
         for name, row in measured.items():
             ratios = [f"{self.ratio(name, base):.2f}x" for base in self.baselines]
@@ -84,7 +85,8 @@ class Group:
             return ["frames/s", "µs a frame", *first["parts"]]
         if self.kind == "latency":
             return ["p50 ms", "p90 ms", "p99 ms"]
-        return ["CPU µs a second", *first["extra"]]
+        per = {"idle": "a second", "fleet": "a frame"}[self.kind]
+        return [f"CPU µs {per}", *first["extra"]]
 
     def _cells(self, row: Row) -> list[str]:
         if self.kind == "rate":
@@ -92,10 +94,19 @@ class Group:
             return [f"{1 / row.median:,.0f}", f"{row.median * 1e6:.2f}", *parts]
         if self.kind == "latency":
             return [f"{percentile(row.seconds, p) * 1e3:.3f}" for p in (50, 90, 99)]
+        if self.kind == "fleet":
+            return [f"{row.median * 1e6:.1f}", *map(_short, row.extra.values())]
         return [f"{row.median * 1e6:.0f}", *(f"{value:.0f}" for value in row.extra.values())]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _short(value: float) -> str:
+    """Three digits of it, and all of those before the point."""
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def native_missing(groups: Iterable[Group]) -> str:

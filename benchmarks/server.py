@@ -11,7 +11,12 @@ Commands, one JSON object a line (see `worker`), each answered when it is done:
   answers `{"began": ns}`;
 * `{"do": "stamp", "to": key, "frames": n, "pauses": [s, …]}`: for each pause, waits so many
   seconds and then sends n frames, one system call each; answers `{"sent": [ns, …]}`;
-* `{"do": "tick", "to": [key, …], "seconds": n}`: one frame a second for each of the clients.
+* `{"do": "tick", "to": [key, …], "seconds": n}`: one frame a second for each of the clients;
+* `{"do": "spread", "to": [key, …], "seconds": n, "rate": r}`: r frames a second for each of the
+  clients, one at a time to each in turn, evenly; answers `{"sent": [[ns, …], …]}`.
+
+Nobody is waited for: a client that is slow in its handshake holds up no other, so thousands may
+come at once.
 
 `key` is the API key that the client subscribed with; nanoseconds are `time.monotonic_ns`,
 which all processes of a machine share.
@@ -36,6 +41,8 @@ from benchmarks.frames import FRAMES, MIXED, websocket_frame
 __all__: list[str] = []
 
 _TIME_LIMIT = 30.0
+_BACKLOG = 8192  # of connections that wait to be accepted; the system may allow less
+_SERVES_A_SECOND = 500  # how often clients are answered between frames that come quickly
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _PUSHES = [websocket_frame(FRAMES[name]) for name in MIXED]
@@ -61,21 +68,10 @@ class _TLS:
     """Encrypts in memory, so that it can be done before the clock starts."""
 
     def __init__(self, context: ssl.SSLContext, sock: socket.socket) -> None:
+        self._socket = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        done = False
-        while not done:
-            try:
-                self._object.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                pass
-            sock.sendall(self._outgoing.read())
-            if not done:
-                received = sock.recv(65536)
-                if not received:
-                    raise ConnectionError("gone during the TLS handshake")
-                self._incoming.write(received)
+        self._greeted = False
 
     def seal(self, data: bytes) -> bytes:
         self._object.write(data)
@@ -85,30 +81,28 @@ class _TLS:
         self._incoming.write(data)
         clear = b""
         with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            if not self._greeted:
+                self._object.do_handshake()
+                self._greeted = True
             while chunk := self._object.read(65536):
                 clear += chunk
+        if answer := self._outgoing.read():  # of the handshake
+            self._socket.sendall(answer)
         return clear
 
 
 class _Client:
-    """One subscribed connection."""
+    """One connection."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         self.socket = sock
         sock.settimeout(_TIME_LIMIT)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.key = ""
+        """What it subscribed with; empty until it has."""
         self._wire: _Wire = _Plain() if context is None else _TLS(context, sock)
-        self._buffer = self._wire.unseal(b"")  # what came along with the end of TLS's handshake
-        self._upgrade()
-        self.send(_TEXT, b"connect success")
-        message: dict[str, Any] = {}
-        while message.get("event") != "sub":
-            self._receive()
-            for opcode, payload in self._frames():
-                if opcode == _TEXT:
-                    message = json.loads(payload)
-        self.key = str(message["apiKey"])
-        self.send(_TEXT, b"sub success")
+        self._upgraded = False
+        self._buffer = b""
         self._pushes = itertools.cycle(_PUSHES)
 
     def send(self, opcode: int, payload: bytes) -> None:
@@ -123,10 +117,20 @@ class _Client:
 
     def serve(self) -> None:
         """Answers what has come. Raises OSError when the client is gone."""
-        self._receive()
+        received = self.socket.recv(65536)
+        if not received:
+            raise ConnectionError("gone")
+        self._buffer += self._wire.unseal(received)
+        if not self._upgraded and b"\r\n\r\n" in self._buffer:
+            self._upgrade()
+        if not self._upgraded:
+            return
         for opcode, payload in self._frames():
             if opcode == _TEXT and b'"ping"' in payload:
                 self.send(_TEXT, json.dumps({"pong": int(time.time() * 1000)}).encode())
+            elif opcode == _TEXT and not self.key:
+                self.key = str(json.loads(payload)["apiKey"])
+                self.send(_TEXT, b"sub success")
             elif opcode == _PING:
                 self.send(_PONG, payload)
             elif opcode == _CLOSE:
@@ -134,8 +138,6 @@ class _Client:
                 raise ConnectionError("closed")
 
     def _upgrade(self) -> None:
-        while b"\r\n\r\n" not in self._buffer:
-            self._receive()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         headers = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
         key = {name.lower(): value for name, value in headers.items()}[b"sec-websocket-key"]
@@ -145,12 +147,8 @@ class _Client:
             b"Connection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
         self.socket.sendall(self._wire.seal(answer))
-
-    def _receive(self) -> None:
-        received = self.socket.recv(65536)
-        if not received:
-            raise ConnectionError("gone")
-        self._buffer += self._wire.unseal(received)
+        self._upgraded = True
+        self.send(_TEXT, b"connect success")
 
     def _frames(self) -> list[tuple[int, bytes]]:
         """Takes the complete frames from the buffer. Clients mask, and send nothing long."""
@@ -215,6 +213,31 @@ class _Server:
                 self._pause(1 / len(to))
         return {}
 
+    def _do_spread(self, to: list[str], seconds: float, rate: float) -> dict[str, Any]:
+        clients = [self._clients[key] for key in to]
+        sent: list[list[int]] = [[] for _ in clients]
+        frames, a_second = round(seconds * rate) * len(clients), rate * len(clients)
+        often = max(int(a_second / _SERVES_A_SECOND), 1)
+        now, began = time.monotonic_ns, time.monotonic()
+        for number in range(frames):
+            if number % often == 0:
+                self._serve(0)
+            self._wait_until(began + number / a_second)
+            which = number % len(clients)
+            client = clients[which]
+            (data,) = client.sealed(1)
+            sent[which].append(now())
+            client.socket.sendall(data)
+        return {"sent": sent}
+
+    def _wait_until(self, due: float) -> None:
+        """Waits to a fraction of a millisecond, for which `select` is too coarse."""
+        while (left := due - time.monotonic()) > 0:
+            if left > 0.002:
+                self._serve(left - 0.002)
+            else:
+                time.sleep(left)
+
     def _pause(self, seconds: float) -> None:
         """Waits, answering what clients send meanwhile."""
         end = time.monotonic() + seconds
@@ -230,7 +253,7 @@ class _Server:
                 continue
             try:
                 if isinstance(key.data, _Client):
-                    key.data.serve()
+                    self._answer(key.data)
                 else:
                     self._accept(*key.data)
             except (OSError, ssl.SSLError):
@@ -239,15 +262,19 @@ class _Server:
         return commanded
 
     def _listen(self, context: ssl.SSLContext | None) -> int:
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         self._selector.register(listener, selectors.EVENT_READ, (listener, context))
         return int(listener.getsockname()[1])
 
     def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
         sock, _ = listener.accept()
-        client = _Client(sock, context)
-        self._clients[client.key] = client
-        self._selector.register(sock, selectors.EVENT_READ, client)
+        self._selector.register(sock, selectors.EVENT_READ, _Client(sock, context))
+
+    def _answer(self, client: _Client) -> None:
+        is_new = not client.key
+        client.serve()
+        if is_new and client.key:
+            self._clients[client.key] = client
 
     def _forget(self, client: _Client) -> None:
         self._selector.unregister(client.socket)
@@ -263,7 +290,7 @@ def main(certificate: str | None = None) -> None:
         context.load_cert_chain(certificate)
     server = _Server(context)
     control = worker.Control()
-    control.say(**server.ports)
+    control.say(**server.ports, descriptors=worker.allow_descriptors())
     server.run(control)
 
 

@@ -15,9 +15,15 @@ from typing import Any
 
 from benchmarks.spec import Unavailable
 
-__all__ = ["Control", "Worker"]
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["Control", "Worker", "allow_descriptors"]
 
 _ROOT = Path(__file__).parent.parent
+_MANY = 65536  # descriptors; more are never needed, and some systems refuse more
 
 
 class Worker:
@@ -95,3 +101,15 @@ class Control:
     def say(self, **answer: Any) -> None:
         self._out.write(json.dumps(answer) + "\n")
         self._out.flush()
+
+
+def allow_descriptors() -> int:
+    """Raises the limit of open files and connections as far as it may be; gives it."""
+    if resource is None:
+        return sys.maxsize
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY if hard == resource.RLIM_INFINITY else min(_MANY, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

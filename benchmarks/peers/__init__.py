@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from benchmarks.spec import Spec
 
-__all__ = ["PEERS", "PING_INTERVAL", "READY_WITHIN", "Peer", "Target", "ping"]
+__all__ = ["PEERS", "PING_INTERVAL", "READY_WITHIN", "OneOfMany", "Peer", "Target", "ping"]
 
 PING_INTERVAL = 30.0
 READY_WITHIN = 10.0
@@ -46,6 +46,16 @@ class Peer(Protocol):
         """Closes the connection and ends its threads."""
 
 
+class OneOfMany(Peer, Protocol):
+    """One that a process has many of: all of them begin before the first is waited for."""
+
+    def begin(self) -> None:
+        """Begins to connect."""
+
+    def wait_ready(self, timeout: float) -> None:
+        """Waits until it is subscribed. Raises TimeoutError if it is not within `timeout` s."""
+
+
 Factory = Callable[[Target, Callable[[Any], None]], Peer]
 
 
@@ -64,6 +74,7 @@ PEERS = {
     "picows": _spec("picows + isal + orjson, uvloop", "picows_uvloop", "Client"),
     "fastpos-pure": _spec("fastpos, pure", "fastpos_stream", "Client", native=False),
     "fastpos-native": _spec("fastpos, native", "fastpos_stream", "Client", native=True),
+    "fastpos-native-fleet": _spec("fastpos, native, Fleet", "fastpos_fleet", "Client", native=True),
     # With nothing decoded: what it costs to get a frame off the socket.
     "recv-empty": _spec("websocket-client, WebSocket.recv_data", "websocket_recv", "Client"),
     "app-empty": _spec("websocket-client, WebSocketApp", "websocket_app", "empty"),

@@ -15,7 +15,7 @@ class Client:
 
     def __init__(self, target: Target, on_push: Callable[[Any], None]) -> None:
         self._stopping = False
-        self._stream = PositionStream(
+        self.stream = PositionStream(
             target.url,
             api_key=target.api_key,
             broker=target.broker,
@@ -24,16 +24,23 @@ class Client:
             on_adl_price=on_push,
             on_order=on_push,
             on_disconnect=self._disconnected,
+            tick_timeout=600.0,  # a peer gets nothing while it is another's turn
         )
 
     def start(self) -> None:
-        self._stream.start()
-        if not self._stream.wait_ready(READY_WITHIN):
+        self.begin()
+        self.wait_ready(READY_WITHIN)
+
+    def begin(self) -> None:
+        self.stream.start()
+
+    def wait_ready(self, timeout: float) -> None:
+        if not self.stream.wait_ready(timeout):
             raise TimeoutError("not subscribed")
 
     def stop(self) -> None:
         self._stopping = True
-        self._stream.stop()
+        self.stream.stop()
 
     def _disconnected(self, event: Any) -> None:
         if not self._stopping:  # what was under way is lost, and the measurement with it

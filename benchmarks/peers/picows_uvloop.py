@@ -1,6 +1,11 @@
-"""picows, the fastest asyncio client: its core API on uvloop, the payload read in place."""
+"""picows, the fastest asyncio client: its core API on uvloop, the payload read in place.
+
+A process has one loop, for as many connections as there are.
+"""
 
 import asyncio
+import concurrent.futures
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -38,23 +43,34 @@ class _Listener(WSListener):
             transport.disconnect()
 
 
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The process's, which runs."""
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
 class Client:
     def __init__(self, target: Target, on_push: Callable[[Any], None]) -> None:
         self._target = target
         self._on_push = on_push
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._background: set[asyncio.Future[Any]] = set()
 
     def start(self) -> None:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._connect(), self._loop).result(READY_WITHIN)
+        self.begin()
+        self.wait_ready(READY_WITHIN)
+
+    def begin(self) -> None:
+        self._connecting: concurrent.futures.Future[None] | None
+        self._connecting = asyncio.run_coroutine_threadsafe(self._connect(), _loop())
+
+    def wait_ready(self, timeout: float) -> None:
+        assert self._connecting is not None
+        self._connecting.result(timeout)
+        self._connecting = None
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
+        asyncio.run_coroutine_threadsafe(self._disconnect(), _loop()).result(5)
 
     async def _connect(self) -> None:
         self._transport, listener = await ws_connect(

@@ -33,9 +33,15 @@ class Client:
         ]
 
     def start(self) -> None:
+        self.begin()
+        self.wait_ready(READY_WITHIN)
+
+    def begin(self) -> None:
         for thread in self._threads:
             thread.start()
-        if not self._ready.wait(READY_WITHIN):
+
+    def wait_ready(self, timeout: float) -> None:
+        if not self._ready.wait(timeout):
             raise TimeoutError("not subscribed")
 
     def stop(self) -> None:
