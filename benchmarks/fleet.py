@@ -17,6 +17,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from benchmarks.frames import MIXED
 from benchmarks.peers import PEERS
 from benchmarks.results import Group, Row, percentile
 from benchmarks.spec import Unavailable
@@ -40,7 +41,7 @@ SCALED = {f"{name}-x{times}": (name, times) for name in _GROWING for times in _G
 _DESCRIPTORS = {"app-gzip-json": 2}
 _OTHER_DESCRIPTORS = 100
 _FIRST = 2  # streams that pay for what all share
-_WARM_UP = 0.2  # seconds for a frame to each
+_WARM_UP = 0.5  # seconds for a frame of each kind to each
 _numbers = itertools.count()
 
 
@@ -80,11 +81,11 @@ class _Many:
                 )
         before = self._ask("threads")
         self._open(_FIRST)
-        self.send(_WARM_UP, 1 / _WARM_UP)
+        self.send(_WARM_UP, len(MIXED) / _WARM_UP)
         memory = self._ask("memory", "resident")
         self.ready_s = self._open(streams - _FIRST)
         """How long it took until all were subscribed."""
-        self.send(_WARM_UP, 1 / _WARM_UP)
+        self.send(_WARM_UP, len(MIXED) / _WARM_UP)
         self.resident = (self._ask("memory", "resident") - memory) / (streams - _FIRST)
         """Bytes a stream."""
         self.threads = self._ask("threads") - before
