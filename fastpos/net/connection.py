@@ -107,16 +107,12 @@ class Connection:
         if self._transport is not None:
             self._transport.wake_for_signals()
 
-    def never_wait(self) -> int:
-        """Have `read_into` raise BlockingIOError where there is nothing; give the descriptor."""
+    def never_wait(self) -> Transport:
+        """Have reads raise BlockingIOError where there is nothing; give what the reader may read
+        with nothing in between, until it calls `end`."""
         transport = self._open_transport()
         transport.never_wait()
-        return transport.fileno()
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there is something to be had that no selector knows of."""
-        return self._transport is not None and self._transport.has_more
+        return transport
 
     def wait(self, timeout: float) -> bool:
         """Wait until there is something to read, at most `timeout` seconds; True if there is.

@@ -34,6 +34,7 @@ from time import time_ns
 from ..clock import monotonic
 from ..errors import FastposError
 from ..net.connection import Connection
+from ..net.transport import Transport
 from ..wire.scratch import SMALL, Scratch
 from ..wire.session import Closed, Event, Phase, Session
 
@@ -88,6 +89,7 @@ class Link:
         self._reads = 0  # how many there were
         self._waiting = False  # for the peer: all that was read is handled
         self._is_idle = False  # the session has no more events of what was read
+        self._transport: Transport | None = None  # what is read where nobody waits
 
         self._lock = threading.Lock()
         self._closed: Closed | None = None  # how it ended, where the session did not say it itself
@@ -120,7 +122,7 @@ class Link:
         Args:
             timeout: seconds to wait for something to read, None for ever.
         """
-        session, connection, buffers = self.session, self._connection, self._buffers
+        session, buffers = self.session, self._buffers
         assert session is not None
         if self._count > SMALL or buffers.received.is_large:
             buffers.received.used(self._count)
@@ -129,9 +131,10 @@ class Link:
         self._is_idle = False
         self._waiting = True
         try:
-            if timeout is not None and not connection.wait(timeout):
+            if timeout is not None and not self._connection.wait(timeout):
                 return
-            self._count = count = connection.read_into(view, buffers.ciphertext.view)
+            source = self._transport or self._connection
+            self._count = count = source.read_into(view, buffers.ciphertext.view)
         except BlockingIOError:  # see `never_wait`
             return
         except (EOFError, OSError) as error:
@@ -176,12 +179,13 @@ class Link:
 
         Call `rest` when all that it gave is handled.
         """
-        return self._connection.never_wait()
+        self._transport = self._connection.never_wait()
+        return self._transport.fileno()
 
     def rest(self) -> bool:
         """Say that all that was read is handled; whether there is more, which no selector sees."""
         self._waiting = True
-        return self._connection.has_more
+        return self._transport is not None and self._transport.has_more
 
     def has_left(self) -> bool:
         """Whether the socket may be closed: the peer has ended the connection, or had its time."""
