@@ -1,7 +1,7 @@
 """What drives many streams: one thread that reads them all, in turns.
 
 It does for each of them what driver.py does for one, with the same feed and link; but it never
-waits for one alone. A selector says who has something to read; a heap, whose time has come; what
+waits for one alone. A poller says who has something to read; a heap, whose time has come; what
 takes long, opening a connection or asking for a snapshot, is done by crews of a few threads; and
 pings go out from one ping thread for all.
 
@@ -31,7 +31,6 @@ may too.
 from __future__ import annotations
 
 import itertools
-import selectors
 import socket
 import threading
 from collections import deque
@@ -47,6 +46,7 @@ from ..clock import monotonic
 from ..errors import ConnectionFailed, FastposError
 from ..fork import Forked, OwnerProcess
 from ..logs import fields, log
+from ..net.poller import Poller
 from ..printable import printable
 from ..recovery import SLOW_DOWN_STATUSES
 from ..wire.session import Closed, Subscribed
@@ -113,7 +113,7 @@ class Seat(Control):
         self.closed: Closed | None = None
         """How its connection has ended, LEAVING."""
         self.descriptor = -1
-        """What the selector knows, -1 where it knows nothing of it."""
+        """What the poller knows, -1 where it knows nothing of it."""
         self.is_suspended = False
         """It is not read, as its callback queue is full."""
         self.queue: PooledQueue | None = None
@@ -201,14 +201,14 @@ class Loop:
         self._wake_end, self._woken_end = socket.socketpair()
         self._wake_end.setblocking(False)
         self._woken_end.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._woken_end, selectors.EVENT_READ, None)
+        self._poller: Poller[Seat | None] = Poller()
+        self._poller.watch(self._woken_end.fileno(), None)
         self._buffers = Buffers()
         self._seats: set[Seat] = set()
         self._numbers = itertools.count()  # of two that are due at once, the first comes first
         self._timers: list[tuple[float, int, Seat]] = []
         self._queues: tuple[deque[Seat], deque[Seat]] = deque(), deque()  # with positions, without
-        self._again: list[Seat] = []  # have something of which the selector does not know
+        self._again: list[Seat] = []  # have something of which the poller does not know
         self._pending: set[Seat] = set()  # wait for a snapshot
         self._next_poll = 0.0  # when to look for snapshots
         self._next_start = 0.0  # when the next connection may be opened
@@ -289,17 +289,17 @@ class Loop:
             seat.place = Place.ENDED
             seat.silence()
             self._ended_all(seat, seat.run.failure)
-        self._selector.close()
+        self._poller.close()
         self._wake_end.close()
         self._woken_end.close()
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(self._wait()):
-            if key.data is None:
+        for ready in self._poller.wait(self._wait()):
+            if ready is None:
                 with suppress(BlockingIOError):
                     self._woken_end.recv(4096)
             else:
-                self._guard(key.data, self._read)
+                self._guard(ready, self._read)
         again, self._again = self._again, []
         for seat in again:
             self._guard(seat, self._read)
@@ -490,9 +490,9 @@ class Loop:
             self._watch(seat, seat.link)
 
     def _watch(self, seat: Seat, link: Link) -> None:
-        """Have the selector say when there is something to read."""
+        """Have the poller say when there is something to read."""
         seat.descriptor = link.never_wait()
-        self._selector.register(seat.descriptor, selectors.EVENT_READ, seat)
+        self._poller.watch(seat.descriptor, seat)
         if link.rest():
             self._again.append(seat)
 
@@ -564,6 +564,5 @@ class Loop:
 
     def _forget_socket(self, seat: Seat) -> None:
         if seat.descriptor >= 0:
-            with suppress(KeyError, ValueError):
-                self._selector.unregister(seat.descriptor)
+            self._poller.forget(seat.descriptor)
             seat.descriptor = -1
