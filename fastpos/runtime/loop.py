@@ -294,19 +294,23 @@ class Loop:
         self._woken_end.close()
 
     def _turn(self) -> None:
-        for ready in self._poller.wait(self._wait()):
+        seats = self._poller.wait(self._wait())
+        now = monotonic()
+        for ready in seats:
             if ready is None:
                 with suppress(BlockingIOError):
                     self._woken_end.recv(4096)
             else:
-                self._guard(ready, self._read)
-        again, self._again = self._again, []
-        for seat in again:
-            self._guard(seat, self._read)
-        while not self._requests.empty():
-            with suppress(Empty):
-                self._requests.get_nowait()()
-        now = monotonic()
+                now = self._guard(ready, self._read, now)
+        if self._again:
+            again, self._again = self._again, []
+            for seat in again:
+                now = self._guard(seat, self._read, now)
+        if not self._requests.empty():
+            while not self._requests.empty():
+                with suppress(Empty):
+                    self._requests.get_nowait()()
+            now = monotonic()
         while self._timers and self._timers[0][0] <= now:
             due, _, seat = heappop(self._timers)
             if seat.due == due:
@@ -315,7 +319,8 @@ class Loop:
             self._next_poll = now + POLL_INTERVAL
             for seat in tuple(self._pending):
                 self._guard(seat, self._poll)
-        self._start_some(now)
+        if any(self._queues):
+            self._start_some(now)
 
     def _wait(self) -> float:
         if self._again:
@@ -327,9 +332,19 @@ class Loop:
             due = min(due, self._next_poll)
         return min(max(due - monotonic(), 0.0), LONGEST_WAIT)
 
-    def _guard(self, seat: Seat, step: Callable[[Seat], None]) -> None:
-        """Do a step for a seat, and take its time; a mistake of ours must not end the others."""
-        began = monotonic()
+    def _guard(self, seat: Seat, step: Callable[[Seat], None], began: float | None = None) -> float:
+        """Do a step for a seat, and take its time; a mistake of ours must not end the others.
+
+        Args:
+            seat: whose.
+            step: what.
+            began: what time it is, where that is known.
+
+        Returns:
+            What time it is afterwards.
+        """
+        if began is None:
+            began = monotonic()
         try:
             step(seat)
         except Exception as error:
@@ -346,9 +361,10 @@ class Loop:
             failure = FastposError(reason)
             failure.__cause__ = error
             self._over(seat, Closed(reason, None, failure))
-        took = monotonic() - began
-        if took > self.longest_turn[0]:
-            self.longest_turn = took, seat.feed.name
+        ended = monotonic()
+        if ended - began > self.longest_turn[0]:
+            self.longest_turn = ended - began, seat.feed.name
+        return ended
 
     # --- a seat's way -------------------------------------------------------------------------
 
