@@ -103,6 +103,8 @@ class Seat(Control):
         super().__init__(feed, delivery, dispatcher)
         self.feed = feed
         self.snapshots = snapshots
+        self.has_source = snapshots.has_source
+        """Whether snapshots are to be had."""
         self.owner = owner
         self.lookout = lookout
         self.place = Place.ENDED
@@ -489,7 +491,7 @@ class Loop:
             if subscribed:
                 self._changed()
         seat.feed.count(link)
-        if seat.snapshots.pending:
+        if seat.has_source and seat.snapshots.pending:
             self._pending.add(seat)
         if seat.queue is not None and seat.queue.is_crowded:
             self._forget_socket(seat)

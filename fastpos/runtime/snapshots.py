@@ -102,6 +102,11 @@ class Snapshots:
         """Has a job done, soon; raises RuntimeError where that can't be."""
 
     @property
+    def has_source(self) -> bool:
+        """Whether there is anybody to ask; without, `poll` has nothing to do."""
+        return self._source is not None
+
+    @property
     def synced(self) -> bool:
         """Whether the book is what the account is; for anybody to look at."""
         return self._rules.synced
