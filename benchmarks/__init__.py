@@ -19,8 +19,9 @@ How it measures:
   for every process of the benchmarks, the end of this file sees to it.
 
 In the order in which a run meets them: `report` and `conftest` ask `groups` for the
-measurements; `groups` drives the processes (`worker`): `server`, and `client` with one of
-`peers`, or `decoding` with one of `decoders`; what comes back is kept and compared in `results`.
+measurements; `groups`, and `fleet` where a process has many streams, drive the processes
+(`worker`): `server`, and `client` with one of `peers`, or `decoding` with one of `decoders`; what
+comes back is kept and compared in `results`.
 """
 
 import sys
