@@ -23,6 +23,8 @@ class Forked(BaseException):
 class OwnerProcess:
     """The process in which a stream was started first. No lock: it is set once."""
 
+    __slots__ = ("__weakref__", "_pid", "in_child")
+
     def __init__(self) -> None:
         self._pid: int | None = None
         self.in_child: Callable[[], object] | None = None

@@ -31,6 +31,11 @@ class Synchronizer:
         book: into which snapshots are merged.
     """
 
+    __slots__ = (
+        "_barred_until", "_begun", "_book", "_due", "_failures", "_gap_s", "_has_source",
+        "_interrupted", "_policy", "_wanted", "synced",
+    )  # fmt: skip
+
     def __init__(self, has_source: bool, policy: ReconnectPolicy, book: Book) -> None:
         self._has_source = has_source
         self._policy = policy

@@ -41,6 +41,11 @@ class Connection:
         hide: takes credentials out of what a server said.
     """
 
+    __slots__ = (
+        "_connect_timeout", "_headers", "_hide", "_lock", "_proxy", "_shut", "_source",
+        "_ssl_context", "_transport", "_url",
+    )  # fmt: skip
+
     def __init__(
         self,
         url: str,

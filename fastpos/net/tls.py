@@ -53,6 +53,8 @@ class TlsTransport(Transport):
         hostname: the server's name, for its certificate and for SNI.
     """
 
+    __slots__ = ("_ended", "_incoming", "_outgoing", "_reader", "_tls", "_unread")
+
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, hostname: str) -> None:
         super().__init__(sock)
         self._incoming = ssl.MemoryBIO()

@@ -45,6 +45,8 @@ MAX_PENDING = 256 * 1024
 class Transport:
     """Bytes to and from a peer, in the clear (see tls.py for the other kind)."""
 
+    __slots__ = ("_closed", "_dontwait", "_lock", "_pending", "_shut", "_sock", "_waits")
+
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._lock = threading.RLock()

@@ -61,6 +61,12 @@ class Feed:
         book: says whether ticks are to be expected.
     """
 
+    __slots__ = (
+        "_book", "_bytes", "_counters", "_delivery", "_heartbeat", "_label", "_lookout",
+        "_messages", "_opened", "_recovery", "_settings", "_silent_s", "_snapshots",
+        "_ssl_context", "_subscribed_until", "_timing", "_warned", "_was_ready",
+    )  # fmt: skip
+
     def __init__(
         self,
         settings: Settings,

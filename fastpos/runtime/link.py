@@ -64,6 +64,12 @@ class Link:
         wake: is called with it when the ping thread has something to do earlier than it knows.
     """
 
+    __slots__ = (
+        "_awaited", "_buffers", "_closed", "_connection", "_count", "_is_idle", "_lock",
+        "_new_session", "_next_look", "_reads", "_silent_since", "_transport", "_waiting",
+        "_wake", "bytes_received", "last_received", "received_ns", "session",
+    )  # fmt: skip
+
     def __init__(
         self,
         connection: Connection,

@@ -91,6 +91,11 @@ class Seat(Control):
         lookout: is given time on the ping thread.
     """
 
+    __slots__ = (
+        "closed", "descriptor", "due", "feed", "has_source", "is_suspended", "lookout", "loop",
+        "owner", "place", "queue", "run", "snapshots",
+    )  # fmt: skip
+
     def __init__(
         self,
         feed: Feed,

@@ -43,6 +43,11 @@ class Run:
         pinger: the ping thread, where several runs share one.
     """
 
+    __slots__ = (
+        "_unclaimed", "background", "beginner", "ended", "failure", "interruption",
+        "is_ours", "number", "pinger", "stopping", "thread",
+    )  # fmt: skip
+
     def __init__(
         self,
         number: int,
@@ -84,6 +89,11 @@ class Control:
         delivery: is stopped when a run is.
         dispatcher: the callback thread, None where the user's functions are called by the reader.
     """
+
+    __slots__ = (
+        "_beginning", "_changes", "_delivery", "_dispatcher", "_feed", "_link", "_run",
+        "_wanted",
+    )  # fmt: skip
 
     def __init__(self, feed: Feed, delivery: Delivery, dispatcher: CallbackQueue | None) -> None:
         self._feed = feed

@@ -86,6 +86,8 @@ class Snapshots:
         book: into which snapshots are merged.
     """
 
+    __slots__ = ("_call", "_overdue", "_rules", "_source", "_timeout", "do")
+
     def __init__(
         self,
         source: SnapshotSource | None,

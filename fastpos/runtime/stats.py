@@ -74,6 +74,11 @@ class Counters:
     user's functions does.
     """
 
+    __slots__ = (
+        "bytes_received", "callback_errors", "connects", "decode_errors", "disconnects",
+        "last_message_ns", "messages", "subscriptions", "unknown_channels",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self.connects = 0
         self.subscriptions = 0

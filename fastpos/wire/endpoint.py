@@ -28,6 +28,8 @@ class Endpoint(FrameParser):
         splitter: see `FrameParser`.
     """
 
+    __slots__ = ("_closing", "outgoing")
+
     def __init__(self, max_message_size: int, splitter: Splitter | None = None) -> None:
         super().__init__(max_message_size, splitter)
         self._closing = False

@@ -77,6 +77,11 @@ class FrameParser:
             messages come as they are.
     """
 
+    __slots__ = (
+        "_again", "_buffer", "_closed", "_end", "_fragments", "_have", "_max", "_needed",
+        "_opcode", "_own", "_splitter", "_start", "_utf8", "is_idle",
+    )  # fmt: skip
+
     def __init__(self, max_message_size: int, splitter: Splitter | None = None) -> None:
         self._max = max_message_size
         self._splitter = splitter

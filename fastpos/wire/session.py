@@ -271,6 +271,14 @@ class Session:
         wall: the wall clock, ns since the epoch, whose time a ping carries; None: the system's.
     """
 
+    __slots__ = (
+        "_broker", "_close_due", "_credential", "_endpoint", "_heads", "_heartbeat", "_max",
+        "_pinged", "_pong_due", "_reply_due", "_reported", "_system_close_due", "_texts",
+        "_timing", "_unanswered", "_value", "_wall", "_wanted", "deadline", "ended_in",
+        "limit", "messages", "next_ping", "outgoing", "phase", "pings", "pongs", "writable",
+        "wrote",
+    )  # fmt: skip
+
     def __init__(
         self,
         credential: Credential,
