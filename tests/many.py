@@ -136,6 +136,7 @@ class ManyExchange:
         self.last = 0
         self._rate = rate
         self._port = 0
+        self._due = 0.0
         self._finishing = False
 
     async def run(self, pipe: Pipe) -> None:
@@ -143,6 +144,7 @@ class ManyExchange:
         server = await self._listen()
         pipe.send(self._port)
         await loop.run_in_executor(None, pipe.recv)
+        self._due = time.monotonic()
         rounds = asyncio.create_task(self._send_rounds())
         while (word := await loop.run_in_executor(None, pipe.recv)) == "storm":
             server.close()
@@ -153,7 +155,7 @@ class ManyExchange:
             server = await self._listen()
             pipe.send(time.monotonic())
         self._finishing = True
-        await rounds  # the last goes to everybody
+        await rounds
         now = time.monotonic()
         for client in self.clients:
             client.look_at_pings(now)
@@ -172,20 +174,23 @@ class ManyExchange:
         return await loop.create_server(lambda: Client(self), sock=listener, backlog=4096)
 
     async def _send_rounds(self) -> None:
-        due = time.monotonic()
         while not self._finishing:
-            self.last += 1
-            number = self.last
-            order = {"orderId": "1", "volume": number, "orderAction": "1"}
-            data = push_frame({"channel": "order", "order": order})
-            takers = [client for client in self.clients if client.subscribed]
-            steps = max(int(1 / self._rate / STEP), 1)
-            for step in range(steps):
-                for client in takers[step::steps]:
-                    if client.subscribed:
-                        client.send(number, data)
-                due += 1 / self._rate / steps
-                await asyncio.sleep(max(due - time.monotonic(), 0.0))
+            await self._send_round()
+        await self._send_round()  # which all get that are there by now
+
+    async def _send_round(self) -> None:
+        self.last += 1
+        number = self.last
+        order = {"orderId": "1", "volume": number, "orderAction": "1"}
+        data = push_frame({"channel": "order", "order": order})
+        takers = [client for client in self.clients if client.subscribed]
+        steps = max(int(1 / self._rate / STEP), 1)
+        for step in range(steps):
+            for client in takers[step::steps]:
+                if client.subscribed:
+                    client.send(number, data)
+            self._due += 1 / self._rate / steps
+            await asyncio.sleep(max(self._due - time.monotonic(), 0.0))
 
 
 def serve(pipe: Pipe, streams: int, rate: float) -> None:
@@ -309,6 +314,7 @@ def run(streams: int, minutes: float, rate: float, connect_rate: float, storm: b
             problems.append(f"at the end: {stats}")
     pipe.send("end")
     process.join()
+    pipe.close()
 
     for number, listener in enumerate(listeners):
         sessions, theirs_sent = listener.sessions, sent.get(number, [])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import pytest
 
-from tests.many import run
-
-pytestmark = [pytest.mark.long, pytest.mark.timeout(60), pytest.mark.usefixtures("tidy")]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(60)]
 
 
-def test_after_a_storm_all_are_back_and_none_has_hurried() -> None:
-    assert run(streams=100, minutes=0.1, rate=2, connect_rate=200, storm=True) == []
-
-
-def test_every_frame_to_every_stream_is_accounted_for() -> None:
-    assert run(streams=200, minutes=0.1, rate=2, connect_rate=1000, storm=False) == []
+@pytest.mark.parametrize("storm", [False, True], ids=["calm", "storm"])
+def test_many_streams(storm: bool) -> None:
+    pytest.importorskip("resource")  # not on Windows
+    many: Any = import_module("tests.many")
+    assert many.run(streams=100, minutes=0.1, rate=2, connect_rate=50, storm=storm) == []
