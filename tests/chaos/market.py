@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastpos import PositionStream
 from fastpos.simulator import Exchange
 from tests.support.ledger import Ranges, note
-from tests.support.recording import SOON, Recorder, until
+from tests.support.recording import Recorder
 
 
 class Market:
@@ -49,10 +49,9 @@ class Market:
             exchange.update_position(self._position, volume=number)
         return True
 
-    def settle(self, recorder: Recorder) -> None:
-        """Wait until the last event has come, once there are no more."""
-        last = self.events
-        until(lambda: sessions(recorder)[-1][-1:] == [last], SOON, f"that event {last} came")
+    def is_known_to(self, recorder: Recorder) -> bool:
+        """Whether the last event has come there."""
+        return sessions(recorder)[-1][-1:] == [self.events]
 
     def shown(self, stream: PositionStream) -> tuple[object, object]:
         """The position's volume, and what the stream shows of it."""

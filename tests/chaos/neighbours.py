@@ -5,6 +5,7 @@ Half of them are connected over TCP and half over TLS.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import pairwise
 
 from fastpos import PositionStream
@@ -12,7 +13,7 @@ from fastpos.simulator import Exchange
 from tests.chaos.market import Market, sessions
 from tests.chaos.settings import MARGIN, PING_INTERVAL, SETTINGS, contexts
 from tests.support import rig
-from tests.support.recording import Recorder
+from tests.support.recording import Recorder, until
 
 # Their events are fewer, as each of them goes to many: one in so many of the faulty exchange's.
 SELDOM = 5
@@ -64,9 +65,9 @@ class Neighbours(rig.Rig):
             market.happen()
 
     def settle(self) -> None:
-        """Wait until all of them have everything."""
-        for market, recorder in self._told:
-            market.settle(recorder)
+        """Wait until all of them have everything; if they never do, `problems` tells."""
+        with suppress(AssertionError):
+            until(lambda: all(market.is_known_to(recorder) for market, recorder in self._told))
 
     def problems(self, held: float) -> list[str]:
         """What they have seen of a fault that held up their callbacks for so many seconds."""

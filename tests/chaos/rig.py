@@ -136,7 +136,8 @@ class Rig(rig.Rig):
     def settle(self) -> None:
         """Let nothing more happen, and wait until what did is delivered and shown."""
         self._end_feeding()
-        self.market.settle(self.recorder)
+        last = f"that event {self.market.events} came"
+        until(lambda: self.market.is_known_to(self.recorder), SOON, last)
         volume, shown = self.market.shown(self.stream)
         assert shown == volume, f"the position is shown with volume {shown}, not {volume}"
         self.neighbours.settle()

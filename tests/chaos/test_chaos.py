@@ -58,7 +58,10 @@ def test_a_trial_sees_what_is_late_and_what_did_not_come(monkeypatch: pytest.Mon
 
 def test_a_trial_sees_what_a_neighbour_suffers() -> None:
     def drop(rig: Rig) -> None:
-        rig.neighbours.markets[1].exchange.drop()
+        market = rig.neighbours.markets[1]
+        market.exchange.drop()
+        market.happen()
+        assert market.exchange.wait_for_subscribers(1)
 
     spreading = dataclasses.replace(BY_ID["pings of the exchange's own: text"], inject=during(drop))
     problems = "; ".join(try_fault(spreading, SEED, streams=4).problems)
