@@ -2,7 +2,8 @@
 
 The exchanges are in a process of their own. Each numbers all that it pushes, and notes for every
 connection which numbers were queued on it; each stream notes the numbers that its functions were
-called with, connection by connection. Beside the streams a thread computes half of the time.
+called with, connection by connection. Half of the streams are driven by a `Fleet`, and of those one
+a second is taken out and put in again. Beside them a thread computes half of the time.
 
 At the end, exit status 1 unless all of these hold:
 
@@ -15,9 +16,11 @@ At the end, exit status 1 unless all of these hold:
   Python's allocated blocks rise by less than 2 % and 1 % or, if that is more, by less than three
   times the standard deviation of the samples around the line. glibc is told to keep one arena and
   no caches for single threads, or a hundred caches that fill slowly would look like a leak;
-- threads are as many in every sample; descriptors as many at the end, when all are subscribed, as
-  at the beginning, and after the stop as before the start;
-- a thousand starts and stops more leave no thread, no descriptor and no memory;
+- threads are as many in every sample, but for those with which the fleet connects; descriptors as
+  many at the end, when all are subscribed, as at the beginning, and after the stop as before the
+  start;
+- a thousand starts and stops more, of streams and of fleets, leave no thread, no descriptor and no
+  memory;
 - no stream has ended, no function has raised, and the exchanges saw no violation of the protocol.
 """
 
@@ -43,14 +46,22 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, TextIO
 
-from fastpos import CallbackError, DecodeError, Disconnect, PositionStream, ReconnectPolicy
-from fastpos.simulator import Exchange
+from fastpos import (
+    CallbackError,
+    DecodeError,
+    Disconnect,
+    Fleet,
+    PositionStream,
+    ReconnectPolicy,
+)
+from fastpos.simulator import Connection, Exchange
 from fastpos.wire.inflate import inflater
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.ledger import Ranges, compare, count, note
 
 EXCHANGES = 5
 OVER_TLS = 2  # of them
+CONNECT_THREADS = 4  # of the fleet
 PATIENCE = 60.0  # seconds for all streams to be subscribed again
 # Of positions, orders and triggers. All are open nearly always, or what a stream knows would grow:
 # a closing that is lost in a gap leaves something behind.
@@ -78,6 +89,8 @@ class BusyExchange(Exchange):
         self.queued: defaultdict[int, Ranges] = defaultdict(list)
         self.failed: Counter[str] = Counter()
         self.problems: list[str] = []
+        self.closed: set[int] = set()
+        """The connections that it has closed; the others were by their clients, or broke."""
         self._clients = clients
         self._stopping = threading.Event()
         self._busy = [
@@ -126,6 +139,10 @@ class BusyExchange(Exchange):
             for record in takers:
                 note(self.queued[record.number], self.last)
             return len(takers)
+
+    def _close(self, record: Connection, code: int | None, reason: str) -> None:
+        self.closed.add(record.number)
+        super()._close(record, code, reason)
 
     def begin(self) -> None:
         for thread in self._busy:
@@ -212,13 +229,15 @@ def serve(pipe: Pipe, streams: int, seed: int, certificates: Certificates) -> No
     pipe.recv()
     pipe.send([exchange.finish() for exchange in exchanges])
     pipe.recv()
-    report: defaultdict[int, list[tuple[Ranges, int | None]]] = defaultdict(list)
+    report: defaultdict[int, list[tuple[Ranges, bool]]] = defaultdict(list)
     faults: Counter[str] = Counter()
     problems: list[str] = []
     for exchange in exchanges:
         for connection in exchange.connections:
-            queued = exchange.queued[connection.number], connection.close_code
-            report[int(connection.headers["X-Stream"])].append(queued)
+            number = connection.number
+            ordered = number in exchange.closed and connection.close_code in (1000, 1001)
+            stream = int(connection.headers["X-Stream"])
+            report[stream].append((exchange.queued[number], ordered))
         faults.update(exchange.failed)
         problems += exchange.problems
         problems += [f"violation: {text}" for text in exchange.violations]
@@ -275,18 +294,28 @@ class Listener:
         note(self._ranges, number)
 
 
-def written(path: Path, streams: int) -> list[list[tuple[Ranges, bool]]]:
-    """By stream and connection: what came, and whether `stop` ended it."""
-    found: list[list[tuple[Ranges, bool]]] = [[] for _ in range(streams)]
+def written(path: Path, streams: int) -> list[list[tuple[Ranges, bool | None]]]:
+    """By stream and connection: what came, and whether it lived to the end (see `compare`)."""
+    found: list[list[tuple[Ranges, bool | None]]] = [[] for _ in range(streams)]
     for line in path.read_text().splitlines():
         number, ranges, stopped = json.loads(line)
-        found[number].append((ranges, stopped))
+        found[number].append((ranges, None if stopped else False))
+    for sessions in found:
+        if sessions and sessions[-1][1] is None:
+            sessions[-1] = sessions[-1][0], True
     return found
 
 
 # What a process has at one moment.
 Sample = dict[str, float]
 TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0"
+
+
+def keep_memory_tidy(program: str) -> None:
+    """Begin this program anew where malloc keeps what only looks like a leak."""
+    if "GLIBC_TUNABLES" not in os.environ:  # is read when a process begins
+        os.environ["GLIBC_TUNABLES"] = TUNABLES
+        os.execv(sys.executable, [sys.executable, "-m", program, *sys.argv[1:]])
 
 
 def sample() -> Sample:
@@ -311,6 +340,23 @@ def rise(samples: list[Sample], what: str) -> tuple[float, float, float]:
     return slope * (times[-1] - times[0]), spread, statistics.fmean(values)
 
 
+def grows(samples: list[Sample]) -> list[str]:
+    """Say what of the memory has grown over the last third of the samples."""
+    problems = []
+    tail = samples[len(samples) * 2 // 3 :]
+    # Pages stay resident that malloc has taken back: 0.6 MiB within 40 s are no leak.
+    for what, unit, noise in (("resident", "MiB", 0.02), ("blocks", "blocks", 0.01)):
+        risen, spread, middle = rise(tail, what)
+        allowed = max(middle * noise, 3 * spread)
+        print(
+            f"memory, {what}: {samples[0][what]:.1f} {unit} at the beginning, {middle:.1f} in the "
+            f"last third, where it rises by {risen:+.2f}; allowed {allowed:.2f} ({spread=:.2f})"
+        )
+        if risen > allowed:
+            problems.append(f"memory, {what}: rises by {risen:.2f} {unit}")
+    return problems
+
+
 def compute(stop: threading.Event) -> None:
     """A busy thread of the host's: takes the GIL for half of the time."""
     while not stop.wait(0.02):
@@ -319,7 +365,7 @@ def compute(stop: threading.Event) -> None:
             sum(range(1000))
 
 
-def starts_and_stops(new: Callable[[], PositionStream]) -> list[str]:
+def starts_and_stops(new: Callable[[], PositionStream | Fleet]) -> list[str]:
     """Of one stream again and again, and of a new one each time: what they leave behind."""
     problems = []
     stream = new()
@@ -371,19 +417,26 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
                 **callbacks,
             )
 
-        fleet = [new(number, **listener.callbacks) for number, listener in enumerate(listeners)]
+        everybody = [new(number, **listener.callbacks) for number, listener in enumerate(listeners)]
+        alone = everybody[: streams // 2]
+        fleet = Fleet(everybody[streams // 2 :], connect_rate=None, connect_threads=CONNECT_THREADS)
         before = sample()
-        for stream in fleet:
-            stream.start()
-        for number, stream in enumerate(fleet):
+        drivers: list[PositionStream | Fleet] = [*alone, fleet]
+        for each in drivers:
+            each.start()
+        for number, stream in enumerate(everybody):
             if not stream.wait_ready(PATIENCE):
                 problems.append(f"stream {number}: not subscribed within {PATIENCE:g} s")
         samples = [sample()]
         pipe.send("go")
+        dice = random.Random(f"{seed} fleet")
         ends = time.monotonic() + minutes * 60
         while (remaining := ends - time.monotonic()) > 0:
             time.sleep(min(1.0, remaining))
             samples.append(sample())
+            stream = dice.choice([*fleet.streams.values()])
+            fleet.remove(stream)
+            fleet.add(stream)
         pipe.send("finish")
         last = pipe.recv()
         deadline = time.monotonic() + PATIENCE
@@ -391,18 +444,20 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
             while listener.latest < last[number % EXCHANGES] and time.monotonic() < deadline:
                 time.sleep(0.01)
         final = sample()
-        stats = [stream.stats for stream in fleet]
-        for number, stream in enumerate(fleet):
+        stats = [stream.stats for stream in everybody]
+        for each in drivers:
             began = time.monotonic()
-            stream.stop()
+            each.stop()
             if time.monotonic() - began > 5:
-                problems.append(f"stream {number}: stop() took {time.monotonic() - began:.1f} s")
+                problems.append(f"{each}: stop() took {time.monotonic() - began:.1f} s")
+        for stream in everybody:
             stream.join(0)
         after = sample()
     stop_computing.set()
     computing.join()
-    for number in (0, EXCHANGES - 1):  # over TLS, and not
-        problems += starts_and_stops(partial(new, streams * EXCHANGES + number))
+    one, another = (partial(new, streams * EXCHANGES + n) for n in (0, EXCHANGES - 1))
+    for start in (one, another, lambda: Fleet((one(), another()), connect_rate=None)):
+        problems += starts_and_stops(start)
     pipe.send("report")
     report, faults, said = pipe.recv()
     process.join()
@@ -415,7 +470,7 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
         connections += len(sent)
         queued += sum(count(ranges) for ranges, _ in sent)
         received += sum(count(ranges) for ranges, _ in sessions)
-        found = compare(sessions, [(ranges, code in (1000, 1001)) for ranges, code in sent])
+        found = compare(sessions, sent)
         if not sessions or not sessions[-1][0] or sessions[-1][0][-1][1] != end:
             found.append(f"number {end}, the last, did not come last")
         lost += [f"stream {number}: {problem}" for problem in found]
@@ -426,8 +481,8 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     problems += ["a function raised"] * sum(listener.raised for listener in listeners)
 
     reasons: Counter[str] = Counter()
-    for each in stats:
-        reasons.update(each.disconnects)
+    for stat in stats:
+        reasons.update(stat.disconnects)
     print(f"{streams} streams, {EXCHANGES} exchanges, {minutes:g} min, seed {seed}, {inflater!r}")
     print(f"faults: {faults.total()}: {', '.join(f'{n} {k}' for k, n in faults.most_common())}")
     print(f"connections: {connections}, disconnects for {len(reasons)} reasons:")
@@ -437,19 +492,15 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
         f"events: {received} received, {in_gaps} pushed in gaps, "
         f"{queued - received} lost with a connection, {len(lost)} not accounted for"
     )
-    tail = samples[len(samples) * 2 // 3 :]
-    # Pages stay resident that malloc has taken back: 0.6 MiB within 40 s are no leak.
-    for what, unit, noise in (("resident", "MiB", 0.02), ("blocks", "blocks", 0.01)):
-        risen, spread, middle = rise(tail, what)
-        allowed = max(middle * noise, 3 * spread)
-        print(
-            f"memory, {what}: {samples[0][what]:.1f} {unit} at the beginning, {middle:.1f} in the "
-            f"last third, where it rises by {risen:+.2f}; allowed {allowed:.2f} ({spread=:.2f})"
-        )
-        if risen > allowed:
-            problems.append(f"memory, {what}: rises by {risen:.2f} {unit}")
+    problems += grows(samples)
+    # Of a stream alone two, and of the fleet.
+    threads = int(before["threads"]) + 2 * len(alone) + 2
+    connecting = range(threads, threads + CONNECT_THREADS + 1)
     for what, steady in (
-        ("threads", {each["threads"] for each in samples} == {before["threads"] + 2 * streams}),
+        (
+            "threads",
+            final["threads"] == threads and {s["threads"] for s in samples} <= {*connecting},
+        ),
         ("descriptors", final["descriptors"] == samples[0]["descriptors"]),
     ):
         moments = (before, samples[0], final, after)
@@ -465,9 +516,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     arguments = parser.parse_args()
-    if "GLIBC_TUNABLES" not in os.environ:  # is read when a process begins
-        os.environ["GLIBC_TUNABLES"] = TUNABLES
-        os.execv(sys.executable, [sys.executable, "-m", "tests.soak", *sys.argv[1:]])
+    keep_memory_tidy("tests.soak")
     logging.getLogger("fastpos").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as directory:
         problems = run(arguments.minutes, arguments.streams, arguments.seed, Path(directory))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fastpos.wire.inflate import inflater
 from tests.chaos.faults import FAULTS, MARKS, Fault, Seen
-from tests.chaos.rig import EVENTS_PER_S, SETTINGS
+from tests.chaos.settings import EVENTS_PER_S, SETTINGS
 from tests.chaos.trial import Outcome, try_fault
 
 HEAD = (
@@ -39,6 +39,15 @@ def main() -> int:
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="part of a fault's name")
     parser.add_argument("--seed", type=int, help="a random one unless told; it is printed")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--fleet",
+        type=int,
+        nargs="?",
+        const=50,
+        default=1,
+        metavar="N",
+        help="have the stream be one of a fleet's N (50); the others must notice nothing",
+    )
     parser.add_argument("--readme", type=Path, help="put the table in, if all went well")
     options = parser.parse_args()
     chosen = [f for f in FAULTS if any(w in f.id for w in options.faults or [""])]
@@ -51,13 +60,14 @@ def main() -> int:
     outcomes = [
         outcome
         for number in range(options.rounds)
-        for outcome in _round(chosen, f"{seed} {number}")
+        for outcome in _round(chosen, f"{seed} {number}", options.fleet)
     ]
     print(f"\n{table(outcomes)}\n")
     wrong = [outcome for outcome in outcomes if outcome.problems]
     print(f"{len(outcomes)} trials in {time.monotonic() - began:.0f} s, {len(wrong)} went wrong")
     if options.readme is not None and not wrong:
         words = [f"--seed {seed}", f"--rounds {options.rounds}", *map(shlex.quote, options.faults)]
+        words += [f"--fleet {options.fleet}"] if options.fleet > 1 else []
         command = f"python -m tests.chaos {' '.join(words)}"
         text = table(outcomes)
         put_into(options.readme, f"{_settings(outcomes, command)}\n\n{text}")
@@ -65,11 +75,11 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _round(faults: list[Fault], seed: str) -> list[Outcome]:
+def _round(faults: list[Fault], seed: str, streams: int) -> list[Outcome]:
     order = random.Random(seed).sample(faults, len(faults))
     outcomes = []
     for fault in order:
-        outcome = try_fault(fault, seed)
+        outcome = try_fault(fault, seed, streams)
         outcomes.append(outcome)
         print(f"{'WRONG' if outcome.problems else 'good':5} {fault.id}", flush=True)
         for problem in outcome.problems:

@@ -7,10 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from threading import Thread
-from time import monotonic
+from threading import Event, Thread
+from time import monotonic, sleep
 
-from tests.chaos.rig import CONNECT_TIMEOUT, PING_INTERVAL, PONG_TIMEOUT, SUBSCRIBE_TIMEOUT, Rig
+from tests.chaos.rig import Rig
+from tests.chaos.settings import (
+    CONNECT_TIMEOUT,
+    MARGIN,
+    PING_INTERVAL,
+    PONG_TIMEOUT,
+    SUBSCRIBE_TIMEOUT,
+)
 from tests.support.pushes import bomb, packed
 from tests.support.recording import SOON, until
 
@@ -64,6 +71,9 @@ class Fault:
     tls: bool = False
     subscriptions: int = 2
     """How many there are, where it ends connections: the first, and one after each end."""
+    holds: float = 0.0
+    """Seconds for which a user's function takes the thread that calls it. In a fleet that is the
+    neighbours' too: for so long nothing may come to them, but their pings go out."""
 
     @property
     def id(self) -> str:
@@ -77,12 +87,12 @@ RETRY_WITHIN = 1.0
 BACK_WITHIN = 2.0
 """From the server's return to on_ready, after an outage of under 5 s."""
 
-# What the promises leave to a busy machine.
-MARGIN = 1.0
 AT_ONCE = MARGIN
 DEAD = PING_INTERVAL + PONG_TIMEOUT + MARGIN
 UNOPENED = CONNECT_TIMEOUT + MARGIN
 UNSUBSCRIBED = SUBSCRIBE_TIMEOUT + MARGIN
+# A function that takes longer than a dead connection.
+HOLDS = PING_INTERVAL + PONG_TIMEOUT + 0.5
 # After its own close frame the stream leaves the server 1 s to end the connection.
 CLOSED_BY_US = 1.0 + MARGIN
 
@@ -223,13 +233,34 @@ def asleep(rig: Rig, fault: Inject | None = None) -> Iterator[None]:
 @contextmanager
 def restarted(rig: Rig) -> Iterator[None]:
     """One thread stops the stream; another, which sees first that it has ended, starts it again."""
-    restart = Thread(target=lambda: rig.stream.join(SOON) and rig.stream.start())
+
+    def start_again() -> None:
+        if rig.stream.join(SOON):
+            rig.start_again()
+
+    restart = Thread(target=start_again)
     restart.start()
     until(lambda: rig.stream._driver._changes._waiting, what="that it waits for the end")
     began = monotonic()
     rig.stream.stop()
     assert monotonic() - began < MARGIN, "stop() waits for the next run"
     restart.join(SOON)
+    yield
+
+
+@contextmanager
+def takes_long(rig: Rig) -> Iterator[None]:
+    """A user's function does not return for longer than the answer to a ping may take."""
+    entered = Event()
+
+    def take_long(_: object) -> None:
+        if not entered.is_set():
+            entered.set()
+            sleep(HOLDS)
+
+    rig.stream.on_order(take_long)
+    assert entered.wait(SOON), "the function was not called"
+    rig.wait_pings(2)
     yield
 
 
@@ -377,6 +408,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("one byte at a time", byte_by_byte, NOT, loss=Loss.NONE),
     Fault("host's clock set back an hour", clock_back, NOT, loss=Loss.NONE),
     Fault("host asleep for a night", asleep, NOT, loss=Loss.NONE),
+    Fault("a user's function takes long", takes_long, NOT, loss=Loss.NONE, holds=HOLDS),
     # What has arrived when it is stopped is not told any more.
     Fault("`stop()` overlaps the next `start()`", restarted, END, "stopped", AT_ONCE),
 )

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import fastpos.net.upgrade
+import fastpos.runtime.driver
+import fastpos.runtime.loop  # noqa: F401 -- imported later, these would keep this host's clock
 from fastpos import clock
 from tests.support.rig import Rig
 

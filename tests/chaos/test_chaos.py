@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 import fastpos.wire.session
-from tests.chaos.faults import FAULTS, MARKS, Fault, Loss
+from tests.chaos.faults import FAULTS, MARKS, Fault, Loss, during
 from tests.chaos.host import Host
+from tests.chaos.market import Market
 from tests.chaos.rig import Rig
 from tests.chaos.trial import try_fault
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("tidy")]
 
 SEED = "1"
-# Of each kind one: all of them take a minute.
+# Of each kind one: all of them take a minute and a half, alone and in a fleet each.
 QUICK = ("connection reset", "corrupt gzip: data", "garbage JSON: text")
 BY_ID = {fault.id: fault for fault in FAULTS}
 
@@ -26,9 +27,10 @@ def _case(fault: Fault) -> object:
     return pytest.param(fault, id=fault.id, marks=() if fault.id in QUICK else pytest.mark.long)
 
 
+@pytest.mark.parametrize("streams", [1, 10], ids=["alone", "fleet"])
 @pytest.mark.parametrize("fault", [_case(fault) for fault in FAULTS])
-def test_fault(fault: Fault) -> None:
-    assert try_fault(fault, SEED).problems == []
+def test_fault(fault: Fault, streams: int) -> None:
+    assert try_fault(fault, SEED, streams).problems == []
 
 
 def test_the_readme_has_every_fault(project: Path) -> None:
@@ -41,17 +43,31 @@ def test_the_readme_has_every_fault(project: Path) -> None:
 
 
 def test_a_trial_sees_what_is_late_and_what_did_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    happen = Rig._happen
+    happen = Market._happen
 
-    def lose_one(rig: Rig) -> bool:
-        rig.events += rig.events == 2  # number 3 is sent nowhere, and 4 counts as sent
-        return happen(rig)
+    def lose_one(market: Market) -> bool:
+        market.events += market.events == 2  # number 3 is sent nowhere, and 4 counts as sent
+        return happen(market)
 
-    monkeypatch.setattr(Rig, "_happen", lose_one)
+    monkeypatch.setattr(Market, "_happen", lose_one)
     late = dataclasses.replace(BY_ID["corrupt gzip: data"], within=0.0, loss=Loss.NONE)
     problems = "; ".join(try_fault(late, SEED).problems)
     assert "noticed after" in problems
     assert "events are missing" in problems
+
+
+def test_a_trial_sees_what_a_neighbour_suffers() -> None:
+    def drop(rig: Rig) -> None:
+        market = rig.neighbours.markets[1]
+        market.exchange.drop()
+        market.happen()
+        assert market.exchange.wait_for_subscribers(1)
+
+    spreading = dataclasses.replace(BY_ID["pings of the exchange's own: text"], inject=during(drop))
+    problems = "; ".join(try_fault(spreading, SEED, streams=4).problems)
+    assert "neighbour-1: the connection was lost" in problems
+    assert "neighbour-1: not every event came" in problems
+    assert "neighbour-0" not in problems
 
 
 def test_the_hosts_clock_is_the_librarys() -> None:

@@ -42,11 +42,14 @@ class Outcome:
     """What is not as it should be."""
 
 
-def try_fault(fault: Fault, seed: str) -> Outcome:
-    """Run one trial; whatever goes wrong is in the outcome's `problems`."""
+def try_fault(fault: Fault, seed: str, streams: int = 1) -> Outcome:
+    """Run one trial with so many streams, of which one has the fault; see `Rig`.
+
+    Whatever goes wrong is in the outcome's `problems`.
+    """
     outcome = Outcome(fault)
     try:
-        with Rig(f"{seed} {fault.id}", tls=fault.tls) as rig:
+        with Rig(f"{seed} {fault.id}", tls=fault.tls, streams=streams) as rig:
             _try(fault, rig, outcome)
             _account(fault, rig, outcome)
     except AssertionError as error:
@@ -118,12 +121,14 @@ def _account(fault: Fault, rig: Rig, outcome: Outcome) -> None:
     """Hold what was told against what happened, once nothing more happens."""
     recorder, problems = rig.recorder, outcome.problems
     sessions = rig.sessions
-    outcome.events = rig.events
-    outcome.unsent = rig.unsent
+    outcome.events = rig.market.events
+    outcome.unsent = rig.market.unsent
     came = {number for session in sessions for number in session}
     outcome.broken_off = outcome.events - outcome.unsent - len(came)
     # Each connection was ended in order, or lives, unless the fault breaks it.
-    sent = [(ranges, fault.loss is not Loss.BROKEN) for _, ranges in sorted(rig.sent.items())]
+    sent = [
+        (ranges, fault.loss is not Loss.BROKEN) for _, ranges in sorted(rig.market.sent.items())
+    ]
     last = len(sessions) - 1
     problems += compare([(noted(s), at == last) for at, s in enumerate(sessions)], sent)
     if fault.loss is Loss.NONE and len(came) != outcome.events:
@@ -145,3 +150,4 @@ def _account(fault: Fault, rig: Rig, outcome: Outcome) -> None:
     if errors != bad or len(bad) != (fault.seen is Seen.MESSAGE or fault.reported):
         problems.append(f"unexpected errors: {errors}")
     problems += [f"the exchange complains: {text}" for text in rig.exchange.violations]
+    problems += rig.neighbours.problems(fault.holds)

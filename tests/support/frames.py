@@ -139,7 +139,18 @@ class _Sent(io.BytesIO):
         raise AssertionError("nobody is there")
 
 
+def whole_frames(data: bytes) -> tuple[list[ClientFrame], bytes]:
+    """The frames of a client at the beginning of `data`, and what is behind the last whole one."""
+    peer, found, end = _Sent(data), [], 0
+    with contextlib.suppress(ConnectionError):
+        while end < len(data):
+            found.append(read_frame(peer))
+            end = peer.tell()
+    return found, data[end:]
+
+
 def frames_in(data: bytes) -> list[ClientFrame]:
     """The frames of a client in `data`, which holds no other bytes."""
-    peer = _Sent(data)
-    return [read_frame(peer) for _ in iter(lambda: peer.tell() < len(data), False)]
+    found, rest = whole_frames(data)
+    assert not rest, f"{rest!r} is no whole frame"
+    return found

@@ -49,11 +49,14 @@ def begins_with(whole: Ranges, part: Ranges) -> bool:
     return first == begin and last <= end
 
 
-def compare(came: Iterable[tuple[Ranges, bool]], sent: Iterable[tuple[Ranges, bool]]) -> list[str]:
+def compare(
+    came: Iterable[tuple[Ranges, bool | None]], sent: Iterable[tuple[Ranges, bool]]
+) -> list[str]:
     """Say what is wrong with what came; nothing, if all is as the top of this file says.
 
     Args:
-        came: after each of the client's subscriptions, and whether that lives still.
+        came: after each of the client's subscriptions, and whether that lives still; None where
+            the client ended it, and took as much of it as it liked.
         sent: on each connection, and whether the server ended it in order. A later subscription
             is on a later connection; one whose answer the client never saw is passed over.
     """
@@ -71,7 +74,9 @@ def compare(came: Iterable[tuple[Ranges, bool]], sent: Iterable[tuple[Ranges, bo
         while left:
             whole, ordered = left.pop(0)
             complete = whole == numbers
-            if complete or (begins_with(whole, numbers) and not (lives or ordered)):
+            if complete or (
+                begins_with(whole, numbers) and (lives is None or not (lives or ordered))
+            ):
                 break
             pass_over(whole, ordered)
         else:

@@ -14,9 +14,16 @@ def read_request(peer: Peer) -> tuple[str, dict[str, str]]:
     data = bytearray()
     while not data.endswith(b"\r\n\r\n"):
         data += read_exactly(peer, 1)
-    request_line, *lines = data[:-4].decode("latin-1").split("\r\n")
+    request_line, headers, _ = request_in(bytes(data))
+    return request_line, headers
+
+
+def request_in(data: bytes) -> tuple[str, dict[str, str], bytes]:
+    """The same of bytes that hold a whole request, and what comes after it."""
+    head, _, rest = data.partition(b"\r\n\r\n")
+    request_line, *lines = head.decode("latin-1").split("\r\n")
     pairs = (line.partition(":") for line in lines)
-    return request_line, {name.strip().lower(): value.strip() for name, _, value in pairs}
+    return request_line, {name.strip().lower(): value.strip() for name, _, value in pairs}, rest
 
 
 def upgrade_response(key: str, headers: Mapping[str, str] | None = None) -> bytes:
