@@ -54,7 +54,8 @@ class Poller(Generic[T]):
         """Wait so long at most; give whose sockets have something to read, or were ended."""
         watched = self._watched
         if self._epoll:
-            return [watched[descriptor] for descriptor, _ in self._epoll.poll(seconds, AT_ONCE)]
+            ready = self._epoll.poll(seconds, AT_ONCE)
+            return [watched[descriptor] for descriptor, _ in ready if descriptor in watched]
         assert self._selector is not None
         return [watched[key.fd] for key, _ in self._selector.select(seconds)]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from functools import cache
 from time import time_ns
 
 from ..account.book import Book
@@ -49,6 +50,12 @@ from .stats import Counters, count
 __all__ = ["Feed"]
 
 
+@cache
+def _default_context() -> ssl.SSLContext:
+    """For all streams that were given none: it reads all the authorities, and keeps them."""
+    return ssl.create_default_context()
+
+
 class Feed:
     """Makes a stream's connections, and tells its user what comes of them.
 
@@ -64,7 +71,7 @@ class Feed:
     __slots__ = (
         "_book", "_bytes", "_counters", "_delivery", "_heartbeat", "_label", "_lookout",
         "_messages", "_opened", "_recovery", "_settings", "_silent_s", "_snapshots",
-        "_ssl_context", "_subscribed_until", "_timing", "_warned", "_was_ready",
+        "_subscribed_until", "_timing", "_warned", "_was_ready",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +91,6 @@ class Feed:
         self._timing = Timing(
             settings.ping_interval, settings.pong_timeout, settings.subscribe_timeout
         )
-        self._ssl_context = settings.ssl_context
         self._warned = False
         self._heartbeat = heartbeat
         self._book = book
@@ -148,9 +154,9 @@ class Feed:
                 proxy = proxy_from_environment(settings.address)
             except ValueError as error:
                 raise ConnectionFailed(str(error)) from error
+        ssl_context = settings.ssl_context
         if settings.address.scheme == "wss":
-            if self._ssl_context is None:  # reading the authorities takes a while: do it once
-                self._ssl_context = ssl.create_default_context()
+            ssl_context = ssl_context or _default_context()
         elif not self._warned and not settings.address.is_loopback:
             self._warned = True
             log.warning(
@@ -162,7 +168,7 @@ class Feed:
             settings.url,
             {**(settings.headers or {}), settings.credential.header: value},
             connect_timeout=settings.connect_timeout,
-            ssl_context=self._ssl_context,
+            ssl_context=ssl_context,
             proxy=proxy,
             source=settings.source,
             hide=settings.credential.hide,
