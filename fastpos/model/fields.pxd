@@ -20,7 +20,6 @@ cdef class Field:
     cdef public bint compared, is_text
 
 cdef class _Number(Field): pass
-
 cdef class _Integer(Field): pass
 
 cdef class _Beside(Field):
@@ -54,7 +53,6 @@ cdef class _Told(Field):
     cdef public dict names
 
 cdef class _Own(Field): pass
-
 cdef class _Shown(Field): pass
 
 @cython.locals(wire=dict, by_key=dict, names=set)

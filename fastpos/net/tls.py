@@ -26,9 +26,10 @@ from .transport import Transport
 if TYPE_CHECKING:
     from .._c._tls import Reader
 
-__all__ = ["TlsTransport", "direct_error"]
+__all__ = ["CIPHERTEXT_SIZE", "TlsTransport", "direct_error"]
 
-CIPHERTEXT_SIZE = 32 * 1024  # two of the largest records: read at once where no buffer is lent
+# Two of the largest records are read at once; OpenSSL keeps the room that it once needed.
+CIPHERTEXT_SIZE = 32 * 1024
 
 _KINDS: dict[int, type[ssl.SSLError]] = {
     ssl.SSL_ERROR_ZERO_RETURN: ssl.SSLZeroReturnError,

@@ -39,16 +39,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Handlers(Generic[E]):
     """The functions registered for one kind of event, called in the order they were added.
 
-    `functions` is replaced, never changed, so any thread may read it; `_lock` guards replacing. A
-    signal handler that has interrupted who holds it may enter it again.
+    What is in `cell` is replaced, never changed, so any thread may read it; `_lock` guards
+    replacing. A signal handler that has interrupted who holds it may enter it again.
     """
 
-    __slots__ = ("_lock", "functions", "name")
+    __slots__ = ("_lock", "cell", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._lock = threading.RLock()
-        self.functions: tuple[Callable[[E], object], ...] = ()
+        self.cell: list[tuple[Callable[[E], object], ...]] = [()]
+        """Has `functions` for who looks often: an attribute takes longer to look up."""
+
+    @property
+    def functions(self) -> tuple[Callable[[E], object], ...]:
+        """Those that are called."""
+        return self.cell[0]
 
     def __call__(self, function: F) -> F:
         """Add `function`; give it back, so that this can stand as a decorator.
@@ -58,7 +64,7 @@ class Handlers(Generic[E]):
         """
         self._check(function)
         with self._lock:
-            self.functions = (*self.functions, function)
+            self.cell[0] = (*self.cell[0], function)
         return function
 
     def replace(self, function: Callable[[E], object] | None) -> None:
@@ -70,7 +76,7 @@ class Handlers(Generic[E]):
         if function is not None:
             self._check(function)
         with self._lock:
-            self.functions = () if function is None else (function,)
+            self.cell[0] = () if function is None else (function,)
 
     def failure(
         self, function: Callable[[E], object], event: E, error: BaseException

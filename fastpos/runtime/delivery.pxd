@@ -11,6 +11,7 @@ cdef class Route:
     cdef public Py_ssize_t count
     cdef readonly tuple parts
     cdef readonly object whole
+    cdef readonly list cell
 
 cdef class Delivery:
     cdef readonly object _callbacks, _counters, _number, _dispatcher, _hide, _stream
@@ -22,8 +23,9 @@ cdef class Delivery:
 
     @cython.locals(closes=bint)
     cpdef bint pushes(self, list texts, received_ns) except -1
-    @cython.locals(route=Route)
+    @cython.locals(route=Route, cell=list, functions=tuple)
     cdef _deliver(self, EventSlots event)
     cpdef received(self, double at)
-    @cython.locals(times=CallbackTimes, functions=tuple, now=double, begun=double)
     cpdef call(self, handlers, event, bint queued=*)
+    @cython.locals(times=CallbackTimes, now=double, begun=double)
+    cdef _call(self, handlers, tuple functions, event, bint queued)

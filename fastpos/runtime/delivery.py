@@ -31,24 +31,26 @@ __all__ = ["Delivery"]
 class Route:
     """Where the events of a channel go, and how many have gone there."""
 
-    __slots__ = ("channel", "count", "parts", "whole")
+    __slots__ = ("cell", "channel", "count", "parts", "whole")
 
     def __init__(self, channel: Channel, callbacks: Callbacks) -> None:
         self.channel = channel
         self.count = 0
-        # Of each part that has a callback: its key in the body, the callback's functions, and
-        # whether they get the part itself as an event.
-        self.parts: tuple[tuple[str, Handlers[Any], bool], ...] = tuple(
+        # Of each part that has a callback: its key in the body, the callback's functions and their
+        # cell, and whether they get the part itself as an event.
+        self.parts: tuple[tuple[str, Handlers[Any], list[Any], bool], ...] = tuple(
             [
-                (part.key, getattr(callbacks, part.callback), part.change is not None)
+                (part.key, handlers, handlers.cell, part.change is not None)
                 for part in channel.parts
                 if part.callback is not None and part.key is not None
+                for handlers in (getattr(callbacks, part.callback),)
             ]
         )
         # The functions that get every event; None: there is no such callback.
         self.whole: Handlers[Any] | None = (
             None if channel.callback is None else getattr(callbacks, channel.callback)
         )
+        self.cell: list[Any] = [()] if self.whole is None else self.whole.cell
 
 
 class Delivery:
@@ -179,13 +181,15 @@ class Delivery:
         route.count += 1
         if route.channel.merged:
             self._book.apply(event, route.channel)
-        for key, handlers, told in route.parts:
-            if event._wire.get(key):
-                self.call(handlers, event._part if told else event)
-        if route.whole is not None:
-            if route.channel is UNDOCUMENTED:
-                count(self._counters.unknown_channels, event._raw["channel"])
-            self.call(route.whole, event)
+        for key, handlers, cell, told in route.parts:
+            functions = cell[0]
+            if functions and event._wire.get(key):
+                self._call(handlers, functions, event._part if told else event, False)
+        if route.channel is UNDOCUMENTED:
+            count(self._counters.unknown_channels, event._raw["channel"])
+        functions = route.cell[0]
+        if functions:
+            self._call(route.whole, functions, event, False)
 
     def received(self, at: float) -> None:
         """Say when what is pushed from now on was read, `clock.monotonic()`."""
@@ -216,8 +220,16 @@ class Delivery:
         With a dispatcher the event goes into its queue, from which it comes back `queued`.
         """
         functions = handlers.functions
-        if not functions:
-            return
+        if functions:
+            self._call(handlers, functions, event, queued)
+
+    def _call(
+        self,
+        handlers: Any,
+        functions: tuple[Callable[[Any], object], ...],
+        event: Any,
+        queued: bool,
+    ) -> None:
         if self._dispatcher is not None and not queued:
             self._dispatcher.put(handlers, event, self._received)
             return

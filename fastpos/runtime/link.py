@@ -34,8 +34,9 @@ from time import time_ns
 from ..clock import monotonic
 from ..errors import FastposError
 from ..net.connection import Connection
+from ..net.tls import CIPHERTEXT_SIZE
 from ..net.transport import Transport
-from ..wire.scratch import SMALL, Scratch
+from ..wire.scratch import SCRATCH_SIZE, SMALL, Scratch
 from ..wire.session import Closed, Event, Phase, Session
 
 __all__ = ["Buffers", "Link"]
@@ -47,11 +48,15 @@ LOOK_AGAIN = 0.05
 
 
 class Buffers:
-    """What one thread reads into, for all the connections that it reads."""
+    """What one thread reads into, for all the connections that it reads.
 
-    def __init__(self) -> None:
-        self.received = Scratch()
-        self.ciphertext = Scratch()
+    Args:
+        size: so much is read of one of them at once, bytes.
+    """
+
+    def __init__(self, size: int = SCRATCH_SIZE) -> None:
+        self.received = Scratch(size)
+        self.ciphertext = Scratch(CIPHERTEXT_SIZE)
 
 
 class Link:

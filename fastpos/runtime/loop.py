@@ -64,6 +64,8 @@ __all__ = ["Loop", "Place", "Seat"]
 
 # A signal is handled within so many seconds, also where one does not end the system call.
 LONGEST_WAIT = 0.5
+# So much is read of one stream before it is the others' turn, bytes.
+TURN_SIZE = 32 * 1024
 # So many snapshots are asked for at once.
 SNAPSHOT_THREADS = 8
 
@@ -210,7 +212,7 @@ class Loop:
         self._woken_end.setblocking(False)
         self._poller: Poller[Seat | None] = Poller()
         self._poller.watch(self._woken_end.fileno(), None)
-        self._buffers = Buffers()
+        self._buffers = Buffers(TURN_SIZE)
         self._seats: set[Seat] = set()
         self._numbers = itertools.count()  # of two that are due at once, the first comes first
         self._timers: list[tuple[float, int, Seat]] = []

@@ -12,19 +12,24 @@ import mmap
 
 __all__ = ["SCRATCH_SIZE", "SMALL", "Scratch"]
 
-SCRATCH_SIZE = 32 * 1024  # two of TLS's largest records
+SCRATCH_SIZE = 128 * 1024
 SMALL = 4096
 # After so many reads in a row that would have fitted in SMALL, the rest is given back.
 QUIET = 64
 
 
 class Scratch:
-    """One buffer for all that one thread reads. It belongs to that thread."""
+    """One buffer for all that one thread reads. It belongs to that thread.
 
-    __slots__ = ("_quiet", "is_large", "view")
+    Args:
+        size: of the buffer, bytes.
+    """
 
-    def __init__(self) -> None:
-        self.view = memoryview(mmap.mmap(-1, SCRATCH_SIZE))
+    __slots__ = ("_quiet", "_size", "is_large", "view")
+
+    def __init__(self, size: int = SCRATCH_SIZE) -> None:
+        self._size = size
+        self.view = memoryview(mmap.mmap(-1, size))
         """Where to read into; ask anew for every read."""
         self.is_large = False
         """Whether more than its first page may have been written."""
@@ -41,4 +46,4 @@ class Scratch:
             self._quiet += 1
             if self._quiet >= QUIET:
                 self.is_large = False
-                self.view = memoryview(mmap.mmap(-1, SCRATCH_SIZE))
+                self.view = memoryview(mmap.mmap(-1, self._size))
