@@ -28,7 +28,7 @@ class Poller(Generic[T]):
         self._watched: dict[int, T] = {}
         new_epoll = getattr(select, "epoll", None)
         self._epoll: Any = None if new_epoll is None else new_epoll()
-        self._selector = None if self._epoll else selectors.DefaultSelector()
+        self._selector: Any = None if self._epoll else selectors.DefaultSelector()
 
     def watch(self, descriptor: int, whose: T) -> None:
         """Have `wait` give `whose` while that socket has something to read.
@@ -39,7 +39,6 @@ class Poller(Generic[T]):
         if self._epoll:
             self._epoll.register(descriptor, select.EPOLLIN)
         else:
-            assert self._selector is not None
             self._selector.register(descriptor, selectors.EVENT_READ)
         self._watched[descriptor] = whose
 
@@ -56,7 +55,6 @@ class Poller(Generic[T]):
         if self._epoll:
             ready = self._epoll.poll(seconds, AT_ONCE)
             return [watched[descriptor] for descriptor, _ in ready if descriptor in watched]
-        assert self._selector is not None
         return [watched[key.fd] for key, _ in self._selector.select(seconds)]
 
     def close(self) -> None:
