@@ -74,7 +74,20 @@ class _FleetRun:
         self.thread = thread
         self.background = background
         self.loop = loop
+        self.beginner = threading.current_thread()
+        """The thread that makes it begin."""
+        self.begun = False
+        """All streams that there were at the start have begun."""
         self.ended = False
+        self._unclaimed = [self]
+
+    def claim(self) -> bool:
+        """Whether this is the first call: who is told so drives it, or says that nobody does."""
+        try:
+            self._unclaimed.pop()  # one step, whoever comes in between
+        except IndexError:
+            return False
+        return True
 
 
 class Fleet:
@@ -162,12 +175,21 @@ class Fleet:
             if stream.name in self._streams:
                 raise ValueError(f"there is a stream of the name {stream.name} in the fleet")
             seat = hand_over(stream, Seat)
-            self._seats = {**self._seats, stream.name: seat}
-            self._streams = {**self._streams, stream.name: stream}
             run = self._run
-            if run is not None and not run.ended and not run.loop.stopping:
-                self._begin_stream(stream, seat, run)
+            try:
+                self._seats = {**self._seats, stream.name: seat}
+                self._streams = {**self._streams, stream.name: stream}
+                if run is not None and run.begun and not run.ended and not run.loop.stopping:
+                    self._begin_stream(stream, seat, run)
+            except BaseException:
+                self._forget(stream, seat)
+                let_go(stream)
+                raise
         return stream
+
+    def _forget(self, stream: PositionStream, seat: Seat) -> None:
+        self._streams = {n: s for n, s in self._streams.items() if s is not stream}
+        self._seats = {n: s for n, s in self._seats.items() if s is not seat}
 
     def remove(self, stream: PositionStream, timeout: float | None = 5.0) -> None:
         """Stop a stream, and let it go: it can then be started alone, or be added elsewhere.
@@ -185,8 +207,7 @@ class Fleet:
             if self._streams.get(getattr(stream, "name", "")) is not stream:
                 raise ValueError(f"{stream!r} is not in the fleet")
             seat = self._seats[stream.name]
-            self._streams = {n: s for n, s in self._streams.items() if s is not stream}
-            self._seats = {n: s for n, s in self._seats.items() if s is not seat}
+            self._forget(stream, seat)
         stream.stop(timeout)
         let_go(stream)
 
@@ -225,11 +246,12 @@ class Fleet:
             name=f"fastpos-fleet-{number}",
             daemon=True,
         )
-        run = self._begin(number, thread, background=True)
+        run = self._new_run(number, thread, background=True)
         try:
+            self._begin(run)
             thread.start()
-        except BaseException:
-            self._finish(run)
+        except BaseException:  # a Ctrl-C may find the thread begun
+            self._give_up(run)
             raise
         return self
 
@@ -242,8 +264,16 @@ class Fleet:
             RuntimeError: it is running already, or was started before an `os.fork()`.
             ImportError: websocket-client is not there, or a module of yours is named websocket.
         """
-        run = self._begin(next(_numbers), threading.current_thread(), background=False)
-        self._drive(run)
+        run = self._new_run(next(_numbers), threading.current_thread(), background=False)
+        try:
+            self._begin(run)
+            if run.claim():
+                self._drive(run)
+        except Forked:
+            self._owner.check()
+            raise
+        finally:  # whatever a Ctrl-C left undone
+            self._give_up(run)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait until every stream is subscribed or has ended for good.
@@ -261,7 +291,7 @@ class Fleet:
             return False
 
         def is_so() -> bool:
-            return all(
+            return run.begun and all(
                 seat.is_ready or ((last := seat.last_run) is not None and last.ended)
                 for seat in self._seats.values()
             )
@@ -330,8 +360,12 @@ class Fleet:
     def _is_within(self, run: _FleetRun) -> bool:
         if run.ended:
             return False
-        pool = run.loop.pool
-        return run.thread is threading.current_thread() or (pool is not None and pool.is_current)
+        thread, pool = threading.current_thread(), run.loop.pool
+        if run.thread is thread or (pool is not None and pool.is_current):
+            return True
+        if run.thread.ident is None and run.beginner is thread:  # it is about to start that one
+            return True
+        return any(seat.opener is thread for seat in self._seats.values())
 
     def _wait_ended(self, run: _FleetRun, deadline: float) -> bool:
         if not self._changes.wait_for(lambda: run.ended, max(deadline - monotonic(), 0.0)):
@@ -341,30 +375,48 @@ class Fleet:
             run.thread.join(SLICE)
         return True
 
-    def _begin(self, number: int, thread: threading.Thread, background: bool) -> _FleetRun:
+    def _new_run(self, number: int, thread: threading.Thread, background: bool) -> _FleetRun:
+        """Take the place of the run that is under way; raises RuntimeError where there is one."""
         from .runtime.loop import Loop  # noqa: PLC0415 -- see PositionStream.__init__
 
         self._owner.claim()
+        loop = Loop(
+            self._connect_rate,
+            self._connect_threads,
+            self._callback_threads,
+            self._stream_ended,
+            self._changes.notify,
+        )
+        run = _FleetRun(number, thread, background, loop)
         with self._changing:
-            if self._run is not None and not self._run.ended:
-                raise RuntimeError("the fleet is running already")
-            loop = Loop(
-                self._connect_rate,
-                self._connect_threads,
-                self._callback_threads,
-                self._stream_ended,
-                self._changes.notify,
-            )
-            run = _FleetRun(number, thread, background, loop)
-            loop.pinger.start(f"fastpos-ping-fleet-{number}", loop.fail)
-            if loop.pool is not None:
-                loop.pool.start()
-            self._run = run
-            for name, stream in self._streams.items():
-                self._begin_stream(stream, self._seats[name], run)
+            busy = self._run is not None and not self._run.ended
+            if not busy:
+                self._run = run
+        if busy:
+            loop.close()
+            raise RuntimeError("the fleet is running already")
         return run
 
+    def _begin(self, run: _FleetRun) -> None:
+        loop = run.loop
+        loop.pinger.start(f"fastpos-ping-fleet-{run.number}", loop.fail)
+        if loop.pool is not None:
+            loop.pool.start()
+        with self._changing:
+            for name, stream in self._streams.items():
+                self._begin_stream(stream, self._seats[name], run)
+            run.begun = True
+
+    def _give_up(self, run: _FleetRun) -> None:
+        """Have a run not begin, or be over if it was left in the midst of something."""
+        if run.claim() or (not run.background and not run.ended):
+            self._finish(run)
+        elif not run.ended:
+            self.stop(0)
+
     def _drive_in_background(self, run: _FleetRun) -> None:
+        if not run.claim():  # who started the thread was interrupted, and has given up
+            return
         try:
             self._drive(run)
         except Forked:
@@ -390,19 +442,36 @@ class Fleet:
             self._finish(run)
 
     def _finish(self, run: _FleetRun) -> None:
-        if self._owner.is_another:  # all of it is the parent's
+        if self._owner.is_another or run.ended:  # all of it is the parent's
             return
+        loop = run.loop
         try:
-            run.loop.pinger.stop()
-        finally:  # also if a second Ctrl-C came
-            run.loop.pinger.leave()
-            if run.loop.pool is not None:
-                run.loop.pool.stop()
-                run.loop.pool.join(LAST_STEPS / 2)
-            with self._changing:  # who adds a stream now finds it either running or ended
-                run.loop.close()
-                run.ended = True
-            self._changes.notify()
+            loop.pinger.stop()
+        finally:  # also if another Ctrl-C came, wherever that was
+            loop.pinger.leave()
+            try:
+                if loop.pool is not None:
+                    loop.pool.stop()
+                    loop.pool.join(LAST_STEPS / 2)
+            finally:
+                # Who adds a stream meanwhile finds the run either running or ended. Who holds this
+                # may be a frame that a signal handler has interrupted, which waits for the end.
+                held = self._changing.acquire(timeout=1.0)
+                try:
+                    loop.close()
+                finally:
+                    self._end_of(run)
+                    if held:
+                        self._changing.release()
+
+    def _end_of(self, run: _FleetRun) -> None:
+        for seat in self._seats.values():
+            own = seat.last_run
+            if own is not None and own.thread is run.thread and not own.ended:
+                own.ended = True
+                seat.changed()
+        run.ended = True
+        self._changes.notify()
 
     def _stream_ended(self, seat: Seat, failure: FastposError | None) -> None:
         if failure is not None:

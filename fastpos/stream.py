@@ -328,7 +328,9 @@ class PositionStream(Callbacks):
         """Be driven by itself again, once its fleet has let it go and it has ended there."""
         run = self._driver.last_run
         if self._is_let_go and (run is None or run.ended):
-            if not self._driver.wants_pushes:
+            if self._driver.wants_pushes:
+                self._own_driver.resume()
+            else:
                 self._own_driver.pause()
             self._driver, self._is_let_go = self._own_driver, False
             self._dispatcher = None
@@ -445,6 +447,14 @@ def hand_over(stream: PositionStream, new_seat: Callable[..., Seat]) -> Seat:
         RuntimeError: it is running.
         ValueError: it is in a fleet, or it has a callback thread of its own.
     """
+    with _handing_over:
+        return _handed_over(stream, new_seat)
+
+
+_handing_over = threading.Lock()  # guards which driver a stream has; held for some steps only
+
+
+def _handed_over(stream: PositionStream, new_seat: Callable[..., Seat]) -> Seat:
     stream._come_home()
     own = stream._own_driver
     if stream._driver is not own:
@@ -482,6 +492,8 @@ def begin_seat(
     Raises:
         RuntimeError, ImportError: see `PositionStream.start`.
     """
+    if stream._dispatcher is not None and stream._dispatcher.is_alive:
+        raise RuntimeError("a callback of the stream's last run is still running")
     queue = None
     if new_queue is not None:
         settings = stream._settings

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import selectors
+import sys
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,9 @@ __all__ = ["Poller"]
 
 T = TypeVar("T")
 
+# Where there is nothing better than select(): so many sockets on Windows, and elsewhere none of a
+# higher number.
+SELECT_LIMIT = 500 if sys.platform == "win32" else 1024
 # So many are told of at once; the others come first the next time.
 AT_ONCE = 256
 
@@ -39,6 +43,9 @@ class Poller(Generic[T]):
         if self._epoll:
             self._epoll.register(descriptor, select.EPOLLIN)
         else:
+            number = len(self._watched) if sys.platform == "win32" else descriptor
+            if number >= SELECT_LIMIT and type(self._selector) is selectors.SelectSelector:
+                raise OSError(f"select() takes no more than {SELECT_LIMIT} sockets")
             self._selector.register(descriptor, selectors.EVENT_READ)
         self._watched[descriptor] = whose
 

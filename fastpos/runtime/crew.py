@@ -13,6 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from ..fork import Forked
+
 __all__ = ["Crew"]
 
 _numbers = itertools.count(1)
@@ -33,13 +35,8 @@ class Crew:
         self._jobs: deque[Callable[[], object]] = deque()
         self._working = 0
 
-    @property
-    def is_free(self) -> bool:
-        """Whether a job would be begun at once."""
-        return self._working + len(self._jobs) < self._most
-
     def do(self, job: Callable[[], object]) -> None:
-        """Have a job done, which raises nothing.
+        """Have a job done, which raises nothing but `Forked`.
 
         Raises:
             RuntimeError: no thread can be started, and there is none.
@@ -60,6 +57,11 @@ class Crew:
                 self._jobs.remove(job)
             raise
 
+    def clear(self) -> None:
+        """Do none of the jobs that were not begun."""
+        with self._lock:
+            self._jobs.clear()
+
     def _work(self) -> None:
         while True:
             with self._lock:
@@ -67,4 +69,7 @@ class Crew:
                     self._working -= 1
                     return
                 job = self._jobs.popleft()
-            job()
+            try:
+                job()
+            except Forked:  # this is a child, which has no use for the thread
+                return

@@ -115,6 +115,11 @@ class Feed:
         return self._settings.address.host
 
     @property
+    def connect_timeout(self) -> float:
+        """How long opening a connection may take, seconds."""
+        return self._settings.connect_timeout
+
+    @property
     def has_position(self) -> bool:
         """Whether a position is known to be open."""
         return bool(self._book.positions)

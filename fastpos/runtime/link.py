@@ -195,8 +195,9 @@ class Link:
 
     def rest(self) -> bool:
         """Say that all that was read is handled; whether there is more, which no selector sees."""
-        self._waiting = True
-        return self._transport is not None and self._transport.has_more
+        more = self._transport is not None and self._transport.has_more
+        self._waiting = not more
+        return more
 
     def has_left(self) -> bool:
         """Whether the socket may be closed: the peer has ended the connection, or had its time."""
@@ -334,7 +335,8 @@ class Link:
     def _has_caught_up(self, session: Session, now: float) -> bool:
         """Whether the reader has handled all that there was at the deadline (see the top)."""
         reads, limit = self._reads, session.limit
-        self._next_look = now + LOOK_AGAIN
+        # The longer it is late, because a callback takes its time, the less often.
+        self._next_look = now + max(LOOK_AGAIN, min(1.0, (now - limit) / 4))
         if not self._is_silent():
             return False
         if self._silent_since is None or self._silent_since[0] != limit:

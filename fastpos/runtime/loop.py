@@ -43,7 +43,7 @@ from math import inf
 from queue import Empty, SimpleQueue
 
 from ..clock import monotonic
-from ..errors import ConnectionFailed, FastposError
+from ..errors import ConnectionFailed, FastposError, is_exit
 from ..fork import Forked, OwnerProcess
 from ..logs import fields, log
 from ..net.poller import Poller
@@ -64,8 +64,12 @@ __all__ = ["Loop", "Place", "Seat"]
 
 # A signal is handled within so many seconds, also where one does not end the system call.
 LONGEST_WAIT = 0.5
+# An opening that takes so much longer than it may is not counted any more, seconds.
+HELD_UP = 5.0
 # So much is read of one stream before it is the others' turn, bytes.
 TURN_SIZE = 32 * 1024
+# However many wait for a snapshot, looking at one of them has so long, seconds.
+POLL_SHARE = 1e-4
 # So many snapshots are asked for at once.
 SNAPSHOT_THREADS = 8
 
@@ -95,7 +99,7 @@ class Seat(Control):
 
     __slots__ = (
         "closed", "descriptor", "due", "feed", "has_source", "is_suspended", "lookout", "loop",
-        "owner", "place", "queue", "run", "snapshots",
+        "opener", "owner", "place", "queue", "run", "snapshots",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +129,8 @@ class Seat(Control):
         """What the poller knows, -1 where it knows nothing of it."""
         self.is_suspended = False
         """It is not read, as its callback queue is full."""
+        self.opener: threading.Thread | None = None
+        """Which thread opens its connection, where one does; it runs a user's function, too."""
         self.queue: PooledQueue | None = None
         """What waits for its functions, where the fleet has callback threads."""
 
@@ -172,6 +178,12 @@ class Seat(Control):
         if queue is not None:
             queue.start(self._delivery.call_queued)
 
+    def is_within(self, run: Run) -> bool:
+        """Whether this is asked in a run that is under way, on any of its threads."""
+        if not run.ended and self.opener is threading.current_thread():
+            return True
+        return super().is_within(run)
+
     def _stop(self, run: Run) -> None:
         super()._stop(run)
         if self.loop is not None:
@@ -201,7 +213,12 @@ class Loop:
         self._ended = ended
         self._changed = changed
         self.pinger = Pinger()
-        self._crew = Crew("fastpos-connect", connect_threads)
+        self._connect_threads = connect_threads
+        self._most_threads = 4 * connect_threads
+        self._crew = Crew("fastpos-connect", self._most_threads)
+        self._opening: dict[Seat, float] = {}  # since when
+        self._held_up: set[Seat] = set()  # those that were named as they take too long
+        self._is_over = False  # set by `close`, looked at by anybody
         self._snapshot_crew = Crew("fastpos-snapshot", SNAPSHOT_THREADS)
         self.pool: CallbackPool | None = None
         if callback_threads:
@@ -217,7 +234,7 @@ class Loop:
         self._numbers = itertools.count()  # of two that are due at once, the first comes first
         self._timers: list[tuple[float, int, Seat]] = []
         self._queues: tuple[deque[Seat], deque[Seat]] = deque(), deque()  # with positions, without
-        self._again: list[Seat] = []  # have something of which the poller does not know
+        self._again: dict[Seat, None] = {}  # have something of which the poller does not know
         self._pending: set[Seat] = set()  # wait for a snapshot
         self._next_poll = 0.0  # when to look for snapshots
         self._next_start = 0.0  # when the next connection may be opened
@@ -287,16 +304,26 @@ class Loop:
 
     def close(self) -> None:
         """Give back what the system has lent. Seats that are left are over."""
-        self.stopping = True
+        self.stopping = self._is_over = True
+        self._snapshot_crew.clear()
+        for seat in tuple(self._seats):
+            seat.silence()
         while not self._requests.empty():
-            with suppress(Empty, Exception):
+            with suppress(BaseException):  # what one of them raises was raised, or is too late
                 self._requests.get_nowait()()
         for seat in tuple(self._seats):
             self._forget_socket(seat)
-            if seat.link is not None:
-                seat.link.close_socket()
+            link, opening = seat.link, seat.place is Place.OPENING
             seat.place = Place.ENDED
-            seat.silence()
+            seat.run.stopping = True
+            seat.feed.left(None if opening else link)
+            seat.has(None)
+            if link is not None and opening:
+                link.abort("stopped")  # the thread that opens it closes it
+            elif link is not None:
+                link.close_socket()
+            if seat.queue is not None:
+                seat.queue.discard()
             self._ended_all(seat, seat.run.failure)
         self._poller.close()
         self._wake_end.close()
@@ -312,7 +339,7 @@ class Loop:
             else:
                 now = self._guard(ready, self._read, now)
         if self._again:
-            again, self._again = self._again, []
+            again, self._again = self._again, {}
             for seat in again:
                 now = self._guard(seat, self._read, now)
         if not self._requests.empty():
@@ -325,7 +352,7 @@ class Loop:
             if seat.due == due:
                 self._guard(seat, self._come_due)
         if self._pending and now >= self._next_poll:
-            self._next_poll = now + POLL_INTERVAL
+            self._next_poll = now + max(POLL_INTERVAL, len(self._pending) * POLL_SHARE)
             for seat in tuple(self._pending):
                 self._guard(seat, self._poll)
         if any(self._queues):
@@ -335,7 +362,7 @@ class Loop:
         if self._again:
             return 0.0
         due = self._timers[0][0] if self._timers else inf
-        if any(self._queues) and self._crew.is_free:
+        if any(self._queues) and self._may_open(monotonic()):
             due = min(due, self._next_start)
         if self._pending:
             due = min(due, self._next_poll)
@@ -369,7 +396,15 @@ class Loop:
             reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
             failure = FastposError(reason)
             failure.__cause__ = error
-            self._over(seat, Closed(reason, None, failure))
+            try:
+                self._over(seat, Closed(reason, None, failure))
+            except Exception:  # then not even that: it ends, and the others go on
+                self._forget_socket(seat)
+                link = seat.link
+                seat.has(None)
+                if link is not None:
+                    link.close_socket()
+                self._end(seat, failure)
         ended = monotonic()
         if ended - began > self.longest_turn[0]:
             self.longest_turn = ended - began, seat.feed.name
@@ -379,6 +414,7 @@ class Loop:
 
     def _enter(self, seat: Seat) -> None:
         self._seats.add(seat)
+        seat.is_suspended, seat.closed, seat.due = False, None, inf
         seat.run.stopping |= self.stopping  # it was told before this was one of them
         seat.snapshots.do = self._snapshot_crew.do
         seat.place = Place.WAITING
@@ -413,18 +449,41 @@ class Loop:
 
     def _start_some(self, now: float) -> None:
         """Open connections, as far as that is allowed now."""
-        while any(self._queues) and now >= self._next_start and self._crew.is_free:
+        while any(self._queues) and now >= self._next_start and self._may_open(now):
             seat = self._first(now)
             if seat is None:
                 return
             self._next_start = max(self._next_start, now) + self._interval
             seat.place = Place.OPENING
             seat.feed.attempt()
+            self._opening[seat] = now
             try:
-                self._crew.do(partial(self._open, seat))
+                self._crew.do(partial(self._open, seat, seat.run))
             except RuntimeError as error:
+                del self._opening[seat]
                 reason = f"no thread for the connection: {error}"
                 self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
+
+    def _may_open(self, now: float) -> bool:
+        """Whether a thread is free to open a connection.
+
+        One that a user's function or the look-up of a name holds for ever is not counted, so that
+        the others still connect; but of those there are only so many threads, too.
+        """
+        counted = 0
+        for seat, since in self._opening.items():
+            if now - since < seat.feed.connect_timeout + HELD_UP:
+                counted += 1
+            elif seat not in self._held_up:
+                self._held_up.add(seat)
+                log.warning(
+                    "%s has been connecting for %.0f s: its credential callable, or the look-up of "
+                    "the host's name, has not returned",
+                    seat.feed.name,
+                    now - since,
+                    extra=fields("connecting", stream=seat.feed.name, seconds=now - since),
+                )
+        return counted < self._connect_threads and len(self._opening) < self._most_threads
 
     def _first(self, now: float) -> Seat | None:
         """Take the next from the queues that may connect; who may not yet waits again."""
@@ -438,26 +497,47 @@ class Loop:
                 self._set_timer(seat, until)
         return None
 
-    def _open(self, seat: Seat) -> None:
+    def _open(self, seat: Seat, run: Run) -> None:
         """Open a connection; on a thread of the crew."""
         closed: Closed | None = None
+        link: Link | None = None
+        seat.opener = threading.current_thread()
         try:
             link = seat.new_link(self._buffers, self.pinger)
+            if seat.owner.is_another:  # a user's function has forked, and this is the child
+                raise Forked
+            if run.ended:  # meanwhile, while the user's function took its time
+                return
             seat.has(link)
             # In this order: who stops it looks at the link after that.
-            closed = Closed("stopped") if seat.run.stopping else link.open()
+            closed = Closed("stopped") if run.stopping else link.open()
         except FastposError as error:
             closed = Closed(str(error), None, error)
+        except Forked:
+            raise
         except BaseException as error:  # a user's function gives the credential
             if seat.owner.is_another:
-                return
+                raise Forked from None
+            if is_exit(error) and not (run.background and isinstance(error, SystemExit)):
+                self.fail(error)
             reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
             failure = FastposError(reason)
             failure.__cause__ = error
             closed = Closed(reason, None, failure)
+        finally:
+            if seat.opener is threading.current_thread():
+                seat.opener = None
+        if seat.owner.is_another:
+            raise Forked
+        if self._is_over:  # nobody is left who would take it
+            if link is not None:
+                link.close_socket()
+            return
         self.ask(partial(self._guard, seat, partial(self._opened, closed)))
 
     def _opened(self, closed: Closed | None, seat: Seat) -> None:
+        self._opening.pop(seat, None)
+        self._held_up.discard(seat)
         link = seat.link
         if closed is not None or link is None:
             self._over(seat, closed or Closed("stopped"))
@@ -504,7 +584,7 @@ class Loop:
             self._forget_socket(seat)
             seat.is_suspended = True
         elif link.rest():
-            self._again.append(seat)
+            self._again[seat] = None
 
     def _resume(self, seat: Seat) -> None:
         """Its callback queue has room again."""
@@ -516,10 +596,17 @@ class Loop:
 
     def _watch(self, seat: Seat, link: Link) -> None:
         """Have the poller say when there is something to read."""
-        seat.descriptor = link.never_wait()
-        self._poller.watch(seat.descriptor, seat)
+        descriptor = link.never_wait()
+        try:
+            self._poller.watch(descriptor, seat)
+        except (OSError, ValueError) as error:
+            link.fail(error)
+            reason = f"no more streams can be read here: {error}"
+            self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
+            return
+        seat.descriptor = descriptor
         if link.rest():
-            self._again.append(seat)
+            self._again[seat] = None
 
     def _poll(self, seat: Seat) -> None:
         """Look whether a snapshot has come, or is to be asked for."""

@@ -172,8 +172,8 @@ class PooledQueue(CallbackQueue):
 
     @property
     def is_current(self) -> bool:
-        """Whether this is asked by one of the functions."""
-        return self._by is threading.current_thread()
+        """Whether this is asked on one of the pool's threads: none of them may wait for another."""
+        return self._pool.is_current
 
     @property
     def is_alive(self) -> bool:

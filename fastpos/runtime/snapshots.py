@@ -39,7 +39,8 @@ class _Call:
 
     def __init__(self, source: SnapshotSource, at_once: bool) -> None:
         self._source = source
-        self.began = monotonic() if at_once else inf  # else the thread says it
+        self.asked = monotonic()
+        self.began = self.asked if at_once else inf  # else the thread says it
         self.abandoned = False  # the reader's: what it gives is not wanted any more
         self.snapshot: Snapshot | None = None
         self.error: SnapshotError | None = None
@@ -47,6 +48,9 @@ class _Call:
 
     def make(self) -> None:
         """Call it; on a thread where that may take its time."""
+        if self.abandoned:
+            self.done = True
+            return
         if self.began == inf:
             self.began = monotonic()
         try:
@@ -154,6 +158,10 @@ class Snapshots:
             if call.snapshot is None:
                 return self._rules.failed(call.error or SnapshotError("no snapshot"), now)
             return self._rules.take(call.snapshot, now, time_ns())
+        if call.began == inf and now - call.asked > self._timeout:
+            self._abandon()
+            error = SnapshotError("no thread is free for the snapshot: other streams' calls hang")
+            return self._rules.failed(error, now)
         if now - call.began > self._timeout:
             self._call = None
             self._overdue.append(call)
@@ -164,7 +172,8 @@ class Snapshots:
 
     def _ask(self, now: float) -> list[tuple[str, object]]:
         self._overdue = [call for call in self._overdue if not call.done]
-        if len(self._overdue) >= MAX_CALLS or self._source is None:
+        most = MAX_CALLS if self.do is on_a_thread_of_its_own else 1
+        if len(self._overdue) >= most or self._source is None:
             return []
         self._rules.asked()
         try:
@@ -178,3 +187,5 @@ class Snapshots:
     def _abandon(self) -> None:
         if self._call is not None:
             self._call.abandoned = True
+            if self._call.began == inf:  # it waits for a thread yet, and will not be made
+                self._call = None
