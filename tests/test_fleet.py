@@ -10,12 +10,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fastpos import AuthenticationError, Fleet, Position, PositionStream, Snapshot
-from fastpos.runtime.loop import SNAPSHOT_THREADS
+from fastpos import (
+    AuthenticationError,
+    FastposError,
+    Fleet,
+    Position,
+    PositionStream,
+    ReconnectPolicy,
+    Snapshot,
+)
+from fastpos.net.connection import Connection
+from fastpos.runtime.link import Buffers, Link
+from fastpos.runtime.loop import LONGEST_WAIT, SNAPSHOT_THREADS
 from fastpos.simulator import Exchange
 from tests.support.bench import Bench
 from tests.support.certificates import Certificates
@@ -404,7 +415,7 @@ def test_a_signal_ends_run_forever(bench: Bench, new_fleet: NewFleet, number: in
 
 FORKS = """import os
 from fastpos import Fleet, PositionStream
-from fastpos.runtime.loop import SNAPSHOT_THREADS
+from fastpos.runtime.loop import LONGEST_WAIT, SNAPSHOT_THREADS
 from fastpos.simulator import Exchange
 from tests.support.pushes import order
 
@@ -568,3 +579,174 @@ def test_stop_in_a_callback_on_a_thread_of_a_pool(bench: Bench, new_fleet: NewFl
     bench.push(1)
     assert fleet.join(SOON)
     assert ours() == []
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_one_thread_is_enough_to_connect_many(bench: Bench, new_fleet: NewFleet) -> None:
+    with new_fleet(*(bench.new() for _ in range(12)), connect_threads=1) as fleet:
+        assert fleet.wait_ready(LONGEST_WAIT * 6)
+
+
+def test_a_start_that_fails_leaves_nothing_behind(
+    bench: Bench, new_fleet: NewFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = bench.new()
+    fleet = new_fleet(stream, callback_threads=2)
+
+    def fail(*_: object) -> None:
+        raise ImportError("a module of yours")
+
+    for start in (fleet.start, fleet.run_forever):
+        with monkeypatch.context() as patched:
+            patched.setattr("fastpos.net.upgrade.import_websocket_client", fail)
+            with pytest.raises(ImportError):
+                start()
+        assert fleet.join(0)
+        until(lambda: ours() == [])
+    with fleet:
+        assert fleet.wait_ready(SOON)
+        late = bench.new(name="late")
+        with monkeypatch.context() as patched:
+            patched.setattr("fastpos.net.upgrade.import_websocket_client", fail)
+            with pytest.raises(ImportError):
+                fleet.add(late)
+        assert fleet.add(late).wait_ready(SOON)
+
+
+def test_an_opening_of_the_run_before_is_nothing_to_the_next(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet
+) -> None:
+    asked = threading.Event()
+
+    def key() -> str:
+        if not asked.is_set():
+            asked.set()
+            bench.gate(None)
+        return bench.exchange.api_key
+
+    with Exchange() as other:
+        stream = bench.new(api_key=key)
+        fleet = new_fleet(stream, new_stream(other, on_order=lambda _: sys.exit(3)))
+
+        def interrupt() -> None:
+            assert bench.entered.wait(SOON)
+            other.wait_for_subscribers(1, timeout=SOON)
+            other.push(order(1))
+
+        with concurrently(interrupt), pytest.raises(SystemExit):
+            fleet.run_forever()
+        with fleet:
+            assert fleet.wait_ready(SOON)
+            bench.open.set()
+            bench.push(1, 2)
+            bench.wait("on_order", 2)
+            assert bench.orders == [1, 2]
+            assert len(bench.exchange.connections) == 1
+
+
+def test_a_policy_that_raises_ends_its_stream_alone(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet
+) -> None:
+    class Odd(ReconnectPolicy):
+        def delay(self, *_: object, **__: object) -> float:
+            raise ValueError("no idea")
+
+    with (
+        Exchange() as other,
+        new_fleet(bench.new(), new_stream(other, reconnect=Odd(), name="odd")) as fleet,
+    ):
+        assert fleet.wait_ready(SOON)
+        other.drop()
+        with pytest.raises(FastposError, match="no idea"):
+            fleet.streams["odd"].join(SOON)
+        bench.push(1)
+        bench.wait("on_order")
+
+
+def test_a_link_does_not_wait_while_there_is_more_that_the_kernel_does_not_have(
+    bench: Bench,
+) -> None:
+    link: Any = Link(Connection("ws://h/"), print, Buffers(), print)  # type: ignore[arg-type]
+    link._transport = SimpleNamespace(has_more=True)
+    assert link.rest()
+    assert not link._waiting
+    link._transport.has_more = False
+    assert not link.rest()
+    assert link._waiting
+
+
+def test_a_pause_is_kept_and_taken_back_over_a_fleet(bench: Bench, new_fleet: NewFleet) -> None:
+    stream = bench.new()
+    stream.unsubscribe()
+    fleet = new_fleet(stream)
+    stream.subscribe()
+    fleet.remove(stream)
+    with stream:
+        assert stream.wait_ready(SOON)
+    stream.unsubscribe()
+    with new_fleet(stream):
+        assert bench.exchange.wait_for_clients(1)
+        assert not stream.wait_ready(0.1)
+
+
+def test_a_signal_handler_that_has_interrupted_add_can_stop(
+    bench: Bench, new_fleet: NewFleet
+) -> None:
+    fleet = new_fleet(bench.new()).start()
+    assert fleet.wait_ready(SOON)
+    began = time.monotonic()
+    with fleet._changing:  # as in the midst of add()
+        fleet.stop(4.0)
+    assert time.monotonic() - began < 2.0
+    assert fleet.join(0)
+
+
+def test_one_stream_is_removed_in_a_callback_of_another_on_the_same_thread(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet
+) -> None:
+    with Exchange() as other:
+        first, second = bench.new(), new_stream(other)
+        took: list[float] = []
+
+        def remove(_: object) -> None:
+            began = time.monotonic()
+            fleet.remove(second)
+            took.append(time.monotonic() - began)
+
+        first.on_order(remove)
+        fleet = new_fleet(first, second, callback_threads=1)
+        with fleet:
+            assert fleet.wait_ready(SOON)
+            bench.push(1)
+            assert second.join(SOON)
+            until(lambda: took)
+            assert took[0] < 1.0
+
+
+def test_an_exit_in_a_credentials_callable_ends_run_forever(
+    bench: Bench, new_fleet: NewFleet
+) -> None:
+    def leave() -> str:
+        sys.exit(3)
+
+    with pytest.raises(SystemExit):
+        new_fleet(bench.new(), bench.new(api_key=leave)).run_forever()
+
+
+def test_streams_of_a_fleet_that_a_callback_has_ended_are_not_in_sync(
+    bench: Bench, new_fleet: NewFleet
+) -> None:
+    streams = [bench.new(snapshot=lambda: Snapshot([], [])) for _ in range(3)]
+    streams[0].on_disconnect(lambda _: sys.exit(3))
+    fleet = new_fleet(*streams)
+
+    def drop() -> None:
+        until(lambda: all(stream.synced for stream in streams))
+        bench.exchange.drop()
+
+    with concurrently(drop), pytest.raises(SystemExit):
+        fleet.run_forever()
+    assert not any(stream.synced for stream in streams)
+    assert all(stream.join(0) for stream in streams)
