@@ -141,7 +141,8 @@ class TickLookout:
     ) -> None:
         self._link = link
         self._watch = TickWatch(timeout)
-        self._interval = max(min(timeout / 4, 1.0), SHORTEST / 2)
+        # Each look wakes the ping thread: of a thousand streams all would be a thread's work.
+        self._interval = max(timeout / 4, SHORTEST / 2)
         self._expects = expects
         self._ticks = ticks
         self._silence: _Silence | None = None
