@@ -23,9 +23,10 @@ from ..logs import fields, log
 from ..wire.session import Phase
 from .callbacks import callback_name
 from .link import Link
+from .pinger import Scheduled
 from .timing import CallbackTimes
 
-__all__ = ["Lookout", "TickLookout"]
+__all__ = ["Lookout", "SharedLookout", "TickLookout"]
 
 # It looks no more often than so, seconds.
 SHORTEST = 0.1
@@ -86,6 +87,32 @@ class Lookout:
         return now + self._slow_s
 
 
+class SharedLookout:
+    """The same for a thread that calls the functions of many streams: one schedule for all.
+
+    Args:
+        at_hand: gives what looks after the stream whose turn it is, None where it is nobody's.
+    """
+
+    def __init__(self, at_hand: Callable[[], Scheduled | None]) -> None:
+        self._at_hand = at_hand
+
+    @property
+    def has_ended(self) -> bool:
+        """Never, as long as the thread runs."""
+        return False
+
+    def woke(self, now: float) -> None:
+        """Note that the machine has slept: nothing follows."""
+
+    def keep_schedule(self, now: float) -> float:
+        """Look; give when to look again."""
+        lookout = self._at_hand()
+        if lookout is not None:
+            lookout.keep_schedule(now)
+        return now + SHORTEST
+
+
 class _Silence(NamedTuple):
     since: float
     ticks: int
@@ -114,7 +141,8 @@ class TickLookout:
     ) -> None:
         self._link = link
         self._watch = TickWatch(timeout)
-        self._interval = max(min(timeout / 4, 1.0), SHORTEST / 2)
+        # Each look wakes the ping thread: of a thousand streams all would be a thread's work.
+        self._interval = max(timeout / 4, SHORTEST / 2)
         self._expects = expects
         self._ticks = ticks
         self._silence: _Silence | None = None

@@ -55,6 +55,7 @@ from .delivery import Delivery
 from .dispatch import Dispatcher
 from .feed import Feed
 from .link import Buffers, Link
+from .lookout import SharedLookout
 from .pinger import Pinger, Scheduled
 from .pool import CallbackPool, PooledQueue
 from .run import Control, Run
@@ -223,6 +224,8 @@ class Loop:
         self.pool: CallbackPool | None = None
         if callback_threads:
             self.pool = CallbackPool("fastpos-callbacks", callback_threads, self.fail)
+        else:
+            self.pinger.watch(SharedLookout(self._at_hand))
         self._requests: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._wake_end, self._woken_end = socket.socketpair()
         self._wake_end.setblocking(False)
@@ -238,6 +241,7 @@ class Loop:
         self._pending: set[Seat] = set()  # wait for a snapshot
         self._next_poll = 0.0  # when to look for snapshots
         self._next_start = 0.0  # when the next connection may be opened
+        self._turn_of: Seat | None = None  # whose the last step was, or is
         self._barriers: dict[str, float] = {}  # host -> until when it wants no connection
         self.stopping = False
         self.longest_turn: tuple[float, str | None] = 0.0, None
@@ -284,6 +288,11 @@ class Loop:
         for seat in tuple(self._seats):
             counts[seat.place] += 1
         return counts
+
+    def _at_hand(self) -> Scheduled | None:
+        """Give what looks after the seat whose turn it is; for the ping thread."""
+        seat = self._turn_of
+        return None if seat is None else seat.lookout
 
     # --- the reader ---------------------------------------------------------------------------
 
@@ -381,6 +390,7 @@ class Loop:
         """
         if began is None:
             began = monotonic()
+        self._turn_of = seat
         try:
             step(seat)
         except Exception as error:
@@ -419,7 +429,8 @@ class Loop:
         seat.snapshots.do = self._snapshot_crew.do
         seat.place = Place.WAITING
         seat.feed.begin()
-        self.pinger.watch(seat.lookout)
+        if self.pool is not None:  # several functions may run at once
+            self.pinger.watch(seat.lookout)
         self._queue(seat)
 
     def _set_timer(self, seat: Seat, due: float) -> None:
