@@ -318,8 +318,10 @@ def keep_memory_tidy(program: str) -> None:
         os.execv(sys.executable, [sys.executable, "-m", program, *sys.argv[1:]])
 
 
-def sample() -> Sample:
-    gc.collect()
+def sample(collect: bool = True) -> Sample:
+    """Take a sample; collecting garbage first holds up all threads for long where there is much."""
+    if collect:
+        gc.collect()
     return {
         "at": time.monotonic(),
         "resident": int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / MIB,

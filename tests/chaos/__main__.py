@@ -48,6 +48,7 @@ def main() -> int:
         metavar="N",
         help="have the stream be one of a fleet's N (50); the others must notice nothing",
     )
+    parser.add_argument("--callback-threads", type=int, default=0, help="of the fleet")
     parser.add_argument("--readme", type=Path, help="put the table in, if all went well")
     options = parser.parse_args()
     chosen = [f for f in FAULTS if any(w in f.id for w in options.faults or [""])]
@@ -60,7 +61,7 @@ def main() -> int:
     outcomes = [
         outcome
         for number in range(options.rounds)
-        for outcome in _round(chosen, f"{seed} {number}", options.fleet)
+        for outcome in _round(chosen, f"{seed} {number}", options.fleet, options.callback_threads)
     ]
     print(f"\n{table(outcomes)}\n")
     wrong = [outcome for outcome in outcomes if outcome.problems]
@@ -75,11 +76,11 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _round(faults: list[Fault], seed: str, streams: int) -> list[Outcome]:
+def _round(faults: list[Fault], seed: str, *driven: int) -> list[Outcome]:
     order = random.Random(seed).sample(faults, len(faults))
     outcomes = []
     for fault in order:
-        outcome = try_fault(fault, seed, streams)
+        outcome = try_fault(fault, seed, *driven)
         outcomes.append(outcome)
         print(f"{'WRONG' if outcome.problems else 'good':5} {fault.id}", flush=True)
         for problem in outcome.problems:

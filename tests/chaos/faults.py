@@ -72,8 +72,9 @@ class Fault:
     subscriptions: int = 2
     """How many there are, where it ends connections: the first, and one after each end."""
     holds: float = 0.0
-    """Seconds for which a user's function takes the thread that calls it. In a fleet that is the
-    neighbours' too: for so long nothing may come to them, but their pings go out."""
+    """Seconds for which a user's function takes the thread that calls it. In a fleet without
+    callback threads that is the neighbours' too: for so long nothing may come to them, but their
+    pings go out."""
 
     @property
     def id(self) -> str:

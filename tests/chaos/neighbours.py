@@ -11,7 +11,7 @@ from itertools import pairwise
 from fastpos import PositionStream
 from fastpos.simulator import Exchange
 from tests.chaos.market import Market, sessions
-from tests.chaos.settings import MARGIN, PING_INTERVAL, SETTINGS, contexts
+from tests.chaos.settings import MARGIN, PING_INTERVAL, PONG_TIMEOUT, contexts
 from tests.support import rig
 from tests.support.recording import Recorder, until
 
@@ -53,7 +53,8 @@ class Neighbours(rig.Rig):
                 name=f"neighbour-{number}",
                 proxy="",
                 ssl_context=client,
-                **SETTINGS,  # type: ignore[arg-type]
+                ping_interval=PING_INTERVAL,
+                pong_timeout=PONG_TIMEOUT,
                 **recorder.callbacks,  # type: ignore[arg-type]
             )
             self.streams.append(stream)

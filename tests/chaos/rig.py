@@ -48,9 +48,12 @@ class Rig(rig.Rig):
         seed: of all that is random.
         tls: whether the faulty connection is over TLS.
         streams: so many are there. 1: it runs alone. More: a fleet drives it and the others.
+        callback_threads: the fleet's.
     """
 
-    def __init__(self, seed: str, *, tls: bool = False, streams: int = 1) -> None:
+    def __init__(
+        self, seed: str, *, tls: bool = False, streams: int = 1, callback_threads: int = 0
+    ) -> None:
         super().__init__()
         self.rng = random.Random(seed)
         """For whoever puts a fault in; the stream's jitter has numbers of its own."""
@@ -61,6 +64,7 @@ class Rig(rig.Rig):
         self.recorder = Recorder()
         self.policy = _SeededPolicy(random.Random(f"{seed} jitter").random)
         self.neighbours = Neighbours(streams - 1)
+        self.callback_threads = callback_threads
         self._fleet: Fleet | None = None
         self._stop_feeding = threading.Event()
 
@@ -87,7 +91,9 @@ class Rig(rig.Rig):
             some = self.neighbours.streams
             half = len(some) // 2
             everybody = [*some[:half], self.stream, *some[half:]]
-            self._fleet = enter(Fleet(everybody, connect_rate=None))
+            self._fleet = enter(
+                Fleet(everybody, connect_rate=None, callback_threads=self.callback_threads)
+            )
             assert self._fleet.wait_ready(SOON), "not all of the fleet were subscribed"
         else:
             enter(self.stream)

@@ -23,14 +23,28 @@ QUICK = ("connection reset", "corrupt gzip: data", "garbage JSON: text")
 BY_ID = {fault.id: fault for fault in FAULTS}
 
 
-def _case(fault: Fault) -> object:
-    return pytest.param(fault, id=fault.id, marks=() if fault.id in QUICK else pytest.mark.long)
+# How the stream is driven: so many are there, and so many threads call their functions.
+HOSTS = {"alone": (1, 0), "fleet": (10, 0), "pool": (10, 2)}
+# Where these threads make a difference.
+POOLED = (*QUICK, "a user's function takes long", "`stop()` overlaps the next `start()`")
 
 
-@pytest.mark.parametrize("streams", [1, 10], ids=["alone", "fleet"])
-@pytest.mark.parametrize("fault", [_case(fault) for fault in FAULTS])
-def test_fault(fault: Fault, streams: int) -> None:
-    assert try_fault(fault, SEED, streams).problems == []
+def _case(fault: Fault, host: str) -> object:
+    marks = () if fault.id in QUICK else pytest.mark.long
+    return pytest.param(fault, *HOSTS[host], id=f"{fault.id}-{host}", marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("fault", "streams", "callback_threads"),
+    [
+        _case(fault, host)
+        for host in HOSTS
+        for fault in FAULTS
+        if host != "pool" or fault.id in POOLED
+    ],
+)
+def test_fault(fault: Fault, streams: int, callback_threads: int) -> None:
+    assert try_fault(fault, SEED, streams, callback_threads).problems == []
 
 
 def test_the_readme_has_every_fault(project: Path) -> None:

@@ -42,14 +42,15 @@ class Outcome:
     """What is not as it should be."""
 
 
-def try_fault(fault: Fault, seed: str, streams: int = 1) -> Outcome:
+def try_fault(fault: Fault, seed: str, streams: int = 1, callback_threads: int = 0) -> Outcome:
     """Run one trial with so many streams, of which one has the fault; see `Rig`.
 
     Whatever goes wrong is in the outcome's `problems`.
     """
+    driven = {"tls": fault.tls, "streams": streams, "callback_threads": callback_threads}
     outcome = Outcome(fault)
     try:
-        with Rig(f"{seed} {fault.id}", tls=fault.tls, streams=streams) as rig:
+        with Rig(f"{seed} {fault.id}", **driven) as rig:
             _try(fault, rig, outcome)
             _account(fault, rig, outcome)
     except AssertionError as error:
@@ -150,4 +151,4 @@ def _account(fault: Fault, rig: Rig, outcome: Outcome) -> None:
     if errors != bad or len(bad) != (fault.seen is Seen.MESSAGE or fault.reported):
         problems.append(f"unexpected errors: {errors}")
     problems += [f"the exchange complains: {text}" for text in rig.exchange.violations]
-    problems += rig.neighbours.problems(fault.holds)
+    problems += rig.neighbours.problems(0.0 if rig.callback_threads else fault.holds)
