@@ -335,9 +335,10 @@ class Link:
     def _has_caught_up(self, session: Session, now: float) -> bool:
         """Whether the reader has handled all that there was at the deadline (see the top)."""
         reads, limit = self._reads, session.limit
-        # The longer it is late, because a callback takes its time, the less often.
-        self._next_look = now + max(LOOK_AGAIN, min(1.0, (now - limit) / 4))
+        self._next_look = now + LOOK_AGAIN
         if not self._is_silent():
+            # The longer that takes, as a callback takes its time, the less often.
+            self._next_look = now + max(LOOK_AGAIN, min(1.0, (now - limit) / 4))
             return False
         if self._silent_since is None or self._silent_since[0] != limit:
             self._silent_since = limit, now, reads
