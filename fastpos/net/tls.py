@@ -123,6 +123,10 @@ class TlsTransport(Transport):
         """Wait until there is something to read (see `Transport.wait`)."""
         return self._unread or super().wait(timeout)
 
+    def peek(self, size: int) -> bytes:
+        """Give nothing: what is there is encrypted."""
+        return b""
+
     def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
         """Decrypt what there is into `view` (see `Transport.read_into`)."""
         if not self._unread:  # else this must not wait: `wait` said that there is something

@@ -118,6 +118,15 @@ class Transport:
                 return False
         return True
 
+    def peek(self, size: int) -> bytes:
+        """Give what could be read at once, and leave it there; nothing where that can't be told."""
+        if not self._dontwait:
+            return b""
+        try:
+            return self._sock.recv(size, socket.MSG_PEEK | self._dontwait)
+        except OSError:  # the next read tells
+            return b""
+
     def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
         """Read what there is into `view`; wait while there is nothing (see `never_wait`).
 

@@ -25,6 +25,7 @@ __all__ = ["Guarded", "Upgrading", "import_websocket_client", "upgrade"]
 
 # All that a server (or proxy) may send before the connection is up, bytes.
 MAX_HANDSHAKE = 64 * 1024
+LINE = 1024  # a line of the answer is hardly longer, bytes
 # A server may ask for so much time until the next attempt, seconds; not every platform's waits
 # can be longer than some weeks.
 MAX_RETRY_AFTER = 24 * 3600.0
@@ -119,7 +120,9 @@ class Upgrading(Guarded):
         while not self._line:
             line = b""
             while not line.endswith(b"\n"):
-                line += super().recv(1)  # what follows the answer is no longer HTTP
+                # Not beyond its end: what follows the answer is no longer HTTP.
+                there = self._transport.peek(LINE)
+                line += super().recv(there.find(b"\n") + 1 or len(there) or 1)
             name = line.partition(b":")[0].strip().lower()
             if name not in (b"content-length", b"set-cookie"):
                 self._line = self._fit_to_be_traced(line)

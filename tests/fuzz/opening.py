@@ -60,6 +60,9 @@ class Peer:
         self.left = data
         self.closed = False
 
+    def peek(self, size: int) -> bytes:
+        return self.left[:size]
+
     def read_into(self, view: memoryview, ciphertext: memoryview | None = None) -> int:
         count = min(len(view), len(self.left))
         if not count:
