@@ -23,6 +23,7 @@ from .clock import monotonic
 from .errors import FastposError
 from .fork import Forked, OwnerProcess
 from .logs import fields, log
+from .runtime.claim import Claim
 from .stream import PositionStream, begin_seat, hand_over, let_go
 
 if TYPE_CHECKING:
@@ -79,15 +80,8 @@ class _FleetRun:
         self.begun = False
         """All streams that there were at the start have begun."""
         self.ended = False
-        self._unclaimed = [self]
-
-    def claim(self) -> bool:
+        self.claim = Claim().take
         """Whether this is the first call: who is told so drives it, or says that nobody does."""
-        try:
-            self._unclaimed.pop()  # one step, whoever comes in between
-        except IndexError:
-            return False
-        return True
 
 
 class Fleet:

@@ -190,18 +190,10 @@ class Dispatcher(CallbackQueue):
     The reader waits while the queue is full.
     """
 
-    def __init__(
-        self,
-        size: int,
-        on_error: Handlers[FastposError],
-        owner: OwnerProcess,
-        stream: str | None = None,
-    ) -> None:
-        super().__init__(size, on_error, owner, stream)
-        self._thread: threading.Thread | None = None  # the reader's; the one that was last started
-        # Guarded by `_changed`:
-        self._finishing = False
-        self._failure: BaseException | None = None  # with which a function ended the thread
+    _thread: threading.Thread | None = None  # the reader's; the one that was last started
+    # Guarded by `_changed`:
+    _finishing = False
+    _failure: BaseException | None = None  # with which a function ended the thread
 
     # --- the reader's -----------------------------------------------------------------------
 

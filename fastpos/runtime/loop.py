@@ -15,8 +15,9 @@ A SEAT'S WAY
 
 * WAITING for the time of its next attempt; the first has none to wait for.
 * QUEUED until it may connect: at most so many do in a second, and so many at once. Who has an open
-  position goes first, the others in the order in which they came; and who was told to slow down
-  (HTTP 429, 418) holds up all that connect to the same host.
+  position goes first, then who was in service before, and each in the order in which they came;
+  those whose last attempt took long in vain hold half of the threads at most; and who was told to
+  slow down (HTTP 429, 418) holds up all that connect to the same host.
 * OPENING on one of the crew's threads, which also asks for the credential, a user's function. The
   seat is that thread's meanwhile.
 * SERVING: it is read when it has something, at most one buffer full in a turn, so that one that
@@ -65,6 +66,8 @@ __all__ = ["Loop", "Place", "Seat"]
 
 # A signal is handled within so many seconds, also where one does not end the system call.
 LONGEST_WAIT = 0.5
+# An opening that took so long in vain, seconds: such streams hold half of the threads at most.
+SLOW = 1.0
 # An opening that takes so much longer than it may is not counted any more, seconds.
 HELD_UP = 5.0
 # So much is read of one stream before it is the others' turn, bytes.
@@ -99,8 +102,8 @@ class Seat(Control):
     """
 
     __slots__ = (
-        "closed", "descriptor", "due", "feed", "has_source", "is_suspended", "lookout", "loop",
-        "opener", "owner", "place", "queue", "run", "snapshots",
+        "closed", "descriptor", "due", "feed", "has_served", "has_source", "is_suspended",
+        "lookout", "loop", "opener", "owner", "place", "queue", "run", "snapshots", "was_slow",
     )  # fmt: skip
 
     def __init__(
@@ -130,6 +133,10 @@ class Seat(Control):
         """What the poller knows, -1 where it knows nothing of it."""
         self.is_suspended = False
         """It is not read, as its callback queue is full."""
+        self.has_served = False
+        """It was subscribed in this run."""
+        self.was_slow = False
+        """Its last opening took long in vain: those must not keep the others from connecting."""
         self.opener: threading.Thread | None = None
         """Which thread opens its connection, where one does; it runs a user's function, too."""
         self.queue: PooledQueue | None = None
@@ -236,7 +243,9 @@ class Loop:
         self._seats: set[Seat] = set()
         self._numbers = itertools.count()  # of two that are due at once, the first comes first
         self._timers: list[tuple[float, int, Seat]] = []
-        self._queues: tuple[deque[Seat], deque[Seat]] = deque(), deque()  # with positions, without
+        # Those with open positions, those that were in service, new ones, and those whose last
+        # opening took long in vain.
+        self._queues: tuple[deque[Seat], ...] = deque(), deque(), deque(), deque()
         self._again: dict[Seat, None] = {}  # have something of which the poller does not know
         self._pending: set[Seat] = set()  # wait for a snapshot
         self._next_poll = 0.0  # when to look for snapshots
@@ -425,6 +434,7 @@ class Loop:
     def _enter(self, seat: Seat) -> None:
         self._seats.add(seat)
         seat.is_suspended, seat.closed, seat.due = False, None, inf
+        seat.has_served = seat.was_slow = False
         seat.run.stopping |= self.stopping  # it was told before this was one of them
         seat.snapshots.do = self._snapshot_crew.do
         seat.place = Place.WAITING
@@ -456,7 +466,13 @@ class Loop:
             self._end(seat, None)
             return
         seat.place = Place.QUEUED
-        self._queues[not seat.feed.has_position].append(seat)
+        if seat.was_slow:
+            queue = 3
+        elif seat.feed.has_position:
+            queue = 0
+        else:
+            queue = 1 if seat.has_served else 2
+        self._queues[queue].append(seat)
 
     def _start_some(self, now: float) -> None:
         """Open connections, as far as that is allowed now."""
@@ -498,7 +514,8 @@ class Loop:
 
     def _first(self, now: float) -> Seat | None:
         """Take the next from the queues that may connect; who may not yet waits again."""
-        for queue in self._queues:
+        slow = sum(seat.was_slow for seat in self._opening)
+        for queue in self._queues[: 3 if slow >= max(self._connect_threads // 2, 1) else 4]:
             while queue:
                 seat = queue.popleft()
                 until = self._barriers.get(seat.feed.host, 0.0)
@@ -547,7 +564,8 @@ class Loop:
         self.ask(partial(self._guard, seat, partial(self._opened, closed)))
 
     def _opened(self, closed: Closed | None, seat: Seat) -> None:
-        self._opening.pop(seat, None)
+        took = monotonic() - self._opening.pop(seat, inf)
+        seat.was_slow = closed is not None and took > SLOW
         self._held_up.discard(seat)
         link = seat.link
         if closed is not None or link is None:
@@ -582,6 +600,7 @@ class Loop:
                 continue
             subscribed = type(event) is Subscribed
             if subscribed:
+                seat.has_served = True
                 seat.changed()
             seat.feed.take(link, event)
             if seat.owner.is_another:

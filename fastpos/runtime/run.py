@@ -20,6 +20,7 @@ from functools import partial
 from ..errors import FastposError
 from ..wire.session import Phase
 from .changes import Changes
+from .claim import Claim
 from .delivery import Delivery
 from .dispatch import CallbackQueue
 from .feed import Feed
@@ -44,7 +45,7 @@ class Run:
     """
 
     __slots__ = (
-        "_unclaimed", "background", "beginner", "ended", "failure", "interruption",
+        "background", "beginner", "claim", "ended", "failure", "interruption",
         "is_ours", "number", "pinger", "stopping", "thread",
     )  # fmt: skip
 
@@ -70,15 +71,8 @@ class Run:
         """What ended it; None if it was `stop`."""
         self.interruption: BaseException | None = None
         """A Ctrl-C that came to another thread."""
-        self._unclaimed = [self]
-
-    def claim(self) -> bool:
+        self.claim = Claim().take
         """Whether this is the first call: who is told so runs it, or says that nobody does."""
-        try:
-            self._unclaimed.pop()  # one step, whoever comes in between
-        except IndexError:
-            return False
-        return True
 
 
 class Control:
