@@ -413,12 +413,12 @@ def test_a_signal_ends_run_forever(bench: Bench, new_fleet: NewFleet, number: in
     assert fleet.join(0)
 
 
-FORKS = """import os
+FORKS = """import os, time, warnings
 from fastpos import Fleet, PositionStream
-from fastpos.runtime.loop import LONGEST_WAIT, SNAPSHOT_THREADS
 from fastpos.simulator import Exchange
 from tests.support.pushes import order
 
+warnings.simplefilter("ignore")  # of threads beside a fork
 with Exchange() as exchange:
     got, pids = [], []
     def handle(event):
@@ -436,7 +436,6 @@ with Exchange() as exchange:
     assert fleet.wait_ready(5)
     for number in range(3):
         exchange.push(order(number))
-    import time
     deadline = time.monotonic() + 5
     while len(got) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)

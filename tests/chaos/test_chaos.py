@@ -30,7 +30,7 @@ POOLED = (*QUICK, "a user's function takes long", "`stop()` overlaps the next `s
 
 
 def _case(fault: Fault, host: str) -> object:
-    marks = () if fault.id in QUICK else pytest.mark.long
+    marks = () if fault.id in QUICK and host != "pool" else pytest.mark.long
     return pytest.param(fault, *HOSTS[host], id=f"{fault.id}-{host}", marks=marks)
 
 

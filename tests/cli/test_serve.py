@@ -199,6 +199,7 @@ def read_nothing(rig: Rig, process: subprocess.Popen[str]) -> None:
     assert rig["alice"].wait_for("ping", 10, pings + 20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trouble", [stall, stall_and_remove, read_nothing])
 def test_it_ends_in_time_whatever_the_trouble(
     rig: Rig, trouble: Callable[[Rig, subprocess.Popen[str]], None]
