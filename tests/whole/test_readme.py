@@ -85,7 +85,7 @@ def test_the_example_of_a_fleet(exchange: Exchange, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert "FleetStats(streams=3" in read_until(process, "FleetStats")
         assert process.wait(timeout=20) == 0
-    assert exchange.counts["unsub"] == 3
+    assert exchange.wait_for("unsub", 5, 3)
 
 
 def test_the_script_with_a_snapshot_knows_what_was_open(exchange: Exchange, tmp_path: Path) -> None:
