@@ -4,9 +4,9 @@ The streams are the same objects as alone, with their functions and all that can
 only who drives them differs (runtime/loop.py). How a fleet begins and ends is here.
 
 Threads: one reads all streams and calls the users' functions, one sends the pings, and a few open
-connections while there are any to open. `_streams` and `_run` are replaced as a whole; `_changing`
-guards replacing, and is not held while anything is waited for or a user's function runs. What a
-signal handler may do, `stop` and looking, takes no lock.
+connections while there are any to open. `_changing` guards changes of `_streams`, `_seats` and
+`_run`, and is not held while anything is waited for or a user's function runs. What a signal
+handler may do, `stop` and looking, takes no lock: who goes over a dict takes a copy, in one step.
 """
 
 from __future__ import annotations
@@ -171,19 +171,19 @@ class Fleet:
             seat = hand_over(stream, Seat)
             run = self._run
             try:
-                self._seats = {**self._seats, stream.name: seat}
-                self._streams = {**self._streams, stream.name: stream}
+                self._seats[stream.name] = seat
+                self._streams[stream.name] = stream
                 if run is not None and run.begun and not run.ended and not run.loop.stopping:
                     self._begin_stream(stream, seat, run)
             except BaseException:
-                self._forget(stream, seat)
+                self._forget(stream)
                 let_go(stream)
                 raise
         return stream
 
-    def _forget(self, stream: PositionStream, seat: Seat) -> None:
-        self._streams = {n: s for n, s in self._streams.items() if s is not stream}
-        self._seats = {n: s for n, s in self._seats.items() if s is not seat}
+    def _forget(self, stream: PositionStream) -> None:
+        self._streams.pop(stream.name, None)
+        self._seats.pop(stream.name, None)
 
     def remove(self, stream: PositionStream, timeout: float | None = 5.0) -> None:
         """Stop a stream, and let it go: it can then be started alone, or be added elsewhere.
@@ -200,8 +200,7 @@ class Fleet:
         with self._changing:
             if self._streams.get(getattr(stream, "name", "")) is not stream:
                 raise ValueError(f"{stream!r} is not in the fleet")
-            seat = self._seats[stream.name]
-            self._forget(stream, seat)
+            self._forget(stream)
         stream.stop(timeout)
         let_go(stream)
 
@@ -287,7 +286,7 @@ class Fleet:
         def is_so() -> bool:
             return run.begun and all(
                 seat.is_ready or ((last := seat.last_run) is not None and last.ended)
-                for seat in self._seats.values()
+                for seat in tuple(self._seats.values())
             )
 
         if run.thread is threading.current_thread() and not is_so():
@@ -346,7 +345,7 @@ class Fleet:
         self.stop()
 
     def _each(self, do: Callable[[Seat, Run], object]) -> None:
-        for seat in self._seats.values():
+        for seat in tuple(self._seats.values()):
             own = seat.last_run
             if own is not None and not own.ended:
                 do(seat, own)
@@ -359,7 +358,7 @@ class Fleet:
             return True
         if run.thread.ident is None and run.beginner is thread:  # it is about to start that one
             return True
-        return any(seat.opener is thread for seat in self._seats.values())
+        return any(seat.opener is thread for seat in tuple(self._seats.values()))
 
     def _wait_ended(self, run: _FleetRun, deadline: float) -> bool:
         if not self._changes.wait_for(lambda: run.ended, max(deadline - monotonic(), 0.0)):
@@ -397,7 +396,7 @@ class Fleet:
         if loop.pool is not None:
             loop.pool.start()
         with self._changing:
-            for name, stream in self._streams.items():
+            for name, stream in tuple(self._streams.items()):
                 self._begin_stream(stream, self._seats[name], run)
             run.begun = True
 
@@ -459,7 +458,7 @@ class Fleet:
                         self._changing.release()
 
     def _end_of(self, run: _FleetRun) -> None:
-        for seat in self._seats.values():
+        for seat in tuple(self._seats.values()):
             own = seat.last_run
             if own is not None and own.thread is run.thread and not own.ended:
                 own.ended = True
@@ -480,9 +479,9 @@ class Fleet:
         """What it is doing at this moment."""
         from .runtime.loop import Place  # noqa: PLC0415
 
-        streams, run = self._streams, self._run
+        streams, run = self.streams, self._run
         places = dict.fromkeys(Place, 0) if run is None else run.loop.places
-        ready = sum(seat.is_ready for seat in self._seats.values())
+        ready = sum(seat.is_ready for seat in tuple(self._seats.values()))
         begun = sum(places.values()) - places[Place.ENDED]
         waiting = places[Place.WAITING] + places[Place.QUEUED]
         counters = [stream.stats for stream in streams.values()]

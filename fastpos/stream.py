@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 from .account.book import Book
 from .clock import monotonic
@@ -34,19 +34,11 @@ from .settings import Settings, takes
 from .wire.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from .runtime.feed import Feed
     from .runtime.loop import Seat
-    from .runtime.pinger import Scheduled
     from .runtime.pool import PooledQueue
-    from .runtime.run import Control, Run
-    from .runtime.snapshots import Snapshots
+    from .runtime.run import Control, Parts, Run
 
 __all__ = ["PositionStream", "begin_seat", "hand_over", "let_go"]
-
-D = TypeVar("D", bound="Control")
-NewDriver: TypeAlias = (
-    "Callable[[Feed, Delivery, Snapshots, Dispatcher | None, OwnerProcess, Scheduled], D]"
-)
 
 _numbers = itertools.count(1)
 # Waits are cut into slices, as a Ctrl-C that comes just before one does not end it, seconds.
@@ -114,7 +106,7 @@ class PositionStream(Callbacks):
         from .runtime.driver import Driver  # noqa: PLC0415
         from .runtime.feed import Feed  # noqa: PLC0415
         from .runtime.lookout import Lookout  # noqa: PLC0415
-        from .runtime.run import Run  # noqa: PLC0415
+        from .runtime.run import Parts, Run  # noqa: PLC0415
         from .runtime.snapshots import Snapshots  # noqa: PLC0415
         from .wire.session import CLOSE_TIMEOUT  # noqa: PLC0415
 
@@ -155,12 +147,7 @@ class PositionStream(Callbacks):
         self._new_run = Run
         self._close_timeout = CLOSE_TIMEOUT
         self._lookout = Lookout(self._times, settings.slow_callback_s)
-        self._own_driver = self._new_driver(Driver)
-        self._driver: Control = self._own_driver  # else a fleet's
-        self._is_let_go = False  # by its fleet
-
-    def _new_driver(self, kind: NewDriver[D]) -> D:
-        return kind(
+        self._parts = Parts(
             self._feed,
             self._delivery,
             self._sync,
@@ -168,6 +155,9 @@ class PositionStream(Callbacks):
             self._owner,
             self._lookout,
         )
+        self._own_driver = Driver(self._parts)
+        self._driver: Control = self._own_driver  # else a fleet's
+        self._is_let_go = False  # by its fleet
 
     def __repr__(self) -> str:
         settings = getattr(self, "_settings", None)
@@ -440,7 +430,7 @@ class PositionStream(Callbacks):
 # --- for fleet.py ---------------------------------------------------------------------------------
 
 
-def hand_over(stream: PositionStream, new_seat: Callable[..., Seat]) -> Seat:
+def hand_over(stream: PositionStream, new_seat: Callable[[Parts], Seat]) -> Seat:
     """Have a stream driven by a fleet, until `let_go`.
 
     Raises:
@@ -454,7 +444,7 @@ def hand_over(stream: PositionStream, new_seat: Callable[..., Seat]) -> Seat:
 _handing_over = threading.Lock()  # guards which driver a stream has; held for some steps only
 
 
-def _handed_over(stream: PositionStream, new_seat: Callable[..., Seat]) -> Seat:
+def _handed_over(stream: PositionStream, new_seat: Callable[[Parts], Seat]) -> Seat:
     stream._come_home()
     own = stream._own_driver
     if stream._driver is not own:
@@ -463,7 +453,7 @@ def _handed_over(stream: PositionStream, new_seat: Callable[..., Seat]) -> Seat:
         raise ValueError(f'{stream.name} has dispatch="thread": in a fleet there is none')
     if own.last_run is not None and not own.last_run.ended:
         raise RuntimeError(f"{stream.name} is running")
-    seat = stream._new_driver(new_seat)
+    seat = new_seat(stream._parts)
     if not own.wants_pushes:
         seat.pause()
     stream._driver = seat

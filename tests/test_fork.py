@@ -135,7 +135,7 @@ def test_child_refuses_and_parent_goes_on(
 def test_locks_that_are_held_at_the_fork(bench: Bench) -> None:
     """They are held in the child for ever."""
     stream = bench.start()
-    link: Any = stream._driver._link
+    link: Any = stream._driver.link
 
     def hold() -> None:
         with link._lock, link._connection._lock, link._connection._transport._lock:

@@ -12,44 +12,21 @@ from contextlib import suppress
 from functools import partial
 
 from ..errors import FastposError
-from ..fork import Forked, OwnerProcess
-from ..printable import printable
+from ..fork import Forked
 from ..wire.session import CLOSE_TIMEOUT, Closed, Subscribed
-from .delivery import Delivery
-from .dispatch import Dispatcher
-from .feed import Feed
 from .link import Buffers, Link
-from .pinger import Scheduled
-from .run import Control, Run
-from .snapshots import POLL_INTERVAL, Snapshots
+from .run import Control, Parts, Run, unexpected
+from .snapshots import POLL_INTERVAL
 
 __all__ = ["Driver"]
 
 
 class Driver(Control):
-    """Runs a stream on whatever thread calls `run`.
+    """Runs a stream on whatever thread calls `run`."""
 
-    Args:
-        feed, delivery, dispatcher: see `Control`.
-        snapshots: is given time while it wants some.
-        owner: the process that this runs in.
-        lookout: is given time on the ping thread of each run.
-    """
-
-    def __init__(
-        self,
-        feed: Feed,
-        delivery: Delivery,
-        snapshots: Snapshots,
-        dispatcher: Dispatcher | None,
-        owner: OwnerProcess,
-        lookout: Scheduled,
-    ) -> None:
-        super().__init__(feed, delivery, dispatcher)
-        self._snapshots = snapshots
-        self._owner = owner
-        self._lookout = lookout
-        self._own_thread = dispatcher
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._own_thread = parts.dispatcher
 
     def run(self, run: Run) -> None:
         """Run until `stop`.
@@ -59,7 +36,7 @@ class Driver(Control):
         """
         failure: FastposError | None = None
         try:
-            self._feed.begin()
+            self.feed.begin()
             self._with_threads(run)
             if run.interruption is not None:
                 raise run.interruption
@@ -69,11 +46,11 @@ class Driver(Control):
         except BaseException as error:  # Ctrl-C, sys.exit() in a callback, a mistake of ours
             failure = FastposError(f"the stream was ended by {type(error).__name__}: {error}")
             failure.__cause__ = error
-            if not self._owner.is_another:
+            if not self.owner.is_another:
                 self._leave_callbacks()
             raise
         finally:
-            if not self._owner.is_another:  # else all of it is the parent's (see fork.py)
+            if not self.owner.is_another:  # else all of it is the parent's (see fork.py)
                 try:
                     run.pinger.stop()
                 finally:  # also if a second Ctrl-C came, wherever that was
@@ -86,7 +63,7 @@ class Driver(Control):
 
     def _with_threads(self, run: Run) -> None:
         stop = partial(self._stop, run)
-        run.pinger.watch(self._lookout)
+        run.pinger.watch(self.lookout)
 
         def interrupted(error: BaseException) -> None:
             run.interruption = error
@@ -119,7 +96,7 @@ class Driver(Control):
     def _connect_and_reconnect(self, run: Run) -> None:
         buffers = Buffers()
         while not run.stopping:
-            self._feed.attempt()
+            self.feed.attempt()
             final, retry_in = self._serve(run, buffers)
             self._check_process()
             if final is not None:
@@ -129,45 +106,42 @@ class Driver(Control):
 
     def _check_process(self) -> None:
         """To be called after each call of a user's function, before anything else is done."""
-        if self._owner.is_another:
+        if self.owner.is_another:
             raise Forked
 
     def _serve(self, run: Run, buffers: Buffers) -> tuple[FastposError | None, float | None]:
         """Have one connection, from opening it to its end; give what follows, see `Verdict`."""
         link: Link | None = None
         try:
-            link = self._feed.new_link(self._wanted, buffers, run.pinger.wake)
+            link = self.new_link(buffers, run.pinger)
             self._check_process()
-            self._link = link
+            self.link = link
             closed = self._converse(run, link)
         except FastposError as error:
             closed = Closed(str(error), None, error)
         except Exception as error:
-            if self._owner.is_another:
+            if self.owner.is_another:
                 raise
             # A mistake of ours must not end the feed.
             if link is not None:
                 link.fail(error)
-            reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
-            failure = FastposError(reason)
-            failure.__cause__ = error
-            closed = Closed(reason, None, failure)
+            closed = unexpected(error)
         except BaseException:  # Ctrl-C: leave in an orderly way
-            if self._owner.is_another:
+            if self.owner.is_another:
                 raise
             run.stopping = True
             if link is not None:
                 link.close()
             raise
         finally:
-            if not self._owner.is_another:
+            if not self.owner.is_another:
                 try:
-                    self._link = None
-                    self._feed.left(link)
+                    self.link = None
+                    self.feed.left(link)
                 finally:
                     if link is not None:
                         link.end()
-        return self._feed.finish(closed, run.stopping)
+        return self.feed.finish(closed, run.stopping)
 
     def _converse(self, run: Run, link: Link) -> Closed:
         """Open a connection and read until it ends; say how it did."""
@@ -176,13 +150,13 @@ class Driver(Control):
         closed = link.open()
         if closed is not None:
             return closed
-        self._feed.opened()
+        self.feed.opened()
         run.pinger.watch(link)
-        lookout = self._feed.look_out(link)
+        lookout = self.feed.look_out(link)
         if lookout is not None:
             run.pinger.watch(lookout)
         run.pinger.ask(self._follow)  # whatever was asked while there was no session
-        feed, snapshots = self._feed, self._snapshots
+        feed, snapshots = self.feed, self.snapshots
         while True:
             link.read(POLL_INTERVAL if snapshots.pending else None)
             while (event := link.next_event()) is not None:
@@ -196,9 +170,4 @@ class Driver(Control):
                 self._check_process()
             feed.count(link)
             if snapshots.pending and not run.stopping:
-                for name, told in snapshots.poll():
-                    if isinstance(told, FastposError):
-                        self._delivery.report(told)
-                    else:
-                        self._delivery.tell(name, told)
-                self._check_process()
+                self.poll_snapshots()

@@ -45,22 +45,18 @@ from queue import Empty, SimpleQueue
 
 from ..clock import monotonic
 from ..errors import ConnectionFailed, FastposError, is_exit
-from ..fork import Forked, OwnerProcess
+from ..fork import Forked
 from ..logs import fields, log
 from ..net.poller import Poller
-from ..printable import printable
 from ..recovery import SLOW_DOWN_STATUSES
 from ..wire.session import Closed, Subscribed
 from .crew import Crew
-from .delivery import Delivery
-from .dispatch import Dispatcher
-from .feed import Feed
 from .link import Buffers, Link
 from .lookout import SharedLookout
 from .pinger import Pinger, Scheduled
 from .pool import CallbackPool, PooledQueue
-from .run import Control, Run
-from .snapshots import POLL_INTERVAL, Snapshots, on_a_thread_of_its_own
+from .run import Control, Parts, Run, unexpected
+from .snapshots import POLL_INTERVAL, on_a_thread_of_its_own
 
 __all__ = ["Loop", "Place", "Seat"]
 
@@ -77,8 +73,6 @@ POLL_SHARE = 1e-4
 # So many snapshots are asked for at once.
 SNAPSHOT_THREADS = 8
 
-_run_numbers = itertools.count(1)
-
 
 class Place(Enum):
     """Where a stream stands in a loop; see the top."""
@@ -92,36 +86,17 @@ class Place(Enum):
 
 
 class Seat(Control):
-    """One stream in a loop.
-
-    Args:
-        feed, delivery, dispatcher: see `Control`.
-        snapshots: is given time while it wants some.
-        owner: the process that this runs in.
-        lookout: is given time on the ping thread.
-    """
+    """One stream in a loop."""
 
     __slots__ = (
-        "closed", "descriptor", "due", "feed", "has_served", "has_source", "is_suspended",
-        "lookout", "loop", "opener", "owner", "place", "queue", "run", "snapshots", "was_slow",
+        "closed", "descriptor", "due", "has_served", "has_source", "is_suspended", "loop",
+        "opener", "place", "queue", "run", "was_slow",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        feed: Feed,
-        delivery: Delivery,
-        snapshots: Snapshots,
-        dispatcher: Dispatcher | None,
-        owner: OwnerProcess,
-        lookout: Scheduled,
-    ) -> None:
-        super().__init__(feed, delivery, dispatcher)
-        self.feed = feed
-        self.snapshots = snapshots
-        self.has_source = snapshots.has_source
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.has_source = parts.snapshots.has_source
         """Whether snapshots are to be had."""
-        self.owner = owner
-        self.lookout = lookout
         self.place = Place.ENDED
         self.run = Run(0, threading.current_thread(), is_ours=False, background=True)
         self.loop: Loop | None = None
@@ -142,24 +117,6 @@ class Seat(Control):
         self.queue: PooledQueue | None = None
         """What waits for its functions, where the fleet has callback threads."""
 
-    @property
-    def link(self) -> Link | None:
-        """The connection, and what is said on it."""
-        return self._link
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it is subscribed."""
-        return self._is_ready()
-
-    def has(self, link: Link | None) -> None:
-        """Say which connection there is."""
-        self._link = link
-
-    def new_link(self, buffers: Buffers, pinger: Pinger) -> Link:
-        """Make the connection that is to be tried; raises FastposError."""
-        return self.feed.new_link(self._wanted, buffers, pinger.wake)
-
     def follow(self) -> None:
         """Do what was asked for while there was no session; for the ping thread."""
         self._follow()
@@ -167,13 +124,6 @@ class Seat(Control):
     def changed(self) -> None:
         """Have everybody who waits for something of it look again."""
         self._changes.notify()
-
-    def tell(self, name: str, told: object) -> None:
-        """Tell the user of what a snapshot has brought."""
-        if isinstance(told, FastposError):
-            self._delivery.report(told)
-        else:
-            self._delivery.tell(name, told)
 
     def silence(self) -> None:
         """Have no function called any more."""
@@ -335,7 +285,7 @@ class Loop:
             seat.place = Place.ENDED
             seat.run.stopping = True
             seat.feed.left(None if opening else link)
-            seat.has(None)
+            seat.link = None
             if link is not None and opening:
                 link.abort("stopped")  # the thread that opens it closes it
             elif link is not None:
@@ -412,18 +362,16 @@ class Loop:
             )
             if seat.link is not None:
                 seat.link.fail(error)
-            reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
-            failure = FastposError(reason)
-            failure.__cause__ = error
+            closed = unexpected(error)
             try:
-                self._over(seat, Closed(reason, None, failure))
+                self._over(seat, closed)
             except Exception:  # then not even that: it ends, and the others go on
                 self._forget_socket(seat)
                 link = seat.link
-                seat.has(None)
+                seat.link = None
                 if link is not None:
                     link.close_socket()
-                self._end(seat, failure)
+                self._end(seat, closed.error)
         ended = monotonic()
         if ended - began > self.longest_turn[0]:
             self.longest_turn = ended - began, seat.feed.name
@@ -536,7 +484,7 @@ class Loop:
                 raise Forked
             if run.ended:  # meanwhile, while the user's function took its time
                 return
-            seat.has(link)
+            seat.link = link
             # In this order: who stops it looks at the link after that.
             closed = Closed("stopped") if run.stopping else link.open()
         except FastposError as error:
@@ -548,10 +496,7 @@ class Loop:
                 raise Forked from None
             if is_exit(error) and not (run.background and isinstance(error, SystemExit)):
                 self.fail(error)
-            reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
-            failure = FastposError(reason)
-            failure.__cause__ = error
-            closed = Closed(reason, None, failure)
+            closed = unexpected(error)
         finally:
             if seat.opener is threading.current_thread():
                 seat.opener = None
@@ -643,10 +588,7 @@ class Loop:
         if not seat.snapshots.pending or seat.run.stopping or seat.place is not Place.SERVING:
             self._pending.discard(seat)
             return
-        for name, told in seat.snapshots.poll():
-            seat.tell(name, told)
-            if seat.owner.is_another:
-                raise Forked
+        seat.poll_snapshots()
 
     def _over(self, seat: Seat, closed: Closed) -> None:
         """A connection is over, or there was none."""
@@ -664,7 +606,7 @@ class Loop:
         """Close the socket, tell how the connection has ended, and do what follows from it."""
         self._forget_socket(seat)
         link = seat.link
-        seat.has(None)
+        seat.link = None
         if link is not None:
             link.close_socket()
         closed, seat.closed = seat.closed, None

@@ -1,13 +1,13 @@
 """A stream's runs, which begin, are asked to stop, and end; and what anybody may ask of them.
 
-Whoever drives the stream (driver.py) is a subclass, which moves the bytes and says in `_link` which
+Whoever drives the stream (driver.py) is a subclass, which moves the bytes and says in `link` which
 connection there is. What is asked of a run is done on its ping thread; when it is asked within the
 run, on the reader or the callback thread, and may not be late, it is done there and then. A request
 goes to the run that its caller saw: when that has ended nobody is left who would do it, so a late
 `stop` can't touch the next run.
 
 Threads: all but `begin` may be called on any thread and in a signal handler: nothing here holds or
-waits for a lock (see changes.py). `_run`, `_link` and `_wanted` are replaced as a whole, by whoever
+waits for a lock (see changes.py). `_run`, `link` and `_wanted` are replaced as a whole, by whoever
 is named beside them.
 """
 
@@ -16,18 +16,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from ..errors import FastposError
-from ..wire.session import Phase
+from ..fork import Forked, OwnerProcess
+from ..printable import printable
+from ..wire.session import Closed, Phase
 from .changes import Changes
 from .claim import Claim
 from .delivery import Delivery
-from .dispatch import CallbackQueue
+from .dispatch import CallbackQueue, Dispatcher
 from .feed import Feed
-from .link import Link
-from .pinger import Pinger
+from .link import Buffers, Link
+from .pinger import Pinger, Scheduled
+from .snapshots import Snapshots
 
-__all__ = ["Control", "Run"]
+__all__ = ["Control", "Parts", "Run", "unexpected"]
 
 # How long a request is waited for at the most: the ping thread does nothing that takes longer.
 REQUEST_TIMEOUT = 1.0
@@ -75,28 +79,47 @@ class Run:
         """Whether this is the first call: who is told so runs it, or says that nobody does."""
 
 
+class Parts(NamedTuple):
+    """What a stream is made of, for whoever drives it."""
+
+    feed: Feed
+    """The stream's part of its connections."""
+    delivery: Delivery
+    """Calls the user's functions, and is stopped when a run is."""
+    snapshots: Snapshots
+    """Is given time while it wants some."""
+    dispatcher: Dispatcher | None
+    """The callback thread, None where the user's functions are called by the reader."""
+    owner: OwnerProcess
+    """The process that this runs in."""
+    lookout: Scheduled
+    """Is given time on the ping thread of each run."""
+
+
 class Control:
     """What anybody may ask of a stream's runs.
 
     Args:
-        feed: the stream's part of it.
-        delivery: is stopped when a run is.
-        dispatcher: the callback thread, None where the user's functions are called by the reader.
+        parts: of the stream.
     """
 
     __slots__ = (
-        "_beginning", "_changes", "_delivery", "_dispatcher", "_feed", "_link", "_run",
-        "_wanted",
+        "_beginning", "_changes", "_delivery", "_dispatcher", "_run", "_wanted", "feed", "link",
+        "lookout", "owner", "snapshots",
     )  # fmt: skip
 
-    def __init__(self, feed: Feed, delivery: Delivery, dispatcher: CallbackQueue | None) -> None:
-        self._feed = feed
-        self._delivery = delivery
-        self._dispatcher = dispatcher
+    def __init__(self, parts: Parts) -> None:
+        self.feed = parts.feed
+        self.snapshots = parts.snapshots
+        self.owner = parts.owner
+        self.lookout = parts.lookout
+        self._delivery = parts.delivery
+        self._dispatcher: CallbackQueue | None = parts.dispatcher
         self._changes = Changes()
         self._beginning = threading.Lock()  # held by who begins a run; nobody waits for it
         self._run: Run | None = None  # `begin`'s
-        self._link: Link | None = None  # the reader's
+        self.link: Link | None = None
+        """The connection, and what is said on it; the reader's."""
         self._wanted = True  # False between pause() and resume(), whose it is
 
     def begin(self, run: Run) -> None:
@@ -137,17 +160,19 @@ class Control:
 
         def is_known() -> bool:
             # The run may not have ended yet because of a callback that calls this.
-            return self._is_ready() or run.ended or run.stopping or run.failure is not None
+            return self.is_ready or run.ended or run.stopping or run.failure is not None
 
         if self._is_waited_for(run) and not is_known():
             raise RuntimeError("wait_ready() on the reader thread would wait for itself")
         self._changes.wait_for(is_known, timeout)
         if run.failure is not None:
             raise run.failure
-        return not run.ended and not run.stopping and self._is_ready()
+        return not run.ended and not run.stopping and self.is_ready
 
-    def _is_ready(self) -> bool:
-        link = self._link
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is subscribed."""
+        link = self.link
         return link is not None and link.session is not None and link.session.phase is Phase.READY
 
     @property
@@ -239,16 +264,40 @@ class Control:
     def _close(self) -> None:
         if self._dispatcher is not None:
             self._dispatcher.wake()
-        link = self._link
+        link = self.link
         if link is not None:
             link.close()
 
     def _abort(self) -> None:
-        link = self._link
+        link = self.link
         if link is not None:
             link.abort("stopped")
 
     def _follow(self) -> None:
-        link = self._link
+        link = self.link
         if link is not None and link.follow(self._wanted):
-            self._feed.paused()
+            self.feed.paused()
+
+    # --- the reader's -------------------------------------------------------------------------
+
+    def new_link(self, buffers: Buffers, pinger: Pinger) -> Link:
+        """Make the connection that is to be tried; raises FastposError."""
+        return self.feed.new_link(self._wanted, buffers, pinger.wake)
+
+    def poll_snapshots(self) -> None:
+        """Look whether a snapshot has come, or is to be asked for, and tell the user of it."""
+        for name, told in self.snapshots.poll():
+            if isinstance(told, FastposError):
+                self._delivery.report(told)
+            else:
+                self._delivery.tell(name, told)
+            if self.owner.is_another:  # a user's function has forked, and this is the child
+                raise Forked
+
+
+def unexpected(error: BaseException) -> Closed:
+    """Say that a connection has ended by a mistake of ours, or of a user's function beside it."""
+    reason = f"unexpected {type(error).__name__}: {printable(str(error))}"
+    failure = FastposError(reason)
+    failure.__cause__ = error
+    return Closed(reason, None, failure)

@@ -537,7 +537,7 @@ def test_a_signal_that_comes_just_before_a_read_waits(exchange: Exchange, number
         signal.signal(signal.SIGTERM, lambda *_: stream.stop())
 
         def send_to_this_thread():
-            while not (stream._driver._link and stream._driver._link._is_silent()):
+            while not (stream._driver.link and stream._driver.link._is_silent()):
                 time.sleep(0.01)
             time.sleep(0.1)  # in which the system call begins
             print("sent", flush=True)
