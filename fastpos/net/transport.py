@@ -142,7 +142,10 @@ class Transport:
             EOFError: the peer has ended the connection; the message says how.
             OSError: the connection failed.
         """
-        count = self._receive_into(view)
+        try:
+            count = self._sock.recv_into(view)
+        except BlockingIOError:
+            count = self._receive_into(view)
         if not count:
             raise EOFError("the peer ended the connection")
         return count

@@ -12,8 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..errors import FastposError
-from ..fork import Forked
-from ..wire.session import CLOSE_TIMEOUT, Closed, Subscribed
+from ..wire.session import CLOSE_TIMEOUT, Closed
 from .link import Buffers, Link
 from .run import Control, Parts, Run, unexpected
 from .snapshots import POLL_INTERVAL
@@ -104,11 +103,6 @@ class Driver(Control):
             if retry_in is not None:
                 self._changes.wait_for(lambda: run.stopping, retry_in)
 
-    def _check_process(self) -> None:
-        """To be called after each call of a user's function, before anything else is done."""
-        if self.owner.is_another:
-            raise Forked
-
     def _serve(self, run: Run, buffers: Buffers) -> tuple[FastposError | None, float | None]:
         """Have one connection, from opening it to its end; give what follows, see `Verdict`."""
         link: Link | None = None
@@ -156,18 +150,10 @@ class Driver(Control):
         if lookout is not None:
             run.pinger.watch(lookout)
         run.pinger.ask(self._follow)  # whatever was asked while there was no session
-        feed, snapshots = self.feed, self.snapshots
+        snapshots = self.snapshots
         while True:
-            link.read(POLL_INTERVAL if snapshots.pending else None)
-            while (event := link.next_event()) is not None:
-                if type(event) is Closed:
-                    return event
-                if run.stopping:  # only the end matters now
-                    continue
-                if type(event) is Subscribed:
-                    self._changes.notify()
-                feed.take(link, event)
-                self._check_process()
-            feed.count(link)
+            closed = self.read(run, link, POLL_INTERVAL if snapshots.pending else None)
+            if closed is not None:
+                return closed
             if snapshots.pending and not run.stopping:
                 self.poll_snapshots()

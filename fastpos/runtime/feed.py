@@ -4,7 +4,7 @@ Nothing here waits or reads; whoever drives the stream (driver.py) moves links a
 they give: `new_link`, `take` for each event, `left` and `finish` when it is over. So many streams
 can share whatever moves them.
 
-A push's way: `Link.next_event` gives it, inflated, `take` has `Delivery` decode and deliver it.
+A push's way: `Link.read` gives it, inflated, `take_pushes` has `Delivery` decode and deliver it.
 
 Threads: the reader's, but for `paused`, which the ping thread calls, and the attributes, which
 anybody may look at. `_subscribed_until` is written by both, each a whole value at its moment.
@@ -215,16 +215,7 @@ class Feed:
     def take(self, link: Link, event: Event) -> None:
         """Do what one of its events means."""
         if type(event) is Pushes:
-            self._counters.messages = self._messages + link.session.messages  # type: ignore[union-attr]
-            self._counters.last_message_ns = link.received_ns
-            self._delivery.received(link.last_received)
-            if self._delivery.pushes(event.texts, link.received_ns):
-                log.info(
-                    "%s: the exchange says that it closes",
-                    self._label,
-                    extra=self._fields("system_close"),
-                )
-                link.system_closes()
+            self.take_pushes(link, event.texts)
         elif type(event) is Subscribed:
             self._subscribed(link)
         elif type(event) is Pong:
@@ -235,6 +226,23 @@ class Feed:
             self.count(link)
             self._delivery.received(link.last_received)
             self._delivery.report(event.error)
+
+    def take_pushes(self, link: Link, texts: list[bytes]) -> None:
+        """Deliver pushes."""
+        counters, session = self._counters, link.session
+        assert session is not None
+        received_ns = link.received_ns
+        counters.messages = self._messages + session.messages
+        counters.bytes_received = self._bytes + link.bytes_received
+        counters.last_message_ns = received_ns
+        self._delivery.received(link.last_received)
+        if self._delivery.pushes(texts, received_ns):
+            log.info(
+                "%s: the exchange says that it closes",
+                self._label,
+                extra=self._fields("system_close"),
+            )
+            link.system_closes()
 
     def _pong(self, link: Link) -> None:
         """All that was sent before it has been read: ticks that are missed now are missing."""

@@ -127,11 +127,15 @@ class Link:
             self.session = self._new_session(now)
         return None
 
-    def read(self, timeout: float | None = None) -> None:
-        """Read once, what there is; then take events until there is none.
+    def read(self, timeout: float | None = None) -> list[bytes] | None:
+        """Read once, what there is.
 
         Args:
             timeout: seconds to wait for something to read, None for ever.
+
+        Returns:
+            The fast path: pushes, where nothing else was read. None: `next_event` tells what was,
+            and is to be called until it gives None.
         """
         session, buffers = self.session, self._buffers
         assert session is not None
@@ -143,21 +147,23 @@ class Link:
         self._waiting = True
         try:
             if timeout is not None and not self._connection.wait(timeout):
-                return
+                return None
             source = self._transport or self._connection
             self._count = count = source.read_into(view, buffers.ciphertext.view)
         except BlockingIOError:  # see `never_wait`
-            return
+            return None
         except (EOFError, OSError) as error:
             self._lost(error)
-            return
+            return None
         finally:
             self._waiting = False
             self._reads += 1
         self.received_ns = time_ns()
         self.last_received = monotonic()
         self.bytes_received += count
-        session.wrote(count)
+        pushes = session.take_pushes(count)
+        self._is_idle = pushes is not None
+        return pushes
 
     def next_event(self) -> Event | None:
         """Give the next event; None when more has to be read for one."""

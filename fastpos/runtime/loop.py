@@ -49,7 +49,7 @@ from ..fork import Forked
 from ..logs import fields, log
 from ..net.poller import Poller
 from ..recovery import SLOW_DOWN_STATUSES
-from ..wire.session import Closed, Subscribed
+from ..wire.session import Closed
 from .crew import Crew
 from .link import Buffers, Link
 from .lookout import SharedLookout
@@ -142,6 +142,12 @@ class Seat(Control):
             return True
         return super().is_within(run)
 
+    def _subscribed(self) -> None:
+        self.has_served = True
+        super()._subscribed()
+        if self.loop is not None:
+            self.loop.changed()
+
     def _stop(self, run: Run) -> None:
         super()._stop(run)
         if self.loop is not None:
@@ -169,7 +175,7 @@ class Loop:
     ) -> None:
         self._interval = 0.0 if connect_rate is None else 1.0 / connect_rate
         self._ended = ended
-        self._changed = changed
+        self.changed = changed
         self.pinger = Pinger()
         self._connect_threads = connect_threads
         self._most_threads = 4 * connect_threads
@@ -536,23 +542,10 @@ class Loop:
             return
         if seat.place is not Place.SERVING or seat.is_suspended:
             return
-        link.read()
-        while (event := link.next_event()) is not None:
-            if type(event) is Closed:
-                self._over(seat, event)
-                return
-            if seat.run.stopping:  # only the end matters now
-                continue
-            subscribed = type(event) is Subscribed
-            if subscribed:
-                seat.has_served = True
-                seat.changed()
-            seat.feed.take(link, event)
-            if seat.owner.is_another:
-                raise Forked
-            if subscribed:
-                self._changed()
-        seat.feed.count(link)
+        closed = seat.read(seat.run, link)
+        if closed is not None:
+            self._over(seat, closed)
+            return
         if seat.has_source and seat.snapshots.pending:
             self._pending.add(seat)
         if seat.queue is not None and seat.queue.is_crowded:
@@ -644,7 +637,7 @@ class Loop:
         seat.run.ended = True
         seat.changed()
         self._ended(seat, failure)
-        self._changed()
+        self.changed()
 
     def _forget_socket(self, seat: Seat) -> None:
         if seat.descriptor >= 0:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ..errors import FastposError
 from ..fork import Forked, OwnerProcess
 from ..printable import printable
-from ..wire.session import Closed, Phase
+from ..wire.session import Closed, Phase, Subscribed
 from .changes import Changes
 from .claim import Claim
 from .delivery import Delivery
@@ -284,6 +284,45 @@ class Control:
         """Make the connection that is to be tried; raises FastposError."""
         return self.feed.new_link(self._wanted, buffers, pinger.wake)
 
+    def read(self, run: Run, link: Link, timeout: float | None = None) -> Closed | None:
+        """Read once, and do what that means.
+
+        Args:
+            run: the one that is under way.
+            link: the connection.
+            timeout: seconds to wait for something to read, None for ever.
+
+        Returns:
+            How the connection has ended, None if it has not.
+        """
+        pushes = link.read(timeout)
+        if pushes is not None:  # the fast path
+            if not run.stopping:  # else only the end matters now
+                self.feed.take_pushes(link, pushes)
+                if self.owner.is_another:
+                    raise Forked
+            return None
+        while (event := link.next_event()) is not None:
+            if type(event) is Closed:
+                return event
+            if run.stopping:
+                continue
+            if type(event) is Subscribed:
+                self._subscribed()
+            self.feed.take(link, event)
+            self._check_process()
+        self.feed.count(link)
+        return None
+
+    def _subscribed(self) -> None:
+        """Pushes come from now on."""
+        self._changes.notify()
+
+    def _check_process(self) -> None:
+        """To be called after each call of a user's function, before anything else is done."""
+        if self.owner.is_another:  # it has forked, and this is the child
+            raise Forked
+
     def poll_snapshots(self) -> None:
         """Look whether a snapshot has come, or is to be asked for, and tell the user of it."""
         for name, told in self.snapshots.poll():
@@ -291,8 +330,7 @@ class Control:
                 self._delivery.report(told)
             else:
                 self._delivery.tell(name, told)
-            if self.owner.is_another:  # a user's function has forked, and this is the child
-                raise Forked
+            self._check_process()
 
 
 def unexpected(error: BaseException) -> Closed:

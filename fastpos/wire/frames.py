@@ -137,12 +137,16 @@ class FrameParser:
             while (message := self.next_message()) is not None:
                 yield message
 
-    def take_pushes(self) -> list[bytes]:
-        """Give the pushes at the head of what there is, inflated; none where something else is."""
+    def take_pushes(self, count: int = 0) -> list[bytes]:
+        """Say `wrote`, and give the pushes at the head of what there is, inflated."""
         pushes: list[bytes] = []
+        if count:
+            self._end += count
+            self.is_idle = False
         if self._splitter is not None and not self._opcode and not self.is_idle:
-            self._start = self._splitter(self._buffer, self._start, self._end, self._max, pushes)
-            if self._start == self._end:
+            buffer, end = self._buffer, self._end
+            self._start = start = self._splitter(buffer, self._start, end, self._max, pushes)
+            if start == end:
                 self._keep()
         return pushes
 
@@ -168,11 +172,11 @@ class FrameParser:
     def _keep(self) -> None:
         """Let go of what was read into; keep the bytes of the frame under way."""
         start, end = self._start, self._end
-        if self._buffer is not self._own:
-            self._again = self._again and not start
-            self._own = memoryview(bytes(self._buffer[start:end])) if start < end else _NOTHING
-        elif start:  # it is complete, and nothing else was read with it
+        if start == end:
             self._own, self._again = _NOTHING, False
+        elif self._buffer is not self._own:
+            self._again = self._again and not start
+            self._own = memoryview(bytes(self._buffer[start:end]))
         self._have = end - start
         self._buffer, self._start, self._end = _NOTHING, 0, 0
         self.is_idle = True
