@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -529,6 +530,46 @@ def test_a_full_queue_leaves_its_stream_unread_and_nothing_is_lost(
             assert slow.stats.disconnects == {}
             error = bench.recorder.on_error[0]
             assert ("queue is full" in str(error), error.stream) == (True, "slow")
+
+
+@pytest.mark.parametrize("trouble", ["attempts", "snapshots"])
+def test_a_full_queue_holds_up_whatever_would_bring_more_to_tell(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet, trouble: str
+) -> None:
+    tried: dict[str, int] = {"slow": 0, "quick": 0}
+
+    def key(name: str) -> str:
+        tried[name] += trouble == "attempts"
+        return bench.exchange.api_key
+
+    def source(name: str) -> Snapshot:
+        tried[name] += trouble == "snapshots"
+        raise OSError("no snapshot")
+
+    slow, quick = (
+        bench.new(
+            name=name, queue_size=4, api_key=partial(key, name), snapshot=partial(source, name)
+        )
+        for name in tried
+    )
+    slow.on_disconnect(bench.gate)
+    slow.on_order(bench.gate)
+    with new_fleet(slow, quick, callback_threads=2) as fleet:
+        assert fleet.wait_ready(SOON)
+        if trouble == "attempts":
+            bench.exchange.refuse_upgrade(503)
+            bench.exchange.drop()
+        else:
+            bench.push(1)
+        assert bench.entered.wait(SOON)
+        before = dict(tried)
+        until(lambda: tried["quick"] > before["quick"] + 12)
+        assert slow.stats.queue_depth <= 6
+        assert tried["slow"] <= before["slow"] + 8
+        bench.exchange.clear_faults()
+        bench.open.set()
+        assert fleet.wait_ready(SOON)
+        until(lambda: tried["slow"] > before["slow"] + 8 * (trouble == "snapshots"))
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

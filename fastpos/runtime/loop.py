@@ -13,7 +13,8 @@ A SEAT'S WAY
        '----------------------------------------------------------'
                                                     or ENDED, for good
 
-* WAITING for the time of its next attempt; the first has none to wait for.
+* WAITING for the time of its next attempt; the first has none to wait for. Nor is there an attempt
+  while its callback queue is full, as each brings more to tell.
 * QUEUED until it may connect: at most so many do in a second, and so many at once. Who has an open
   position goes first, then who was in service before, and each in the order in which they came;
   those whose last attempt took long in vain hold half of the threads at most; and who was told to
@@ -107,7 +108,7 @@ class Seat(Control):
         self.descriptor = -1
         """What the poller knows, -1 where it knows nothing of it."""
         self.is_suspended = False
-        """It is not read, as its callback queue is full."""
+        """It is not read, or not connected, as its callback queue is full."""
         self.has_served = False
         """It was subscribed in this run."""
         self.was_slow = False
@@ -128,6 +129,11 @@ class Seat(Control):
     def silence(self) -> None:
         """Have no function called any more."""
         self._delivery.mute()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether its functions are to be left in peace, as too much waits for them."""
+        return self.queue is not None and self.queue.is_crowded
 
     def call_by(self, queue: PooledQueue | None) -> None:
         """Have the functions called by the threads of a pool; None: by the reader."""
@@ -419,6 +425,9 @@ class Loop:
         if seat.run.stopping:
             self._end(seat, None)
             return
+        if seat.is_crowded:  # each attempt would bring more to tell
+            seat.is_suspended = True
+            return
         seat.place = Place.QUEUED
         if seat.was_slow:
             queue = 3
@@ -548,7 +557,7 @@ class Loop:
             return
         if seat.has_source and seat.snapshots.pending:
             self._pending.add(seat)
-        if seat.queue is not None and seat.queue.is_crowded:
+        if seat.is_crowded:
             self._forget_socket(seat)
             seat.is_suspended = True
         elif link.rest():
@@ -561,6 +570,8 @@ class Loop:
         seat.is_suspended = False
         if seat.place is Place.SERVING and seat.link is not None:
             self._watch(seat, seat.link)
+        elif seat.place is Place.WAITING:
+            self._queue(seat)
 
     def _watch(self, seat: Seat, link: Link) -> None:
         """Have the poller say when there is something to read."""
@@ -581,7 +592,8 @@ class Loop:
         if not seat.snapshots.pending or seat.run.stopping or seat.place is not Place.SERVING:
             self._pending.discard(seat)
             return
-        seat.poll_snapshots()
+        if not seat.is_crowded:
+            seat.poll_snapshots()
 
     def _over(self, seat: Seat, closed: Closed) -> None:
         """A connection is over, or there was none."""

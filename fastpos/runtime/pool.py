@@ -5,7 +5,9 @@ functions are called in order, by one thread at a time, and a slow one holds one
 events it goes to the end of the line.
 
 A full queue keeps nobody waiting: it *is crowded*, and the reader leaves that stream alone until it
-is not, so that what the exchange sends waits in the kernel. Its pings go on.
+is not: it is not read, so that what the exchange sends waits in the kernel, its pings go on, no
+snapshot is looked at, and no connection is tried after one that was lost. So what waits beyond the
+queue's size is what one turn brings.
 
 Threads: `put`, `start` and `leave` are the reader's, the rest is anybody's. `_changed` guards what
 it does in `CallbackQueue`, and what `PooledQueue.__init__` says.
