@@ -103,7 +103,11 @@ _ORDER = ("_initial", "_maximum", "_factor", "_jitter", "_max_attempts", "_reset
 def _within(name: str, value: float, low: float, high: float = float("inf")) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    if not low <= value <= high or value == float("inf"):  # NaN is in no range
+    try:
+        number = float(value)  # an int would be raised to powers of any length
+    except OverflowError:
+        number = value = float("inf")
+    if not low <= number <= high or number == float("inf"):  # NaN is in no range
         wanted = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise ValueError(f"{name} must be {wanted}, not {value!r}")
-    return value
+    return number

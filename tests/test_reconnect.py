@@ -54,6 +54,14 @@ def test_no_number_of_failures_is_too_many() -> None:
         assert Policy(initial=0).delay(failures, LONG) == Policy(maximum=0).delay(failures) == 0
 
 
+def test_whole_numbers_are_taken_as_floats() -> None:
+    policy = Policy(initial=3, maximum=50, factor=7, jitter=0)
+    assert repr(policy) == repr(Policy(3.0, 50.0, 7.0, 0.0))
+    for failures in (1, 2, 1000, 10**9):  # 7 to that power would take all the memory there is
+        wait = policy.delay(failures)
+        assert (type(wait), wait) == (float, {1: 3.0, 2: 21.0}.get(failures, 50.0))
+
+
 @pytest.mark.parametrize(
     ("jitter", "rand", "expected"),
     [(0, 0.9, 16), (1.0, 0.0, 16), (1.0, 0.75, 4), (0.5, 0.5, 12), (0.5, 0.0, 16), (1.0, 1.0, 0)],
@@ -101,10 +109,11 @@ def test_every_wait_can_be_waited(
 
 
 NAMES = ["initial", "maximum", "factor", "jitter", "reset_after"]
+HUGE = 10**400  # no float
 # What is refused, by name; nobody can wait for ever.
 WRONG: list[tuple[type[Exception], str, Any]] = [
     *((ValueError, name, value) for name in NAMES for value in (-1, -0.001, math.nan, -math.inf)),
-    *((ValueError, name, math.inf) for name in ("initial", "maximum", "factor")),
+    *((ValueError, name, v) for name in ("initial", "maximum", "factor") for v in (math.inf, HUGE)),
     *((ValueError, *pair) for pair in (("factor", 0.99), ("jitter", 1.01), ("max_attempts", -1))),
     *((TypeError, name, value) for name in NAMES for value in (None, "1", True, [1], 1j)),
     *((TypeError, "max_attempts", value) for value in ("3", 3.0, True, [3])),
