@@ -16,6 +16,7 @@ from pathlib import Path
 from .. import __version__
 from .._c import compiled, compiled_error
 from ..errors import FastposError
+from ..fleet import Fleet
 from ..model.exchange import DEFAULT_URL
 from ..net.tls import direct_error
 from ..runtime.callbacks import CALLBACK_NAMES
@@ -102,10 +103,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument(
         "--connect-rate",
-        type=_positive,
+        type=float,
         default=20.0,
         metavar="N",
         help="open so many connections a second at most (default: %(default)g)",
+    )
+    serve.add_argument(
+        "--connect-threads",
+        type=int,
+        default=8,
+        metavar="N",
+        help="open so many connections at once at most (default: %(default)d)",
+    )
+    serve.add_argument(
+        "--callback-threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="make the lines on so many threads, not on the one that reads (default: %(default)d)",
     )
     serve.set_defaults(run=_serve)
 
@@ -181,9 +196,18 @@ def _watch(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from .serve import check, serve  # noqa: PLC0415 -- others need not load it
 
+    try:
+        fleet = Fleet(
+            connect_rate=options.connect_rate,
+            connect_threads=options.connect_threads,
+            callback_threads=options.callback_threads,
+        )
+    except ValueError as error:
+        print(f"fastpos: {error}", file=sys.stderr)
+        return 2
     if options.check:
         return check(options.file)
-    return serve(options.file, options.log_format == "json", options.connect_rate)
+    return serve(options.file, options.log_format == "json", fleet)
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -46,8 +46,8 @@ def check(path: str) -> int:
     return int(accounts is None)
 
 
-def serve(path: str, as_json: bool, connect_rate: float) -> int:
-    """Serve the accounts of a file until a signal ends it; give the exit status.
+def serve(path: str, as_json: bool, fleet: Fleet) -> int:
+    """Have a fleet serve the accounts of a file until a signal ends it; give the exit status.
 
     SIGTERM and SIGINT end it, SIGHUP has it read the file again.
 
@@ -55,7 +55,7 @@ def serve(path: str, as_json: bool, connect_rate: float) -> int:
         OSError: nobody can be told any more what happens.
     """
     accounts = _read(path)
-    return 1 if accounts is None else _Program(path, as_json, connect_rate).run(accounts)
+    return 1 if accounts is None else _Program(path, as_json, fleet).run(accounts)
 
 
 def _read(path: str) -> dict[str, Account] | None:
@@ -87,10 +87,10 @@ class _Served:
 
 
 class _Program:
-    def __init__(self, path: str, as_json: bool, connect_rate: float) -> None:
+    def __init__(self, path: str, as_json: bool, fleet: Fleet) -> None:
         self._path = path
         self._requests: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self._fleet = Fleet(connect_rate=connect_rate)
+        self._fleet = fleet
         self._wanted: dict[str, Account] = {}
         self._served: dict[str, _Served] = {}
         self._ending = False

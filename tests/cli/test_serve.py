@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from fastpos import Fleet
 from fastpos.cli import output
+from fastpos.cli.main import main
 from fastpos.cli.output import Output
 from fastpos.simulator import Exchange
 from tests.support.programs import finish, read_until, run, started
@@ -75,10 +77,15 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> str:
     return finish(process, timeout=10)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_tells_what_every_stream_does_and_ends_in_an_orderly_way(rig: Rig, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "threads"),
+    [(signal.SIGTERM, ()), (signal.SIGINT, ("--callback-threads", "2", "--connect-threads", "2"))],
+)
+def test_it_tells_what_every_stream_does_and_ends_in_an_orderly_way(
+    rig: Rig, number: int, threads: tuple[str, ...]
+) -> None:
     rig.write(alice="", bob="")
-    process = rig.serve("--connect-rate", "1000")
+    process = rig.serve("--connect-rate", "1000", *threads)
     id = rig["alice"].open_position()
     told = rig.told + read_until(process, "AccountUpdate")
     rig["alice"].tick()  # which is not told
@@ -255,9 +262,36 @@ def test_check_says_all_that_is_wrong_and_opens_nothing(rig: Rig) -> None:
     assert rig.counts("alice") == rig.counts("bob") == (0, 0)
 
 
-@pytest.mark.parametrize("words", [(), ("x", "--connect-rate", "0"), ("x", "--log-format", "xml")])
-def test_wrong_usage(words: tuple[str, ...]) -> None:
-    assert run("serve", *words).returncode == 2
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "FILE"),
+        ("x --log-format xml", "xml"),
+        ("x --connect-rate 0", "connect_rate must be above 0"),
+        ("x --connect-rate nan", "connect_rate must be above 0"),
+        ("x --connect-threads 0", "connect_threads must be from 1"),
+        ("x --callback-threads -1", "callback_threads must be from 0"),
+        ("x --callback-threads 1.5", "--callback-threads: invalid int value: '1.5'"),
+        ("x --callback-threads two --check", "--callback-threads: invalid int value: 'two'"),
+    ],
+)
+def test_wrong_usage_is_refused(words: str, said: str) -> None:
+    done = run("serve", *words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_the_fleet_is_what_the_command_line_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def look(path: str, as_json: bool, fleet: Fleet) -> int:
+        with fleet:
+            names.extend(thread.name for thread in threading.enumerate())
+        return 0
+
+    monkeypatch.setattr("fastpos.cli.serve.serve", look)
+    assert main(["serve", "accounts.toml", "--callback-threads", "3"]) == 0
+    assert sum(name.startswith("fastpos-callbacks-") for name in names) == 3
 
 
 @pytest.mark.parametrize("trouble", ["nobody reads", "a full disk", "told not to wait"])
