@@ -446,6 +446,7 @@ class Fleet:
                 if loop.pool is not None:
                     loop.pool.stop()
                     loop.pool.join(LAST_STEPS / 2)
+                loop.join_openers(LAST_STEPS / 2)
             finally:
                 # Who adds a stream meanwhile finds the run either running or ended. Who holds this
                 # may be a frame that a signal handler has interrupted, which waits for the end.

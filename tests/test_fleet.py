@@ -26,6 +26,7 @@ from fastpos import (
     Snapshot,
 )
 from fastpos.net.connection import Connection
+from fastpos.runtime.crew import Crew
 from fastpos.runtime.link import Buffers, Link
 from fastpos.runtime.loop import LONGEST_WAIT, SNAPSHOT_THREADS
 from fastpos.simulator import Exchange
@@ -618,6 +619,27 @@ def test_stop_in_a_callback_on_a_thread_of_a_pool(bench: Bench, new_fleet: NewFl
     assert fleet.wait_ready(SOON)
     bench.push(1)
     assert fleet.join(SOON)
+    assert ours() == []
+
+
+def test_no_thread_is_left_when_the_fleet_has_ended(
+    bench: Bench, new_fleet: NewFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, ending = Crew._work, threading.Event()
+
+    def linger(crew: Crew) -> None:
+        work(crew)
+        ending.wait(SOON)
+
+    monkeypatch.setattr(Crew, "_work", linger)
+    fleet = new_fleet(*(bench.new() for _ in range(3))).start()
+    assert fleet.wait_ready(SOON)
+    assert any(name.startswith("fastpos-connect-") for name in ours())
+    with concurrently(fleet.join) as joining:
+        fleet.stop(0)
+        until(lambda: fleet.stats.ended == 3)
+        ending.set()
+        assert joining.result(SOON)
     assert ours() == []
 
 

@@ -3,7 +3,7 @@
 They live only while there are jobs.
 
 Threads: `_lock` guards the two fields below it; it is held for some steps only, and no job runs
-under it.
+under it. `do` and `join` are one thread's, and so is `_threads`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from ..clock import monotonic
 from ..fork import Forked
 
 __all__ = ["Crew"]
@@ -31,6 +32,7 @@ class Crew:
     def __init__(self, name: str, most: int) -> None:
         self._name = name
         self._most = most
+        self._threads: list[threading.Thread] = []  # all that are alive, and some that are not
         self._lock = threading.Lock()
         self._jobs: deque[Callable[[], object]] = deque()
         self._working = 0
@@ -47,8 +49,9 @@ class Crew:
                 return
             self._working += 1
         name = f"{self._name}-{next(_numbers)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
         try:
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            thread.start()
         except RuntimeError:
             with self._lock:
                 self._working -= 1
@@ -56,6 +59,14 @@ class Crew:
                     return  # one of the others does it
                 self._jobs.remove(job)
             raise
+        self._threads = [each for each in self._threads if each.is_alive()]
+        self._threads.append(thread)
+
+    def join(self, timeout: float) -> None:
+        """Wait until all is done and the threads have ended, at most so many seconds."""
+        deadline = monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(deadline - monotonic(), 0.0))
 
     def clear(self) -> None:
         """Do none of the jobs that were not begun."""

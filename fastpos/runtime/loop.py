@@ -282,6 +282,14 @@ class Loop:
         while self._seats and monotonic() < deadline:
             self._turn()
 
+    def join_openers(self, timeout: float) -> None:
+        """Wait for the threads that have opened connections, if all they still do is to end.
+
+        One that has not come back may hang in a user's function or in the look-up of a name.
+        """
+        if not self._opening:
+            self._crew.join(timeout)
+
     def close(self) -> None:
         """Give back what the system has lent. Seats that are left are over."""
         self.stopping = self._is_over = True
