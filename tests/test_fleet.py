@@ -143,8 +143,9 @@ def test_pings_go_out_while_a_callback_takes_its_time(
                 assert exchange.wait_for("ping", SOON, exchange.counts["ping"] + 5)
             assert slow.stats.current_callback is not None
             bench.open.set()
-            until(lambda: fleet.stats.slowest_turn_s > 0.1)
-            assert fleet.stats.slowest_turn == "slow"
+            # The others may have had a long turn before, where the machine had no time for them.
+            until(lambda: fleet.stats.slowest_turn == "slow")
+            assert fleet.stats.slowest_turn_s > 0.1
             assert fleet.stats.ready == 3
         assert [event.reason for event in bench.recorder.on_disconnect] == ["stopped"] * 3
 
