@@ -144,8 +144,7 @@ def test_pings_go_out_while_a_callback_takes_its_time(
             assert slow.stats.current_callback is not None
             bench.open.set()
             # The others may have had a long turn before, where the machine had no time for them.
-            until(lambda: fleet.stats.slowest_turn == "slow")
-            assert fleet.stats.slowest_turn_s > 0.1
+            until(lambda: fleet.stats.slowest_turn == "slow" and fleet.stats.slowest_turn_s > 0.1)
             assert fleet.stats.ready == 3
         assert [event.reason for event in bench.recorder.on_disconnect] == ["stopped"] * 3
 
@@ -565,7 +564,7 @@ def test_a_full_queue_holds_up_whatever_would_bring_more_to_tell(
             bench.push(1)
         assert bench.entered.wait(SOON)
         before = dict(tried)
-        until(lambda: tried["quick"] > before["quick"] + 10)
+        until(lambda: tried["quick"] > before["quick"] + 6)
         assert slow.stats.queue_depth <= 6
         assert tried["slow"] <= before["slow"] + 7
         bench.exchange.clear_faults()
