@@ -2,8 +2,9 @@
 
 The exchanges are in a process of their own. Each numbers all that it pushes, and notes for every
 connection which numbers were queued on it; each stream notes the numbers that its functions were
-called with, connection by connection. Half of the streams are driven by a `Fleet`, and of those one
-a second is taken out and put in again. Beside them a thread computes half of the time.
+called with, connection by connection. Half of the streams are driven by two `Fleet`s, one of which
+has callback threads, and of those one a second is taken out and put in again. Beside them a thread
+computes half of the time.
 
 At the end, exit status 1 unless all of these hold:
 
@@ -16,7 +17,7 @@ At the end, exit status 1 unless all of these hold:
   Python's allocated blocks rise by less than 2 % and 1 % or, if that is more, by less than three
   times the standard deviation of the samples around the line. glibc is told to keep one arena and
   no caches for single threads, or a hundred caches that fill slowly would look like a leak;
-- threads are as many in every sample, but for those with which the fleet connects; descriptors as
+- threads are as many in every sample, but for those with which the fleets connect; descriptors as
   many at the end, when all are subscribed, as at the beginning, and after the stop as before the
   start;
 - a thousand starts and stops more, of streams and of fleets, leave no thread, no descriptor and no
@@ -61,7 +62,8 @@ from tests.support.ledger import Ranges, compare, count, note
 
 EXCHANGES = 5
 OVER_TLS = 2  # of them
-CONNECT_THREADS = 4  # of the fleet
+CONNECT_THREADS = 4  # of a fleet
+CALLBACK_THREADS = 3  # of the second
 PATIENCE = 60.0  # seconds for all streams to be subscribed again
 # Of positions, orders and triggers. All are open nearly always, or what a stream knows would grow:
 # a closing that is lost in a gap leaves something behind.
@@ -250,7 +252,7 @@ def serve(pipe: Pipe, streams: int, seed: int, certificates: Certificates) -> No
 
 
 class Listener:
-    """Notes what one stream's functions are called with; runs on its reader thread.
+    """Notes what one stream's functions are called with; runs on one thread at a time.
 
     What a connection brought is written to a file when it has ended, so as not to grow.
     """
@@ -421,9 +423,15 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
 
         everybody = [new(number, **listener.callbacks) for number, listener in enumerate(listeners)]
         alone = everybody[: streams // 2]
-        fleet = Fleet(everybody[streams // 2 :], connect_rate=None, connect_threads=CONNECT_THREADS)
+        fleets = [
+            Fleet(some, connect_rate=None, connect_threads=CONNECT_THREADS, callback_threads=number)
+            for some, number in (
+                (everybody[len(alone) :: 2], 0),
+                (everybody[len(alone) + 1 :: 2], CALLBACK_THREADS),
+            )
+        ]
         before = sample()
-        drivers: list[PositionStream | Fleet] = [*alone, fleet]
+        drivers: list[PositionStream | Fleet] = [*alone, *fleets]
         for each in drivers:
             each.start()
         for number, stream in enumerate(everybody):
@@ -436,6 +444,7 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
         while (remaining := ends - time.monotonic()) > 0:
             time.sleep(min(1.0, remaining))
             samples.append(sample())
+            fleet = dice.choice(fleets)
             stream = dice.choice([*fleet.streams.values()])
             fleet.remove(stream)
             fleet.add(stream)
@@ -458,7 +467,13 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     stop_computing.set()
     computing.join()
     one, another = (partial(new, streams * EXCHANGES + n) for n in (0, EXCHANGES - 1))
-    for start in (one, another, lambda: Fleet((one(), another()), connect_rate=None)):
+    two = partial(Fleet, connect_rate=None)
+    for start in (
+        one,
+        another,
+        lambda: two((one(), another())),
+        lambda: two((one(), another()), callback_threads=CALLBACK_THREADS),
+    ):
         problems += starts_and_stops(start)
     pipe.send("report")
     report, faults, said = pipe.recv()
@@ -495,9 +510,9 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
         f"{queued - received} lost with a connection, {len(lost)} not accounted for"
     )
     problems += grows(samples)
-    # Of a stream alone two, and of the fleet.
-    threads = int(before["threads"]) + 2 * len(alone) + 2
-    connecting = range(threads, threads + CONNECT_THREADS + 1)
+    # Of a stream alone two, and of a fleet.
+    threads = int(before["threads"]) + 2 * len(drivers) + CALLBACK_THREADS
+    connecting = range(threads, threads + len(fleets) * CONNECT_THREADS + 1)
     for what, steady in (
         (
             "threads",
