@@ -255,6 +255,24 @@ def test_who_is_told_to_slow_down_slows_down_all_of_the_host(
     assert first - told > 0.8
 
 
+def test_new_streams_that_hang_leave_a_thread_to_those_that_were_in_service(
+    bench: Bench, new_stream: NewStream, new_fleet: NewFleet
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hung = f"ws://127.0.0.1:{silent.getsockname()[1]}/"
+        fleet = new_fleet(bench.new(ping_interval=0.1), connect_threads=4).start()
+        assert fleet.wait_ready(SOON)
+        for _ in range(6):
+            fleet.add(new_stream(hung, connect_timeout=60))
+        until(lambda: fleet.stats.connecting == 3)
+        bench.exchange.drop()
+        assert bench.wait("on_ready", 2)
+        assert fleet.stats[:4] == (7, 1, 3, 3)
+        used = time.process_time()  # the others wait without looking all the time
+        assert bench.exchange.wait_for("ping", SOON, bench.exchange.counts["ping"] + 6)
+        assert time.process_time() - used < 0.3
+
+
 def test_a_fleet_that_connects_is_stopped_at_once(bench: Bench, new_fleet: NewFleet) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hung = f"ws://127.0.0.1:{silent.getsockname()[1]}/"

@@ -17,8 +17,9 @@ A SEAT'S WAY
   while its callback queue is full, as each brings more to tell.
 * QUEUED until it may connect: at most so many do in a second, and so many at once. Who has an open
   position goes first, then who was in service before, and each in the order in which they came;
-  those whose last attempt took long in vain hold half of the threads at most; and who was told to
-  slow down (HTTP 429, 418) holds up all that connect to the same host.
+  those whose last attempt took long in vain hold half of the threads at most, and they and new ones
+  all but one of more than three, as they may hang; and who was told to slow down (HTTP 429, 418)
+  holds up all that connect to the same host.
 * OPENING on one of the crew's threads, which also asks for the credential, a user's function. The
   seat is that thread's meanwhile.
 * SERVING: it is read when it has something, at most one buffer full in a turn, so that one that
@@ -65,6 +66,8 @@ __all__ = ["Loop", "Place", "Seat"]
 LONGEST_WAIT = 0.5
 # An opening that took so long in vain, seconds: such streams hold half of the threads at most.
 SLOW = 1.0
+# So few threads that connect are not kept free for anybody.
+FEW_THREADS = 3
 # An opening that takes so much longer than it may is not counted any more, seconds.
 HELD_UP = 5.0
 # So much is read of one stream before it is the others' turn, bytes.
@@ -350,7 +353,7 @@ class Loop:
         if self._again:
             return 0.0
         due = self._timers[0][0] if self._timers else inf
-        if any(self._queues) and self._may_open(monotonic()):
+        if any(self._queues) and any(self._let_in(monotonic())):
             due = min(due, self._next_start)
         if self._pending:
             due = min(due, self._next_poll)
@@ -447,8 +450,8 @@ class Loop:
 
     def _start_some(self, now: float) -> None:
         """Open connections, as far as that is allowed now."""
-        while any(self._queues) and now >= self._next_start and self._may_open(now):
-            seat = self._first(now)
+        while now >= self._next_start and any(queues := self._let_in(now)):
+            seat = self._first(queues, now)
             if seat is None:
                 return
             self._next_start = max(self._next_start, now) + self._interval
@@ -462,16 +465,18 @@ class Loop:
                 reason = f"no thread for the connection: {error}"
                 self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
 
-    def _may_open(self, now: float) -> bool:
-        """Whether a thread is free to open a connection.
+    def _let_in(self, now: float) -> tuple[deque[Seat], ...]:
+        """Give the queues for which a thread is free, first things first.
 
         One that a user's function or the look-up of a name holds for ever is not counted, so that
         the others still connect; but of those there are only so many threads, too.
         """
-        counted = 0
+        counted = slow = doubtful = 0
         for seat, since in self._opening.items():
             if now - since < seat.feed.connect_timeout + HELD_UP:
                 counted += 1
+                slow += seat.was_slow
+                doubtful += seat.was_slow or not seat.has_served
             elif seat not in self._held_up:
                 self._held_up.add(seat)
                 log.warning(
@@ -481,12 +486,16 @@ class Loop:
                     now - since,
                     extra=fields("connecting", stream=seat.feed.name, seconds=now - since),
                 )
-        return counted < self._connect_threads and len(self._opening) < self._most_threads
+        most = self._connect_threads
+        if counted >= most or len(self._opening) >= self._most_threads:
+            return ()
+        if doubtful >= max(most - 1, FEW_THREADS):
+            return self._queues[:2]
+        return self._queues[: 3 if slow >= max(most // 2, 1) else 4]
 
-    def _first(self, now: float) -> Seat | None:
-        """Take the next from the queues that may connect; who may not yet waits again."""
-        slow = sum(seat.was_slow for seat in self._opening)
-        for queue in self._queues[: 3 if slow >= max(self._connect_threads // 2, 1) else 4]:
+    def _first(self, queues: tuple[deque[Seat], ...], now: float) -> Seat | None:
+        """Take the next that may connect; who may not yet waits again."""
+        for queue in queues:
             while queue:
                 seat = queue.popleft()
                 until = self._barriers.get(seat.feed.host, 0.0)
