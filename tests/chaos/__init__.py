@@ -7,7 +7,8 @@
 through one of them and measures; `rig.py` is what it needs for that: the simulator behind a network
 (`TcpProxy` of tests/support) on a host (`host.py`) whose clock and name service can go wrong.
 With `--fleet` the stream is one of many that a `Fleet` drives; the others (`neighbours.py`) are at
-exchanges of their own (`market.py`), and must notice nothing. `__main__.py` is the command.
+exchanges of their own (`market.py`), and must notice nothing. `__main__.py` is the command, and
+`under_gevent.py` the same where threads are greenlets.
 
 Everything random comes from the seed: the order of the faults, their parameters, the pauses, and
 the stream's waits before it reconnects. What threads and the kernel do between is not repeatable.
