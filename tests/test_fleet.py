@@ -227,10 +227,13 @@ def test_so_many_connect_in_a_second_and_at_once(bench: Bench, new_fleet: NewFle
 
 
 def test_who_has_a_position_connects_first(bench: Bench, new_fleet: NewFleet) -> None:
-    ready: list[str] = []
-    streams = [bench.new(name=f"s{number}") for number in range(6)]
-    for stream in streams:
-        stream.on_ready(lambda _, name=stream.name: ready.append(name))
+    asked: list[int] = []  # for their keys
+
+    def key(number: int) -> str:
+        asked.append(number)
+        return bench.exchange.api_key
+
+    streams = [bench.new(api_key=partial(key, number)) for number in range(6)]
     fleet = new_fleet(*streams, connect_rate=50, connect_threads=1)
     streams[4].book.load(
         '{"version":1,"positions":[{"complete":true,"wire":{"id":7,"pv":1}}],'
@@ -238,7 +241,7 @@ def test_who_has_a_position_connects_first(bench: Bench, new_fleet: NewFleet) ->
     )
     with fleet:
         assert fleet.wait_ready(SOON)
-    assert ready[0] == "s4"
+    assert asked == [4, 0, 1, 2, 3, 5]
 
 
 def test_who_is_told_to_slow_down_slows_down_all_of_the_host(
