@@ -54,8 +54,8 @@ RESOLUTION = 0.001
 # The smaller ints are there anyway, those from here on are objects of whoever counts.
 OWN_INTS = 257
 # How many counts there are of each stream that begin at 0 and go up by one with each frame: what
-# the session, `stats` and the route of orders count, and the number that came, here.
-COUNTS = 4
+# its link, session, `stats` and route of orders count, and the number that came, here.
+COUNTS = 5
 # What the threads that connect may add to a second by being late in the one before.
 SPARE = 1.02
 
