@@ -12,6 +12,7 @@ __all__ = [
     "ConnectionFailed",
     "DecodeError",
     "FastposError",
+    "JournalError",
     "ProtocolError",
     "ReconnectExhausted",
     "SnapshotError",
@@ -127,6 +128,26 @@ class CallbackError(FastposError):
         super().__init__(message, event, callback)
         self.event = event
         self.callback = callback
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class JournalError(FastposError):
+    """A journal can't be written, or what is read is none.
+
+    From a stream it comes to `on_error`, once for each time in which nothing can be written; the
+    stream goes on. `fastpos.journal.read` raises it.
+
+    Attributes:
+        file: what was read, None where nothing was.
+        line: the number of the line in it, from 1; None where it is about no line.
+    """
+
+    def __init__(self, message: str, file: str | None = None, line: int | None = None) -> None:
+        super().__init__(message, file, line)
+        self.file = file
+        self.line = line
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -9,6 +9,7 @@ line here and its line in the docstring of `PositionStream`. What a value must b
 
 import inspect
 import itertools
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, FrozenInstanceError, InitVar, dataclass, field, fields
@@ -35,6 +36,8 @@ from .wire.credential import Credential, CredentialSource
 
 if TYPE_CHECKING:
     import ssl
+
+    from .journal.writer import Journal
 
 __all__ = ["Settings", "check_seconds", "takes"]
 
@@ -117,6 +120,14 @@ def _ssl_context(name: str, value: Any) -> None:
         import ssl  # noqa: PLC0415 -- who has such a context has imported it, others need not yet
 
         _instance_of(ssl.SSLContext)(name, value)
+
+
+def _journal(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, (str, os.PathLike)):
+        from .journal.writer import Journal  # noqa: PLC0415 -- as with TLS
+
+        if not isinstance(value, Journal):
+            raise TypeError(f"{name} must be a path or a Journal, not {type(value).__name__}")
 
 
 Integer = Annotated[int, _integer]
@@ -233,6 +244,7 @@ class Settings(_Frozen, Callbacks):
     dispatch: Annotated[str, _one_of("reader", "thread")] = "reader"
     queue_size: Size = 10_000
     slow_callback_s: Seconds = 1.0
+    journal: Annotated["Journal | str | os.PathLike[str] | None", _journal] = None
 
     # Worked out of these:
     address: Address = field(init=False)

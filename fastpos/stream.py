@@ -15,8 +15,9 @@ import itertools
 import threading
 from collections.abc import Callable
 from math import inf
+from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from .account.book import Book
 from .clock import monotonic
@@ -34,11 +35,12 @@ from .settings import Settings, takes
 from .wire.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
+    from .journal.recorder import Recorder
     from .runtime.loop import Seat
     from .runtime.pool import PooledQueue
     from .runtime.run import Control, Parts, Run
 
-__all__ = ["PositionStream", "begin_seat", "hand_over", "let_go"]
+__all__ = ["PositionStream", "begin", "begin_seat", "hand_over", "let_go"]
 
 _numbers = itertools.count(1)
 # Waits are cut into slices, as a Ctrl-C that comes just before one does not end it, seconds.
@@ -94,6 +96,8 @@ class PositionStream(Callbacks):
         queue_size: so many events may wait in that queue.
         slow_callback_s: a function that took longer is logged, at most once a minute, and one that
             has been running for longer is named while it does, seconds.
+        journal: where all that comes is written down, for `fastpos.journal.read` and `replay`: a
+            `fastpos.journal.Journal`, or a folder's path. None: nowhere.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
@@ -135,14 +139,22 @@ class PositionStream(Callbacks):
             settings.name,
         )
         self._owner.in_child = self._delivery.abandon
+        recorder = _recorder(settings)
         self._sync = Snapshots(
             settings.snapshot,
             settings.snapshot_timeout,
             settings.reconnect or ReconnectPolicy(),
             self._book,
+            recorder,
         )
         self._feed = Feed(
-            settings, self._delivery, self._counters, self._sync, self._heartbeat, self._book
+            settings,
+            self._delivery,
+            self._counters,
+            self._sync,
+            self._heartbeat,
+            self._book,
+            recorder,
         )
         self._new_run = Run
         self._close_timeout = CLOSE_TIMEOUT
@@ -187,6 +199,7 @@ class PositionStream(Callbacks):
                 with ``reconnect=None`` the first failure.
             RuntimeError: it is running already, or was started before an `os.fork()`.
             ImportError: websocket-client is not there, or a module of yours is named websocket.
+            JournalError: its journal can't be written, or another one writes there.
         """
         self._check_alone()
         thread = threading.current_thread()
@@ -207,6 +220,7 @@ class PositionStream(Callbacks):
             RuntimeError: it is running already, no thread can be started, or it was started
                 before an `os.fork()`.
             ImportError: websocket-client is not there, or a module of yours is named websocket.
+            JournalError: its journal can't be written, or another one writes there.
         """
         self._check_alone()
         number = next(_numbers)
@@ -307,6 +321,12 @@ class PositionStream(Callbacks):
         import_websocket_client()
         self._owner.claim()
         self._driver.begin(run)
+        self._book.now_ns = time_ns
+        try:
+            self._feed.open_journal()
+        except BaseException:
+            self._driver.give_up(run)
+            raise
         self._delivery.begin(background=run.background or self._dispatcher is not None)
 
     def _check_alone(self) -> None:
@@ -427,24 +447,40 @@ class PositionStream(Callbacks):
         )
 
 
+def _recorder(settings: Settings) -> Recorder | None:
+    """Make what writes a stream's journal; None: there is none."""
+    if settings.journal is None:
+        return None
+    from .journal.recorder import Recorder  # noqa: PLC0415 -- for who has a journal only
+    from .journal.writer import Journal, journal_at  # noqa: PLC0415
+
+    journal = settings.journal
+    if not isinstance(journal, Journal):
+        journal = journal_at(journal)
+    return Recorder(journal, settings.name, settings.credential)
+
+
 # --- for fleet.py ---------------------------------------------------------------------------------
 
 
-def hand_over(stream: PositionStream, new_seat: Callable[[Parts], Seat]) -> Seat:
-    """Have a stream driven by a fleet, until `let_go`.
+D = TypeVar("D", bound="Control")
+
+
+def hand_over(stream: PositionStream, new_driver: Callable[[Parts], D]) -> D:
+    """Have a stream driven by a fleet or a replay, until `let_go`.
 
     Raises:
         RuntimeError: it is running.
         ValueError: it is in a fleet, or it has a callback thread of its own.
     """
     with _handing_over:
-        return _handed_over(stream, new_seat)
+        return _handed_over(stream, new_driver)
 
 
 _handing_over = threading.Lock()  # guards which driver a stream has; held for some steps only
 
 
-def _handed_over(stream: PositionStream, new_seat: Callable[[Parts], Seat]) -> Seat:
+def _handed_over(stream: PositionStream, new_driver: Callable[[Parts], D]) -> D:
     stream._come_home()
     own = stream._own_driver
     if stream._driver is not own:
@@ -453,11 +489,11 @@ def _handed_over(stream: PositionStream, new_seat: Callable[[Parts], Seat]) -> S
         raise ValueError(f'{stream.name} has dispatch="thread": in a fleet there is none')
     if own.last_run is not None and not own.last_run.ended:
         raise RuntimeError(f"{stream.name} is running")
-    seat = new_seat(stream._parts)
+    driver = new_driver(stream._parts)
     if not own.wants_pushes:
-        seat.pause()
-    stream._driver = seat
-    return seat
+        driver.pause()
+    stream._driver = driver
+    return driver
 
 
 def let_go(stream: PositionStream) -> None:
@@ -490,4 +526,13 @@ def begin_seat(
         queue = new_queue(settings.queue_size, stream.on_error, stream._owner, settings.name)
     stream._dispatcher = queue
     seat.call_by(queue)
+    begin(stream, run)
+
+
+def begin(stream: PositionStream, run: Run) -> None:
+    """Begin a run of a stream that was handed over, and has nothing else than its reader.
+
+    Raises:
+        RuntimeError, ImportError, JournalError: see `PositionStream.start`.
+    """
     stream._begin(run)

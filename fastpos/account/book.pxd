@@ -3,7 +3,7 @@ from ..model.table cimport Channel
 from .state cimport State
 
 cdef class Book:
-    cdef object _owner, _number, _heartbeat
+    cdef public object now_ns, _owner, _number, _heartbeat
     cdef readonly State _state
     cdef readonly list _journal
     cdef bint _interrupted

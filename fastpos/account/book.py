@@ -8,6 +8,7 @@ flag that only `interrupt` sets and only the writer takes back. The journal is t
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from time import time_ns
 from typing import Any
 
@@ -35,7 +36,7 @@ class Book:
         heartbeat: of the stream. While pongs are owed since a sleep, all counts as stale.
     """
 
-    __slots__ = ("_heartbeat", "_interrupted", "_journal", "_number", "_owner", "_state")
+    __slots__ = ("_heartbeat", "_interrupted", "_journal", "_number", "_owner", "_state", "now_ns")
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class Book:
         self._heartbeat = heartbeat or Heartbeat()
         self._state = State(number)
         self._interrupted = False
+        self.now_ns: Callable[[], int] = time_ns
+        """The wall clock, nanoseconds since the epoch; a replay has another."""
         # Pushes and their channels; None: none is kept.
         self._journal: list[tuple[Any, Channel]] | None = None
 
@@ -77,7 +80,7 @@ class Book:
     def _shown(self, name: str) -> dict[Any, Any]:
         self._owner.check()
         stale = self._interrupted or self._heartbeat.owed_since_sleep > 0
-        shown: dict[Any, Any] = self._state.show(name, stale, time_ns() // 1_000_000)
+        shown: dict[Any, Any] = self._state.show(name, stale, self.now_ns() // 1_000_000)
         return shown
 
     def interrupt(self) -> None:
@@ -94,6 +97,11 @@ class Book:
             if entry.stale != frozenset(whole(entry).keys() & part.names):
                 return True
         return False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known."""
+        return not any(store.entries for store in self._state.stores.values())
 
     def dump(self) -> str:
         """Give all that is known as JSON, for `load`. Decimals are kept in full."""
@@ -173,6 +181,12 @@ class Book:
         self._state = state
         self._journal = None
         return events
+
+    def forget(self) -> None:
+        """Know nothing any more."""
+        self._state = State(self._number)
+        self._journal = None
+        self._interrupted = False
 
     def load(self, text: str) -> None:
         """Take in what `dump` gave, as stale; what is known already is not touched.

@@ -11,7 +11,7 @@ under the GIL, and every entry in it is as some push left it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..model.slots import EventSlots, position_of, view
 from ..model.snapshot import Snapshot
 from ..model.table import Channel, Merge, Part
 
-__all__ = ["STORED", "Entry", "State", "no_push"]
+__all__ = ["STORED", "Entry", "State", "no_push", "wire_of"]
 
 # A position that so many ticks in a row do not list is marked.
 MISSED_TICKS = 3
@@ -367,7 +367,7 @@ class State:
                 store.entries.update(before)
                 continue
             for record, id, latest in self._items(records, part, received_ns):
-                wire = self._wire_of(record)
+                wire = wire_of(record, self._adapted)
                 known, stale = before.get(id), _NOTHING
                 if known is not None:
                     lasting = whole(known)
@@ -395,20 +395,6 @@ class State:
             if type(id) is not (str if part.id_is_text else int):
                 raise ValueError(f"the snapshot holds a {part.record.__name__} of no {name}")
             yield record, id, no_push(self._number, received_ns, record._raw)
-
-    def _wire_of(self, record: Record) -> dict[str, Any]:
-        wire = {
-            key: self._adapted(value)
-            for key, value in record._wire.items()
-            if key[0] != ":" and value is not None
-        }
-        if type(record) is Order:  # made with keywords it holds these apart
-            for key, prefix in _ATTACHED.items():
-                attached = record._wire.get(key)
-                if type(attached) is AttachedOrder:
-                    parts = {prefix + k: v for k, v in self._wire_of(attached).items()}
-                    wire["otoOrder"] = {**wire.get("otoOrder", {}), **parts}
-        return wire
 
     def _adapted(self, value: Any) -> Any:
         if type(value) is Decimal and self._number is float:
@@ -492,6 +478,27 @@ class State:
                     record._missing = True
             shown[id] = record
         return shown
+
+
+def wire_of(record: Record, adapted: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+    """Give what the wire would have said of a record that is made by other means.
+
+    Args:
+        record: the record.
+        adapted: makes another value of each; None: they stay as they are.
+    """
+    wire = {
+        key: value if adapted is None else adapted(value)
+        for key, value in record._wire.items()
+        if key[0] != ":" and value is not None
+    }
+    if type(record) is Order:  # made with keywords it holds these apart
+        for key, prefix in _ATTACHED.items():
+            attached = record._wire.get(key)
+            if type(attached) is AttachedOrder:
+                parts = {prefix + k: v for k, v in wire_of(attached, adapted).items()}
+                wire["otoOrder"] = {**wire.get("otoOrder", {}), **parts}
+    return wire
 
 
 def _told(wire: dict[str, Any]) -> frozenset[str]:

@@ -32,12 +32,13 @@ class Synchronizer:
     """
 
     __slots__ = (
-        "_barred_until", "_begun", "_book", "_due", "_failures", "_gap_s", "_has_source",
-        "_interrupted", "_policy", "_wanted", "synced",
+        "_barred_until", "_begun", "_book", "_due", "_failures", "_gap_s", "_interrupted",
+        "_policy", "_wanted", "has_source", "synced",
     )  # fmt: skip
 
     def __init__(self, has_source: bool, policy: ReconnectPolicy, book: Book) -> None:
-        self._has_source = has_source
+        self.has_source = has_source
+        """Whether there is anybody to ask; a replay says so, who was."""
         self._policy = policy
         self._book = book
         self.synced = False
@@ -76,7 +77,7 @@ class Synchronizer:
             self.end()
         self._begun = True
         self._interrupted = False
-        if not self._has_source:
+        if not self.has_source:
             return
         if gap_s is None or self._gap_s is None:
             self._gap_s = None
@@ -93,10 +94,10 @@ class Synchronizer:
         self._book.end_journal()
         self._book.mark_stale()
 
-    def doubt(self, now: float) -> None:
-        """Want another snapshot if pushes say that the last one was wrong."""
+    def doubt(self, now: float) -> bool:
+        """Want another snapshot if pushes say that the last one was wrong; whether that is so."""
         if self._wanted or not self.pending:
-            return
+            return False
         log.warning(
             "pushes tell of a position that the snapshot did not have; asking for a new one",
             extra=fields("snapshot_contradicted"),
@@ -106,6 +107,7 @@ class Synchronizer:
         self._book.begin_journal()
         self._failures += 1  # it may say the same again
         self._due = max(now + self._policy.delay(self._failures), self._barred_until)
+        return True
 
     def is_due(self, now: float) -> bool:
         """Whether to ask for a snapshot now, if none is asked for already."""

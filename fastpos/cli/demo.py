@@ -6,12 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ..model.events import Disconnect, Ready
 from ..runtime.callbacks import CALLBACK_NAMES
 from ..simulator import Exchange
 from ..stream import PositionStream
 from .lines import line
+
+if TYPE_CHECKING:
+    from ..journal import Journal
 
 __all__ = ["DemoFailed", "run_demo"]
 
@@ -23,12 +27,19 @@ class DemoFailed(Exception):
     """Something did not come that should have."""
 
 
-def run_demo(seconds: float | None = None, show: Callable[[str], object] = print) -> None:
+def run_demo(
+    seconds: float | None = None,
+    show: Callable[[str], object] = print,
+    prepare: Callable[[PositionStream], object] = id,
+    journal: Journal | None = None,
+) -> None:
     """Play the day and show every event; some 5 seconds.
 
     Args:
         seconds: keep on ticking until so many have passed.
         show: takes the lines.
+        prepare: is given the stream before it starts.
+        journal: where the day is written down.
 
     Raises:
         DemoFailed: the stream did not do what it promises.
@@ -52,7 +63,10 @@ def run_demo(seconds: float | None = None, show: Callable[[str], object] = print
             api_key=exchange.api_key,
             broker=exchange.broker,
             ping_interval=0.5,
+            name="demo",
+            journal=journal,
         )
+        prepare(stream)
         for name in CALLBACK_NAMES:
             getattr(stream, name)(note)
         show(f"the simulator listens on {exchange.url}, the stream connects to it")

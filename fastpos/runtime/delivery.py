@@ -69,7 +69,7 @@ class Delivery:
 
     __slots__ = (
         "_background", "_book", "_callbacks", "_counters", "_dispatcher", "_halted", "_hide",
-        "_muted", "_number", "_received", "_routes", "_stream", "_times",
+        "_muted", "_number", "_received", "_routes", "_stream", "_times", "begun",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +95,8 @@ class Delivery:
         self._muted = False  # no function may be called any more
         self._halted = False  # no push may be begun any more
         self._background = True  # on a thread of ours, where a user's sys.exit() would end nothing
+        self.begun = 0
+        """How many pushes the last call of `pushes` has begun with; the others came too late."""
         self._routes = {
             channel.event: Route(channel, callbacks) for channel in (*CHANNELS, UNDOCUMENTED)
         }
@@ -151,9 +153,11 @@ class Delivery:
             BaseException: what a function raised to end the stream.
         """
         closes = False
+        self.begun = 0
         for text in texts:
             if self._halted:
                 break
+            self.begun += 1
             refused: DecodeError | None = None
             try:
                 event = event_from(text, received_ns, self._number, self._stream)

@@ -57,8 +57,11 @@ class Driver(Control):
                     if self._own_thread is not None:
                         self._own_thread.leave()
                     run.failure = failure
-                    run.ended = True
-                    self._changes.notify()
+                    try:
+                        self.feed.close_journal(failure)
+                    finally:
+                        run.ended = True
+                        self._changes.notify()
 
     def _with_threads(self, run: Run) -> None:
         stop = partial(self._stop, run)

@@ -16,10 +16,11 @@ import ssl
 from collections.abc import Callable
 from functools import cache
 from time import time_ns
+from typing import TYPE_CHECKING
 
 from ..account.book import Book
 from ..clock import monotonic
-from ..errors import ConnectionFailed
+from ..errors import ConnectionFailed, DecodeError, FastposError
 from ..logs import fields, log
 from ..model.events import Disconnect, Ready, Stale
 from ..net.connection import Connection
@@ -47,6 +48,9 @@ from .pinger import Scheduled
 from .snapshots import Snapshots
 from .stats import Counters, count
 
+if TYPE_CHECKING:
+    from ..journal.recorder import Recorder
+
 __all__ = ["Feed"]
 
 
@@ -66,11 +70,12 @@ class Feed:
         snapshots: is told of gaps.
         heartbeat: is kept up to date.
         book: says whether ticks are to be expected.
+        recorder: writes all of it down before it is done; None: nobody does.
     """
 
     __slots__ = (
         "_book", "_bytes", "_counters", "_delivery", "_heartbeat", "_label", "_lookout",
-        "_messages", "_opened", "_recovery", "_settings", "_silent_s", "_snapshots",
+        "_messages", "_opened", "_recorder", "_recovery", "_settings", "_silent_s", "_snapshots",
         "_subscribed_until", "_timing", "_warned", "_was_ready",
     )  # fmt: skip
 
@@ -82,8 +87,10 @@ class Feed:
         snapshots: Snapshots,
         heartbeat: Heartbeat,
         book: Book,
+        recorder: Recorder | None = None,
     ) -> None:
         self._settings = settings
+        self._recorder = recorder
         self._label = f"{settings.name}, {settings.address}"
         self._delivery = delivery
         self._counters = counters
@@ -124,15 +131,41 @@ class Feed:
         """Whether a position is known to be open."""
         return bool(self._book.positions)
 
+    def open_journal(self) -> None:
+        """A run is about to begin.
+
+        Raises:
+            JournalError: the journal can't be written.
+        """
+        if self._recorder is not None:
+            self._recorder.open()
+
+    def close_journal(self, failure: FastposError | None = None) -> None:
+        """The run has ended, or does not begin."""
+        if self._recorder is not None:
+            self._recorder.stopped(failure)
+            self._recorder.close()
+
     def begin(self) -> None:
         """A run begins."""
         settings = self._settings
+        if self._recorder is not None:
+            self._recorder.started(
+                {
+                    "url": str(settings.address),
+                    "broker": settings.broker,
+                    "number": settings.number.__name__,
+                    "book": None if self._book.is_empty else self._book.dump(),
+                }
+            )
         self._recovery = Recovery(settings.reconnect, settings.credential.renews, monotonic())
         self._subscribed_until = None
 
     def attempt(self) -> None:
         """Another connection is tried."""
         self._recovery.attempt()
+        if self._recorder is not None:
+            self._recorder.connecting()
         self._was_ready = self._opened = False
         self._lookout = None
         self._silent_s = None
@@ -209,6 +242,8 @@ class Feed:
         """The connection is open."""
         self._opened = True
         self._counters.connects += 1
+        if self._recorder is not None:
+            self._recorder.connected()
         extra = self._fields("connected", attempt=self._recovery.attempts)
         log.info("%s: connected", self._label, extra=extra)
 
@@ -225,7 +260,7 @@ class Feed:
         elif type(event) is Undecodable:
             self.count(link)
             self._delivery.received(link.last_received)
-            self._delivery.report(event.error)
+            self.undecodable(event.error, link.received_ns)
 
     def take_pushes(self, link: Link, texts: list[bytes]) -> None:
         """Deliver pushes."""
@@ -236,7 +271,7 @@ class Feed:
         counters.bytes_received = self._bytes + link.bytes_received
         counters.last_message_ns = received_ns
         self._delivery.received(link.last_received)
-        if self._delivery.pushes(texts, received_ns):
+        if self._pushes(texts, received_ns):
             log.info(
                 "%s: the exchange says that it closes",
                 self._label,
@@ -244,7 +279,30 @@ class Feed:
             )
             link.system_closes()
 
+    def _pushes(self, texts: list[bytes], received_ns: int) -> bool:
+        recorder = self._recorder
+        if recorder is None:
+            return self._delivery.pushes(texts, received_ns)
+        errors = self._counters.decode_errors
+        entry = recorder.pushes(texts, received_ns)
+        try:
+            closes = self._delivery.pushes(texts, received_ns)
+        finally:
+            if entry is not None:
+                are_json = self._counters.decode_errors == errors
+                recorder.delivered(entry, self._delivery.begun, are_json)
+        if recorder.has_news:
+            self._check_journal()
+        return closes
+
+    def _check_journal(self) -> None:
+        """Tell the user that the journal can't be written, once each time."""
+        failure = None if self._recorder is None else self._recorder.new_failure()
+        if failure is not None:
+            self._delivery.report(failure)
+
     def _pong(self, link: Link) -> None:
+        self._check_journal()
         """All that was sent before it has been read: ticks that are missed now are missing."""
         since = None if self._lookout is None else self._lookout.confirmed()
         if since is not None:
@@ -253,7 +311,7 @@ class Feed:
             extra = self._fields("stale", reason=reason, silent_s=silent_s)
             log.warning("%s: %s", self._label, reason, extra=extra)
             event = Stale(reason=reason, silent_s=silent_s, received_ns=link.received_ns)
-            self._delivery.tell("on_stale", event)
+            self.stale(event)
 
     def count(self, link: Link) -> None:
         """Count what has come."""
@@ -267,8 +325,6 @@ class Feed:
 
     def _subscribed(self, link: Link) -> None:
         now = monotonic()
-        self._counters.subscriptions += 1
-        self._was_ready = True
         until = self._subscribed_until
         gap = None if until is None else max(now - until, 0.0)
         event = Ready(
@@ -277,21 +333,20 @@ class Feed:
             attempts=self._recovery.subscribed(now),
             received_ns=link.received_ns,
         )
-        self._snapshots.begin(gap)
-        session = link.session
-        if session is not None and session.phase is not Phase.READY:  # paused in this moment
-            self._subscribed_until = now
-            self._snapshots.interrupt()
         after = "" if gap is None else f" after a gap of {gap:.1f} s"
         extra = self._fields("subscribed", gap_s=gap, attempt=event.attempts)
         log.info("%s: subscribed%s", self._label, after, extra=extra)
-        self._delivery.tell("on_ready", event)
+        session = link.session
+        paused = session is not None and session.phase is not Phase.READY  # in this moment
+        if paused:
+            self._subscribed_until = now
+        self.ready(event, paused)
 
     def paused(self) -> None:
         """Pushes came until now, and are not wanted any more."""
         if self._was_ready:  # else it is told of in `_subscribed`, which is to come
             self._subscribed_until = monotonic()
-        self._snapshots.interrupt()
+        self.interrupted()
         log.info("%s: paused", self._label, extra=self._fields("paused"))
 
     def left(self, link: Link | None) -> None:
@@ -324,7 +379,6 @@ class Feed:
 
     def _tell(self, closed: Closed, reason: str, retry_in: float | None, now: float) -> None:
         lasted, silent_s = self._recovery.lasted(now), self._silent_s
-        count(self._counters.disconnects, reason)
         event = Disconnect(
             reason=reason,
             close_code=closed.close_code,
@@ -347,9 +401,48 @@ class Feed:
         if silent_s is not None:
             what += f" (in service for {lasted:.1f} s, silent for the last {silent_s:.1f} s)"
         log.info("%s: %s: %s; %s", self._label, what, reason, plan, extra=extra)
+        self.disconnected(event)
+
+    # --- what is told, and what it does to the account; a replay comes in here, too -------------
+
+    def ready(self, event: Ready, paused: bool = False) -> None:
+        """Pushes come from now on; `paused`: or they would, but are not wanted any more."""
+        self._counters.subscriptions += 1
+        self._was_ready = True
+        if self._recorder is not None:
+            self._recorder.subscribed(event)
+        self._snapshots.begin(event.gap_s)
+        if paused:
+            self.interrupted()
+        self._delivery.tell("on_ready", event)
+
+    def interrupted(self) -> None:
+        """Pushes are not wanted any more."""
+        if self._recorder is not None:
+            self._recorder.paused()
+        self._snapshots.interrupt()
+
+    def stale(self, event: Stale) -> None:
+        """There is silence that should not be."""
+        if self._recorder is not None:
+            self._recorder.stale(event)
+        self._delivery.tell("on_stale", event)
+
+    def undecodable(self, error: DecodeError, received_ns: int) -> None:
+        """A message came that was of no use."""
+        if self._recorder is not None:
+            self._recorder.undecodable(error, received_ns)
+        self._delivery.report(error)
+
+    def disconnected(self, event: Disconnect) -> None:
+        """A connection has ended, or could not be made."""
+        if self._recorder is not None:
+            self._recorder.disconnected(event)
+        count(self._counters.disconnects, event.reason)
         self._delivery.tell("on_disconnect", event)
-        if closed.error is not None and retry_in is not None:
-            self._delivery.report(closed.error)
+        if isinstance(event.error, FastposError) and event.retry_in_s is not None:
+            self._delivery.report(event.error)
+        self._check_journal()
 
     def _fields(self, event: str, **values: object) -> dict[str, object]:
         settings = self._settings

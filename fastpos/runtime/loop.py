@@ -663,6 +663,7 @@ class Loop:
         self._pending.discard(seat)
         seat.snapshots.do = on_a_thread_of_its_own
         self.pinger.forget(seat.lookout)
+        seat.feed.close_journal(failure)
         seat.run.ended = True
         seat.changed()
         self._ended(seat, failure)

@@ -142,6 +142,7 @@ class Control:
     def give_up(self, run: Run) -> None:
         """Have a run not begin; where that is too late, end soon."""
         if run.claim():
+            self.feed.close_journal()
             run.ended = True
             self._changes.notify()
         else:
@@ -325,7 +326,11 @@ class Control:
 
     def poll_snapshots(self) -> None:
         """Look whether a snapshot has come, or is to be asked for, and tell the user of it."""
-        for name, told in self.snapshots.poll():
+        self._tell(self.snapshots.poll())
+
+    def _tell(self, news: list[tuple[str, object]]) -> None:
+        """Tell the user, each with the callback's name."""
+        for name, told in news:
             if isinstance(told, FastposError):
                 self._delivery.report(told)
             else:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from math import inf
 from time import time_ns
+from typing import TYPE_CHECKING
 
 from ..account.book import Book
 from ..account.synchronizer import Synchronizer
@@ -23,6 +24,9 @@ from ..errors import SnapshotError
 from ..model.snapshot import Snapshot, SnapshotSource
 from ..reconnect import ReconnectPolicy
 from .callbacks import _shown
+
+if TYPE_CHECKING:
+    from ..journal.recorder import Recorder
 
 __all__ = ["POLL_INTERVAL", "Snapshots", "on_a_thread_of_its_own"]
 
@@ -88,9 +92,10 @@ class Snapshots:
         timeout: seconds after which a call of it counts as failed.
         policy: when to call it again.
         book: into which snapshots are merged.
+        recorder: writes down what comes of it; None: nobody does.
     """
 
-    __slots__ = ("_call", "_overdue", "_rules", "_source", "_timeout", "do")
+    __slots__ = ("_call", "_overdue", "_recorder", "_source", "_timeout", "do", "rules")
 
     def __init__(
         self,
@@ -98,10 +103,13 @@ class Snapshots:
         timeout: float,
         policy: ReconnectPolicy,
         book: Book,
+        recorder: Recorder | None = None,
     ) -> None:
         self._source = source
+        self._recorder = recorder
         self._timeout = timeout
-        self._rules = Synchronizer(source is not None, policy, book)
+        self.rules = Synchronizer(source is not None, policy, book)
+        """When to ask, and what becomes of the answer."""
         self._call: _Call | None = None
         self._overdue: list[_Call] = []
         self.do: Callable[[Callable[[], object]], None] = on_a_thread_of_its_own
@@ -115,26 +123,26 @@ class Snapshots:
     @property
     def synced(self) -> bool:
         """Whether the book is what the account is; for anybody to look at."""
-        return self._rules.synced
+        return self.rules.synced
 
     @property
     def pending(self) -> bool:
         """Whether `poll` wants to be called."""
-        return self._rules.pending
+        return self.rules.pending
 
     def begin(self, gap_s: float | None) -> None:
         """The stream is subscribed, after a gap of so many seconds (None: it is the first time)."""
         self._abandon()  # of a pause: its answer would be older than the gap's end
-        self._rules.begin(gap_s)
+        self.rules.begin(gap_s)
 
     def end(self) -> None:
         """Pushes come no more."""
         self._abandon()
-        self._rules.end()
+        self.rules.end()
 
     def interrupt(self) -> None:
         """Pushes are not wanted until the next `begin`; for any thread."""
-        self._rules.interrupt()
+        self.rules.interrupt()
 
     def poll(self) -> list[tuple[str, object]]:
         """Do what there is to do, without waiting.
@@ -142,32 +150,36 @@ class Snapshots:
         Returns:
             What is to be told, each with the name of its callback.
         """
-        if self._rules.interrupted:
+        if self.rules.interrupted:
             self.end()
             return []
         call, now = self._call, monotonic()
-        self._rules.doubt(now)
+        if self.rules.doubt(now) and self._recorder is not None:
+            self._recorder.snapshot_doubted()
         if call is None:
-            return self._ask(now) if self._rules.is_due(now) else []
-        if not call.abandoned and self._rules.is_lost():
+            return self._ask(now) if self.rules.is_due(now) else []
+        if not call.abandoned and self.rules.is_lost():
             call.abandoned = True
         if call.done:
             self._call = None
             if call.abandoned:
                 return []
             if call.snapshot is None:
-                return self._rules.failed(call.error or SnapshotError("no snapshot"), now)
-            return self._rules.take(call.snapshot, now, time_ns())
+                return self._failed(call.error or SnapshotError("no snapshot"), now)
+            now_ns = time_ns()
+            if self._recorder is not None:
+                self._recorder.snapshot(call.snapshot, now_ns)
+            return self.rules.take(call.snapshot, now, now_ns)
         if call.began == inf and now - call.asked > self._timeout:
             self._abandon()
             error = SnapshotError("no thread is free for the snapshot: other streams' calls hang")
-            return self._rules.failed(error, now)
+            return self._failed(error, now)
         if now - call.began > self._timeout:
             self._call = None
             self._overdue.append(call)
             if not call.abandoned:
                 error = SnapshotError(f"no snapshot within {self._timeout:g} s")
-                return self._rules.failed(error, now)
+                return self._failed(error, now)
         return []
 
     def _ask(self, now: float) -> list[tuple[str, object]]:
@@ -175,14 +187,21 @@ class Snapshots:
         most = MAX_CALLS if self.do is on_a_thread_of_its_own else 1
         if len(self._overdue) >= most or self._source is None:
             return []
-        self._rules.asked()
+        if self._recorder is not None:
+            self._recorder.snapshot_asked()
+        self.rules.asked()
         try:
             call = _Call(self._source, self.do is on_a_thread_of_its_own)
             self.do(call.make)
             self._call = call
         except RuntimeError as error:
-            return self._rules.failed(SnapshotError(f"no thread for the snapshot: {error}"), now)
+            return self._failed(SnapshotError(f"no thread for the snapshot: {error}"), now)
         return []
+
+    def _failed(self, error: SnapshotError, now: float) -> list[tuple[str, object]]:
+        if self._recorder is not None:
+            self._recorder.snapshot_failed(error)
+        return self.rules.failed(error, now)
 
     def _abandon(self) -> None:
         if self._call is not None:

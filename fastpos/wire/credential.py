@@ -47,6 +47,7 @@ class Credential:
         self.renews = callable(source)
         """Whether it is asked for at every connect, and may be another one then."""
         self._seen: list[str] = []
+        self._spelled: list[bytes] = []  # in all ways, of those
         if not callable(source):
             self._check(source)
 
@@ -72,6 +73,7 @@ class Credential:
         # The last two are what a server can still be talking about.
         if value not in self._seen:
             self._seen = [*self._seen[-1:], value]
+            self._spelled = [each.encode() for seen in self._seen for each in _spellings(seen)]
         return Secret(value)
 
     def message(self, event: str, value: str, broker: int) -> str:
@@ -82,9 +84,7 @@ class Credential:
     def hide(self, text: str) -> str:
         """Take the credential out of a text that came from elsewhere."""
         for value in self._seen:
-            escaped = json.dumps(value)[1:-1]
-            spellings = (value, escaped, escaped.replace("/", "\\/"), quote(value, safe=""))
-            for spelling in dict.fromkeys(spellings):
+            for spelling in _spellings(value):
                 text = text.replace(spelling, "***")
                 # The text may have been cut in the middle of it.
                 for length in range(min(len(spelling), len(text)), SHORTEST - 1, -1):
@@ -92,6 +92,11 @@ class Credential:
                         text = text[:-length] + "***"
                         break
         return text
+
+    @clears_locals
+    def occurs_in(self, data: bytes) -> bool:
+        """Whether the credential is in what came from elsewhere, whole."""
+        return any(spelling in data for spelling in self._spelled)
 
     def _check(self, value: Any) -> None:
         if not isinstance(value, str):
@@ -106,3 +111,9 @@ class Credential:
 
     def __repr__(self) -> str:
         return f"<{self._kind}>"
+
+
+def _spellings(value: str) -> dict[str, None]:
+    """Give the ways in which a credential may stand in a text, each once."""
+    escaped = json.dumps(value)[1:-1]
+    return dict.fromkeys((value, escaped, escaped.replace("/", "\\/"), quote(value, safe="")))

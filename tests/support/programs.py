@@ -52,9 +52,11 @@ def said(program: str, *words: str, where: Path | None = None, **environment: st
 
 
 @contextmanager
-def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *words: str, where: Path | None = None, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
     """The same, while it runs; it is killed in the end."""
-    process = _started(words, environment)
+    process = _started(words, environment, where)
     try:
         yield process
     finally:

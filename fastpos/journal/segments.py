@@ -1,0 +1,252 @@
+"""A journal's files: segments that are written one after the other, and the folder's lock.
+
+The newest segment is plain, and is written by one thread of one process; the others are gzip
+(RFC 1952). Their names are when they were begun, so they sort by time:
+
+    20261126T031200.123456Z.jsonl       the one that is written
+    20261126T021158.000214Z.jsonl.gz    one that is closed
+
+A segment is closed by writing the gzip beside it under a name that is no segment's, renaming that,
+and removing the plain one; whoever finds both takes the gzip. What is left plain by a process that
+was killed is closed by the next one.
+"""
+
+from __future__ import annotations
+
+import calendar
+import errno
+import os
+import re
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from isal import isal_zlib
+
+from ..errors import JournalError
+
+__all__ = [
+    "FolderLock",
+    "Segment",
+    "compress",
+    "leftovers",
+    "next_name",
+    "segments",
+    "sync_folder",
+    "written",
+]
+
+PLAIN, PACKED, PART = ".jsonl", ".jsonl.gz", ".part"
+_FORM = "%Y%m%dT%H%M%S"
+_OURS = re.compile(r"\d{8}T\d{6}\.\d{6}Z", re.ASCII)
+# So much is compressed at once, bytes: other threads run between.
+PIECE = 256 * 1024
+_GZIP = 31  # zlib's name for a window of 32 KiB in gzip's format
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".jsonl")[0]
+
+
+def segments(folder: Path) -> list[Path]:
+    """Give the segments in a folder, by their names, each once; they may be named by hand.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):  # .jsonl comes before .jsonl.gz
+        if path.name.endswith((PLAIN, PACKED)):
+            found[_stem(path)] = path
+    return [found[stem] for stem in sorted(found)]
+
+
+def written(folder: Path) -> list[Path]:
+    """Give those of them that a journal has named, from the oldest to the newest."""
+    return [path for path in segments(folder) if _OURS.fullmatch(_stem(path))]
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Give a journal's segments that are plain; remove what was never made whole."""
+    plain = []
+    for path in sorted(folder.iterdir()):
+        if _OURS.fullmatch(_stem(path)):
+            if path.name.endswith(PART):
+                path.unlink()
+            elif path.name.endswith(PLAIN):
+                plain.append(path)
+    return plain
+
+
+def next_name(folder: Path, ns: int) -> str:
+    """Give the name of a segment that is begun at `ns`; it sorts after all that are there."""
+    newest = max(map(_stem, written(folder)), default="")
+    while True:
+        seconds, rest = divmod(ns, 1_000_000_000)
+        stem = f"{time.strftime(_FORM, time.gmtime(seconds))}.{rest // 1000:06}Z"
+        if stem > newest:
+            return stem + PLAIN
+        # The clock was set back, or two were begun in one microsecond.
+        ns = _time_of(newest) + 1000
+
+
+def _time_of(stem: str) -> int:
+    """When a segment was begun, by its name, nanoseconds since the epoch."""
+    date, _, fraction = stem.partition(".")
+    try:
+        seconds = calendar.timegm(time.strptime(date, _FORM))
+    except ValueError as error:  # all digits, and no date
+        raise OSError(f"the name {stem} is no time: {error}") from None
+    return seconds * 1_000_000_000 + int(fraction.rstrip("Z")) * 1000
+
+
+class Segment:
+    """A segment that is being written. It belongs to one thread.
+
+    Args:
+        path: of the file, which does not exist yet.
+        header: its first line.
+
+    Raises:
+        OSError: it can't be made. Nothing is left of it then.
+    """
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        self.path = path
+        self.size = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        self._fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        status = os.fstat(self._fd)
+        self._identity = status.st_dev, status.st_ino
+        try:
+            self.write(header)
+        except OSError:
+            self.close()
+            with suppress(OSError):
+                path.unlink()
+            raise
+
+    def write(self, data: bytes) -> None:
+        """Write whole lines, all or nothing.
+
+        Raises:
+            OSError: they are not there, as the disk is full or the file was removed.
+        """
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+            status = os.stat(self.path)
+            if (status.st_dev, status.st_ino) != self._identity:
+                raise FileNotFoundError(errno.ENOENT, "the file was replaced", str(self.path))
+        except OSError:
+            with suppress(OSError):  # if that fails, too, a reader passes over the torn line
+                os.ftruncate(self._fd, self.size)
+            raise
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Have the system put it on the disk; raises OSError."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):
+            os.close(self._fd)
+
+
+def compress(path: Path, sync: bool) -> None:
+    """Put a gzip in the place of a closed segment.
+
+    Args:
+        path: of the plain one.
+        sync: have the system put it on the disk before the plain one is removed.
+
+    Raises:
+        OSError: that did not work out; the plain one is there.
+    """
+    packed = path.with_name(_stem(path) + PACKED)
+    part = packed.with_name(packed.name + PART)
+    if packed.exists():  # it was done, and then this process's predecessor was killed
+        path.unlink()
+        return
+    try:
+        with open(path, "rb") as source, open(part, "wb") as target:
+            packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, _GZIP)
+            while piece := source.read(PIECE):
+                target.write(packer.compress(piece))
+            target.write(packer.flush())
+            target.flush()
+            if sync:
+                os.fsync(target.fileno())
+        part.replace(packed)
+        if sync:
+            sync_folder(path.parent)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system put a folder's names on the disk, where it can."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class FolderLock:
+    """Keeps others from writing in a folder, as long as this process lives or until `release`.
+
+    Args:
+        folder: which is made if it is not there.
+
+    Raises:
+        JournalError: another journal writes there, of this process or another.
+        OSError: the folder can't be written in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        self._fd = os.open(folder / ".lock", flags, 0o666)
+        try:
+            _lock(self._fd)
+        except OSError:
+            with open(self._fd, "rb") as file:  # which closes it
+                owner = file.read(20).strip().decode("latin-1")
+            raise JournalError(
+                f"another journal writes in {folder}"
+                + (f" (process {owner})" if owner.isdigit() else "")
+            ) from None
+        with suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, b"%d\n" % os.getpid())
+
+    def release(self) -> None:
+        """Let others write there."""
+        with suppress(OSError):
+            os.close(self._fd)
+
+
+if sys.platform == "win32":
+
+    def _lock(descriptor: int) -> None:
+        import msvcrt  # noqa: PLC0415 -- Windows' own
+
+        # A byte beyond the number that is written there: a locked one can't be read.
+        os.lseek(descriptor, 1024, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+
+else:
+
+    def _lock(descriptor: int) -> None:
+        import fcntl  # noqa: PLC0415 -- POSIX' own
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,517 @@
+"""`Journal`: a folder in which streams write down what came, by a thread of its own.
+
+Who reads a stream hands over bytes and goes on (recorder.py); what is handed over waits in one
+queue, in the order in which it came. The writer takes it out every half `flush_interval`, or
+sooner when much waits, makes lines of it, and writes them in one system call. So after a `kill -9`
+at any moment all that came `flush_interval` before is in the file.
+
+What can't be written, as the disk is full or the folder is gone, waits too, and is tried again.
+Only when more than `buffer_bytes` wait is something not taken any more: that is counted by the
+stream it was for, and noted in the journal where it goes on. An *episode* is the time between a
+write that failed and one that did not; `failure` tells of it.
+
+Threads: the queue is a deque, whose ends any thread may use. `_lock` guards who uses the journal
+and the writer's beginning and end. What is the writer's alone is listed with its attributes. Of a
+recorder's counters each has one writer.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from contextlib import suppress
+from math import inf
+from pathlib import Path
+from time import time_ns
+from types import TracebackType
+from typing import Any, NoReturn, Protocol
+
+from .. import __version__
+from ..clock import monotonic
+from ..errors import JournalError
+from ..fork import OwnerProcess
+from ..logs import fields, log
+from .format import check_line, crc_of, header_line
+from .segments import FolderLock, Segment, compress, leftovers, next_name, sync_folder, written
+
+__all__ = ["Journal", "Writes", "journal_at"]
+
+FSYNC = ("never", "segment", "flush")
+# The writer is woken before its time when so much waits of a stream, bytes.
+HURRY = 256 * 1024
+# So much is written at once, bytes.
+CHUNK = 1024 * 1024
+# After an end, so long is waited for what is to be written yet, seconds.
+LAST_WRITES = 5.0
+# How often what failed is tried again at the least, seconds.
+RETRY = 0.5
+
+
+class Writes(Protocol):
+    """What makes lines of what it has handed over: a stream's recorder."""
+
+    taken: int
+
+    def lines_of(self, entry: Any) -> bytes:
+        """Give the lines of something it has handed over."""
+
+    def lost_lines(self) -> bytes:
+        """Give the lines that tell what was not taken since they were last asked for."""
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait."""
+
+
+class Journal:
+    """A folder that keeps what streams were sent, for `read` and `replay`.
+
+    It may be shared by the streams of a process. It is opened when the first of them starts, and
+    closed when the last has ended; `with journal:` keeps it open as long.
+
+    Args:
+        folder: where; it is made if it is not there. No other journal may write there.
+        segment_bytes: a file that has become so large is closed, and another begun, bytes.
+        segment_seconds: the same for one that is so old, seconds.
+        flush_interval: what is older than this survives a `kill -9` of the process, seconds.
+        keep_bytes: the oldest files are removed while all together are larger, bytes; None: never.
+        fsync: when the disk is waited for, which alone survives a loss of power: "never",
+            "segment" (when a file is closed) or "flush" (at each write).
+        buffer_bytes: about so much waits at most while nothing can be written, bytes.
+
+    Raises:
+        TypeError, ValueError: an argument is unusable; the message names it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        segment_bytes: int = 64 * 1024 * 1024,
+        segment_seconds: float = 3600.0,
+        flush_interval: float = 0.5,
+        keep_bytes: int | None = None,
+        fsync: str = "never",
+        buffer_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self.folder = Path(folder)
+        self.buffer_bytes = _size("buffer_bytes", buffer_bytes)
+        self.segment_bytes = _size("segment_bytes", segment_bytes)
+        self.segment_seconds = _seconds("segment_seconds", segment_seconds)
+        self.interval = _seconds("flush_interval", flush_interval) / 2
+        self.keep_bytes = None if keep_bytes is None else _size("keep_bytes", keep_bytes)
+        if fsync not in FSYNC:
+            raise ValueError(f"fsync must be one of {FSYNC}, not {fsync!r}")
+        self.fsync = fsync
+
+        self._lock = threading.Lock()
+        self._users = 0  # under `_lock`
+        self._recorders: tuple[Writes, ...] = ()  # replaced under `_lock`; anybody looks
+        self._writer: _Writer | None = None  # the same
+        self._owner = OwnerProcess()
+        self._owner.in_child = self._leave_to_parent
+
+        self.failure: JournalError | None = None
+        """The episode that is under way or was last; None where there was none. For anybody."""
+        self.is_full = False
+        """Whether nothing more is taken, as too much waits; the writer's, for anybody to see."""
+
+    def __repr__(self) -> str:
+        return f"<Journal {str(self.folder)!r}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Journal can't be copied or pickled: one process writes in a folder")
+
+    # --- anybody's --------------------------------------------------------------------------
+
+    def open(self) -> Journal:
+        """Begin to write, or do nothing where that has begun; to be followed by `close`.
+
+        Raises:
+            JournalError: the folder can't be written in, or another journal writes there.
+        """
+        with self._lock:
+            if self._owner.is_another:
+                self._users, self._recorders, self._writer = 0, (), None
+            if self._users == 0:
+                self._writer = self._begin()
+            self._users += 1
+        return self
+
+    def close(self, timeout: float = LAST_WRITES) -> None:
+        """End what `open` began; the last one waits until all is written, so many seconds."""
+        with self._lock:
+            if self._owner.is_another or not self._users:
+                return
+            self._users -= 1
+            if self._users:
+                return
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.finish(timeout)
+
+    def flush(self, timeout: float = LAST_WRITES) -> bool:
+        """Wait until all that was handed over before this is in the file.
+
+        Args:
+            timeout: seconds to wait at the most.
+
+        Returns:
+            Whether it is.
+        """
+        writer = self._writer
+        return True if writer is None else writer.flush(timeout)
+
+    def __enter__(self) -> Journal:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _begin(self) -> _Writer:
+        lock = None
+        try:
+            lock = FolderLock(self.folder)
+            writer = _Writer(self, lock)
+            self._owner.claim()
+            writer.start()
+        except (OSError, RuntimeError) as error:
+            if lock is not None:
+                lock.release()
+            raise JournalError(f"the journal can't be written in {self.folder}: {error}") from error
+        return writer
+
+    def _leave_to_parent(self) -> None:
+        """Take note that this is a copy in a forked child: the files are the parent's."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.abandon()
+
+    # --- the recorders' ---------------------------------------------------------------------
+
+    def enter(self, recorder: Writes) -> deque[Any]:
+        """Have `recorder` write; give the queue that it puts entries into, itself first in each.
+
+        Raises:
+            JournalError: see `open`.
+        """
+        self.open()
+        with self._lock:
+            assert self._writer is not None
+            self._recorders = (*self._recorders, recorder)
+            return self._writer.entries
+
+    def leave(self, recorder: Writes) -> None:
+        """Have it write no more, after what it has handed over."""
+        self.close()
+        with self._lock:
+            self._recorders = tuple(each for each in self._recorders if each is not recorder)
+
+    def hurry(self) -> None:
+        """Have what waits written soon."""
+        writer = self._writer
+        if writer is not None:
+            writer.wake.set()
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the writer waits for `hurry`, as there was nothing to write."""
+        writer = self._writer
+        return writer is not None and writer.is_asleep
+
+    @property
+    def recorders(self) -> tuple[Writes, ...]:
+        """Who writes."""
+        return self._recorders
+
+
+class _Writer:
+    """A journal's thread, and what is its own, from `Journal.open` to `close`."""
+
+    def __init__(self, journal: Journal, lock: FolderLock) -> None:
+        self._journal = journal
+        self._folder = journal.folder
+        self._folder_lock = lock
+        self.entries: deque[Any] = deque()
+        """What waits, the oldest first."""
+        self.wake = threading.Event()
+        """Set to have it look."""
+        self.is_asleep = False
+        self._flushed = threading.Condition()
+        self._handed_over = 0  # under `_flushed`: calls of `flush`, and up to which all is written
+        self._written = 0
+        self._ending = False  # set by `finish`
+        self._thread = threading.Thread(target=self._run, name="fastpos-journal", daemon=True)
+        # The thread's.
+        self._segment: Segment | None = None
+        self._begun = 0.0
+        self._crc = 0
+        self._unwritten = b""  # lines that could not be written
+        self._unwritten_of: list[tuple[Writes, int]] = []  # whose they are, and how many bytes
+        self._failed_at: float | None = None
+        self._closed = leftovers(self._folder)  # to be compressed
+        self._compress_after = 0.0
+
+    def start(self) -> None:
+        """Begin; raises RuntimeError where no thread can be started."""
+        self._thread.start()
+
+    def flush(self, timeout: float) -> bool:
+        """See `Journal.flush`."""
+        deadline = monotonic() + timeout
+        with self._flushed:
+            self._handed_over += 1
+            mine = self._handed_over
+            self.wake.set()
+            while self._written < mine and self._thread.is_alive():
+                left = deadline - monotonic()
+                if left <= 0:
+                    return False
+                self._flushed.wait(min(left, 0.5))
+            return self._written >= mine
+
+    def finish(self, timeout: float) -> None:
+        """Have it write what there is, and end."""
+        self._ending = True
+        self.wake.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def abandon(self) -> None:
+        """Give up, in a forked child: nothing here is its own."""
+        self._folder_lock.release()
+        if self._segment is not None:
+            self._segment.close()
+        self.entries.clear()
+
+    # --- the thread's -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._ending:
+                self._rest()
+                self._turn()
+            self._turn()
+        except BaseException as error:  # a mistake of ours: it must be seen, and the stream go on
+            extra = fields("journal_failed", folder=str(self._folder))
+            log.exception("the journal in %s has stopped", self._folder, extra=extra)
+            self._journal.failure = JournalError(f"the journal has stopped: {error}")
+            self._journal.is_full = True
+        finally:
+            self._end()
+
+    def _rest(self) -> None:
+        """Wait until it is time to write."""
+        if not self.entries and self._failed_at is None:
+            self.is_asleep = True
+            if not self.entries:  # else it came before anybody could see that this sleeps
+                self.wake.wait(self._until_next())
+            self.is_asleep = False
+            if not self._is_waited_for:
+                self.wake.clear()  # more is to come
+        if not self._is_waited_for:
+            self.wake.wait(self._journal.interval)
+        self.wake.clear()
+
+    @property
+    def _is_waited_for(self) -> bool:
+        return self._ending or self._handed_over > self._written
+
+    def _until_next(self) -> float | None:
+        """How long there is nothing to do if nothing comes, seconds; None: for ever."""
+        due = inf
+        if self._segment is not None:
+            due = self._begun + self._journal.segment_seconds
+        if self._closed:
+            due = min(due, self._compress_after)
+        return None if due == inf else max(due - monotonic(), 0.01)
+
+    def _turn(self) -> None:
+        with self._flushed:
+            asked = self._handed_over
+        written = self._write_all()
+        if self._segment is not None and self._is_old():
+            self._close_segment()
+        self._tidy()
+        with self._flushed:
+            if written:
+                self._written = asked
+                self._flushed.notify_all()
+        waiting = len(self._unwritten) + sum(each.waiting for each in self._journal.recorders)
+        limit = self._journal.buffer_bytes
+        self._journal.is_full = waiting > (limit / 2 if self._journal.is_full else limit)
+
+    def _write_all(self) -> bool:
+        """Write what there is; whether that worked out."""
+        if self._unwritten and not self._write(self._unwritten, self._unwritten_of):
+            return False
+        entries = self.entries
+        left = len(entries)  # what comes meanwhile has its turn
+        while left:
+            lines: list[bytes] = []
+            whose: list[tuple[Writes, int]] = []
+            size = 0
+            while left and size < CHUNK:
+                entry = entries.popleft()
+                left -= 1
+                recorder = entry[0]
+                made = recorder.lines_of(entry)
+                lines.append(made)
+                whose.append((recorder, entry[1]))
+                size += len(made)
+            if not self._write(b"".join(lines), whose):
+                return False
+        lost = b"".join([each.lost_lines() for each in self._journal.recorders])
+        return not lost or self._write(lost, [])
+
+    def _write(self, lines: bytes, whose: list[tuple[Writes, int]]) -> bool:
+        """Write lines; where that fails they are kept."""
+        try:
+            segment = self._segment
+            if segment is None:
+                segment = self._new_segment()
+            crc = crc_of(lines, self._crc)
+            check = check_line(time_ns(), crc)
+            segment.write(lines + check)
+            if self._journal.fsync == "flush":
+                segment.sync()
+        except OSError as error:
+            self._unwritten, self._unwritten_of = lines, whose
+            self._failed(error)
+            return False
+        self._crc = crc_of(check, crc)
+        self._unwritten, self._unwritten_of = b"", []
+        for recorder, size in whose:
+            recorder.taken += size
+        self._succeeded()
+        if segment.size >= self._journal.segment_bytes:
+            self._close_segment()
+        return True
+
+    def _new_segment(self) -> Segment:
+        self._folder.mkdir(exist_ok=True)  # it may have been removed
+        ns = time_ns()
+        header = header_line(ns, {"library": f"fastpos {__version__}"})
+        segment = Segment(self._folder / next_name(self._folder, ns), header)
+        self._segment, self._begun, self._crc = segment, monotonic(), crc_of(header)
+        if self._journal.fsync != "never":
+            sync_folder(self._folder)
+        return segment
+
+    def _is_old(self) -> bool:
+        return monotonic() - self._begun >= self._journal.segment_seconds
+
+    def _close_segment(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        if self._journal.fsync != "never":
+            with suppress(OSError):  # `compress` tells
+                segment.sync()
+        segment.close()
+        self._closed.append(segment.path)
+
+    def _failed(self, error: OSError) -> None:
+        """Begin an episode, if none is under way, and try another file the next time."""
+        self._close_segment()
+        if self._failed_at is not None:
+            return
+        self._failed_at = monotonic()
+        message = f"the journal in {self._folder} can't be written: {error}"
+        log.error("%s", message, extra=fields("journal_failing", folder=str(self._folder)))
+        self._journal.failure = JournalError(message)
+
+    def _succeeded(self) -> None:
+        if self._failed_at is None:
+            return
+        lasted, self._failed_at = monotonic() - self._failed_at, None
+        log.warning(
+            "the journal in %s is written again, after %.1f s",
+            self._folder,
+            lasted,
+            extra=fields("journal_again", folder=str(self._folder), seconds=lasted),
+        )
+
+    def _tidy(self) -> None:
+        """Compress what is closed, and remove what is too much."""
+        if self._failed_at is not None or not self._closed or monotonic() < self._compress_after:
+            return
+        sync = self._journal.fsync != "never"
+        while self._closed:
+            try:
+                if self._closed[0].exists():  # else it was removed by somebody else
+                    compress(self._closed[0], sync)
+            except OSError as error:
+                self._compress_after = monotonic() + 10 * RETRY
+                log.warning(
+                    "a segment of the journal can't be compressed, and stays as it is for now: %s",
+                    error,
+                    extra=fields("journal_uncompressed", folder=str(self._folder)),
+                )
+                return
+            del self._closed[0]
+        if self._journal.keep_bytes is not None:
+            with suppress(OSError):  # the next time
+                self._remove_oldest(self._journal.keep_bytes)
+
+    def _remove_oldest(self, most: int) -> None:
+        files = [(path, path.stat().st_size) for path in written(self._folder)]
+        total = sum(size for _, size in files)
+        for path, size in files:
+            if total <= most or (self._segment is not None and path == self._segment.path):
+                return
+            path.unlink()
+            total -= size
+
+    def _end(self) -> None:
+        left = len(self.entries) + bool(self._unwritten)
+        if left:
+            log.error(
+                "the journal in %s has ended, and what came last could not be written",
+                self._folder,
+                extra=fields("journal_incomplete", folder=str(self._folder)),
+            )
+        self._close_segment()
+        with suppress(OSError):
+            self._tidy()
+        with self._flushed:
+            self._flushed.notify_all()
+        self._folder_lock.release()
+
+
+# --- one journal for each folder that is named as a path ------------------------------------------
+
+_by_path: dict[str, Journal] = {}
+_by_path_lock = threading.Lock()  # guards it; nothing is done under it but looking up
+
+
+def journal_at(folder: str | os.PathLike[str]) -> Journal:
+    """Give the journal in a folder: the same for all streams of this process that name it."""
+    path = os.path.realpath(folder)
+    with _by_path_lock:
+        journal = _by_path.get(path)
+        if journal is None:
+            journal = _by_path[path] = Journal(folder)
+        return journal
+
+
+def _size(name: str, value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return value
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 < value <= 86400 * 366:
+        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+    return float(value)
