@@ -34,6 +34,7 @@ from .reference import (
 )
 
 if TYPE_CHECKING:
+    from ..journal import Journal
     from ..rest import AccountSnapshot
 
 __all__ = ["Account", "AccountsError", "read_accounts"]
@@ -69,9 +70,17 @@ class Account:
     snapshot: Mapping[str, Any] | None
 
     @clears_locals
-    def new_stream(self, snapshot: FreshSnapshot | None) -> PositionStream:
-        """Make its stream; raises TypeError, ValueError."""
+    def new_stream(
+        self, snapshot: FreshSnapshot | None, journal: Journal | None = None
+    ) -> PositionStream:
+        """Make its stream; raises TypeError, ValueError.
+
+        Args:
+            snapshot: its source of snapshots.
+            journal: where what comes is written, if its arguments do not say.
+        """
         arguments = {key: _argument(key, value) for key, value in self.arguments.items()}
+        arguments.setdefault("journal", journal)
         return PositionStream(name=self.name, snapshot=snapshot, **arguments)
 
     @clears_locals

@@ -19,9 +19,15 @@ __all__ = ["line"]
 LONGEST = 4000
 
 
-def line(event: Any) -> str:
-    """Give `event` as one line, with the time of day first."""
-    now = datetime.now().strftime("%H:%M:%S.%f")[:-3]
+def line(event: Any, at_ns: int | None = None) -> str:
+    """Give `event` as one line, with the time of day first.
+
+    Args:
+        event: an event or an error.
+        at_ns: when it was, nanoseconds since the epoch; None: now.
+    """
+    time = datetime.now() if at_ns is None else datetime.fromtimestamp(at_ns / 1e9)
+    now = time.strftime("%H:%M:%S.%f")[:-3]
     describe = _DESCRIPTIONS.get(type(event), repr)
     kind = "error" if isinstance(event, FastposError) else type(event).__name__
     text = f"{type(event).__name__}: {event}" if kind == "error" else describe(event)

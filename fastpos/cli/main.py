@@ -1,4 +1,4 @@
-"""The command line: ``fastpos demo``, ``watch``, ``serve``, ``simulate`` and ``info``."""
+"""The command line: ``fastpos demo``, ``watch``, ``record``, ``replay``, ``serve`` and others."""
 
 from __future__ import annotations
 
@@ -85,6 +85,52 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
     watch.set_defaults(run=_watch)
 
+    record = commands.add_parser(
+        "record",
+        help="write down what a real exchange pushes, until Ctrl-C",
+        epilog="The credential is taken as with watch. README.md says what can be done with it.",
+    )
+    record.add_argument("directory", metavar="DIR", help="where; it is made if it is not there")
+    record.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
+    record.add_argument("--broker", type=int, required=True, help="the merchant's id")
+    record.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
+    record.add_argument("--name", default="recorded", help="the stream's (default: %(default)s)")
+    record.add_argument(
+        "--segment-bytes",
+        type=_size,
+        default=64 * 1024 * 1024,
+        metavar="N",
+        help="begin another file after so many bytes (default: %(default)s)",
+    )
+    record.add_argument(
+        "--keep-bytes",
+        type=_size,
+        metavar="N",
+        help="remove the oldest files while all have more bytes than this (default: never)",
+    )
+    record.set_defaults(run=_record)
+
+    replay = commands.add_parser(
+        "replay",
+        help="print what a journal says, as watch did; or play it to a bot",
+    )
+    replay.add_argument("path", metavar="DIR", help="the journal, or one of its files")
+    replay.add_argument("--stream", metavar="NAME", help="only of this stream (default: of all)")
+    replay.add_argument(
+        "--speed",
+        type=_speed,
+        default=argparse.SUPPRESS,
+        metavar="N|max",
+        help="1 for the recorded pace, 10 for ten times as fast (default: max; with --serve 1)",
+    )
+    replay.add_argument(
+        "--serve",
+        type=_port,
+        metavar="PORT",
+        help="have the simulator play it to any client, on this machine; 0 for a free port",
+    )
+    replay.set_defaults(run=_replay)
+
     serve = commands.add_parser(
         "serve",
         help="serve many accounts, which a file names, and log what happens, until SIGTERM",
@@ -122,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="make the lines on so many threads, not on the one that reads (default: %(default)d)",
     )
+    serve.add_argument(
+        "--journal", metavar="DIR", help="write down all that comes to all accounts, there"
+    )
     serve.set_defaults(run=_serve)
 
     simulate = commands.add_parser(
@@ -145,6 +194,17 @@ def _positive(text: str) -> float:
     return value
 
 
+def _size(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def _speed(text: str) -> float | None:
+    return None if text == "max" else _positive(text)
+
+
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 65535:
@@ -164,10 +224,15 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(options: argparse.Namespace) -> int:
+def _has_credential() -> bool:
     given = [name for name in ("FASTPOS_TOKEN", "FASTPOS_API_KEY") if os.environ.get(name)]
     if len(given) != 1:
         print("fastpos: set FASTPOS_TOKEN or FASTPOS_API_KEY, one of them", file=sys.stderr)
+    return len(given) == 1
+
+
+def _watch(options: argparse.Namespace) -> int:
+    if not _has_credential():
         return 2
 
     def note(event: object) -> None:
@@ -193,6 +258,39 @@ def _watch(options: argparse.Namespace) -> int:
     return 0
 
 
+def _record(options: argparse.Namespace) -> int:
+    from ..journal import Journal  # noqa: PLC0415 -- others need not load it
+    from .recorded import record  # noqa: PLC0415
+
+    if not _has_credential():
+        return 2
+    journal = Journal(
+        options.directory, segment_bytes=options.segment_bytes, keep_bytes=options.keep_bytes
+    )
+    stream = PositionStream(
+        options.url,
+        token=os.environ.get("FASTPOS_TOKEN") or None,
+        api_key=os.environ.get("FASTPOS_API_KEY") or None,
+        broker=options.broker,
+        proxy=options.proxy,
+        name=options.name,
+        journal=journal,
+    )
+    record(stream, journal)
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from .recorded import replay_to, serve_day  # noqa: PLC0415
+
+    if options.serve is None:
+        replay_to(_show, options.path, options.stream, getattr(options, "speed", None))
+    else:
+        speed = getattr(options, "speed", 1.0)
+        serve_day(_show, options.path, options.stream, speed, options.serve)
+    return 0
+
+
 def _serve(options: argparse.Namespace) -> int:
     from .serve import check, serve  # noqa: PLC0415 -- others need not load it
 
@@ -207,7 +305,12 @@ def _serve(options: argparse.Namespace) -> int:
         return 2
     if options.check:
         return check(options.file)
-    return serve(options.file, options.log_format == "json", fleet)
+    journal = None
+    if options.journal is not None:
+        from ..journal import Journal  # noqa: PLC0415
+
+        journal = Journal(options.journal)
+    return serve(options.file, options.log_format == "json", fleet, journal)
 
 
 def _simulate(options: argparse.Namespace) -> int:

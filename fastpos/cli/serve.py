@@ -13,9 +13,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from ..errors import FastposError
 from ..fleet import Fleet
@@ -24,6 +25,9 @@ from ..stream import PositionStream
 from .accounts import Account, AccountsError, read_accounts
 from .output import LogHandler, Output
 from .reference import FreshSnapshot
+
+if TYPE_CHECKING:
+    from ..journal import Journal
 
 __all__ = ["check", "serve"]
 
@@ -46,16 +50,20 @@ def check(path: str) -> int:
     return int(accounts is None)
 
 
-def serve(path: str, as_json: bool, fleet: Fleet) -> int:
+def serve(path: str, as_json: bool, fleet: Fleet, journal: Journal | None) -> int:
     """Have a fleet serve the accounts of a file until a signal ends it; give the exit status.
 
     SIGTERM and SIGINT end it, SIGHUP has it read the file again.
 
     Raises:
         OSError: nobody can be told any more what happens.
+        JournalError: the journal can't be written.
     """
     accounts = _read(path)
-    return 1 if accounts is None else _Program(path, as_json, fleet).run(accounts)
+    if accounts is None:
+        return 1
+    with journal or nullcontext():
+        return _Program(path, as_json, fleet, journal).run(accounts)
 
 
 def _read(path: str) -> dict[str, Account] | None:
@@ -71,10 +79,10 @@ def _read(path: str) -> dict[str, Account] | None:
 class _Served:
     """An account that is served, or just let go."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, journal: Journal | None) -> None:
         self.account = account
         self.snapshot: FreshSnapshot | None = account.new_snapshot()
-        self.stream: PositionStream = account.new_stream(self.snapshot)
+        self.stream: PositionStream = account.new_stream(self.snapshot, journal)
         self.is_leaving = False
 
     @property
@@ -87,8 +95,9 @@ class _Served:
 
 
 class _Program:
-    def __init__(self, path: str, as_json: bool, fleet: Fleet) -> None:
+    def __init__(self, path: str, as_json: bool, fleet: Fleet, journal: Journal | None) -> None:
         self._path = path
+        self._journal = journal
         self._requests: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._fleet = fleet
         self._wanted: dict[str, Account] = {}
@@ -178,7 +187,7 @@ class _Program:
         if account is None or name in self._served:
             return
         try:
-            served = _Served(account)
+            served = _Served(account, self._journal)
             for slot in CALLBACK_NAMES:
                 if slot not in _LEFT_OUT:
                     getattr(served.stream, slot)(partial(self._output.event, name, slot))
