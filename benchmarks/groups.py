@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from benchmarks.decoders import DECODERS
 from benchmarks.fleet import FLEETS, SCALED, fleet, scale
 from benchmarks.frames import MIXED
+from benchmarks.journals import JOURNALS, REREAD, reread
 from benchmarks.peers import PEERS
 from benchmarks.results import Group, Row
 from benchmarks.spec import Unavailable
@@ -51,6 +52,7 @@ class Effort:
     fleet_rounds: int
     fleet_seconds: float
     fleet_rates: tuple[int, int]
+    reread_records: int
 
 
 FULL = Effort(
@@ -67,6 +69,7 @@ FULL = Effort(
     fleet_rounds=3,
     fleet_seconds=2,
     fleet_rates=(1, 5),
+    reread_records=100_000,
 )
 QUICK = Effort(
     rounds=3,
@@ -82,6 +85,7 @@ QUICK = Effort(
     fleet_rounds=1,
     fleet_seconds=0.2,
     fleet_rates=(5, 25),
+    reread_records=10_000,
 )
 
 
@@ -233,6 +237,18 @@ def burst(bench: Bench, *, tls: bool) -> Group:
     return Group(f"burst-{_wire(tls)}", title, "rate", rows, against=("picows",))
 
 
+def journal_burst(bench: Bench) -> Group:
+    rows = _bursts(bench, JOURNALS, tls=False)
+    title = f"A burst of {bench.effort.burst_frames:,} frames, with a journal and without"
+    return Group("journal-burst", title, "rate", rows, against=("fastpos-native",))
+
+
+def journal_busy(bench: Bench) -> Group:
+    rows = _busy(bench, JOURNALS, tls=False, frames=1)
+    title = "Latency beside a busy thread, single frames, with a journal and without"
+    return Group("journal-busy", title, "latency", rows, against=("fastpos-native",))
+
+
 def off_socket(bench: Bench, *, tls: bool) -> Group:
     rows = _bursts(bench, _EMPTY, tls)
     wire = "TLS" if tls else "plain TCP"
@@ -262,13 +278,22 @@ def latency_idle(bench: Bench, *, tls: bool) -> Group:
 
 
 def latency_busy(bench: Bench, *, tls: bool, frames: int) -> Group:
+    rows = _busy(bench, _CLIENTS, tls=tls, frames=frames)
+    what, wire = "single" if frames == 1 else "burst", "TLS" if tls else "plain TCP"
+    kind = "single frames" if frames == 1 else f"bursts of {frames}"
+    title = f"Latency beside a busy thread, {kind}, {wire}"
+    name = f"latency-busy-{what}-{_wire(tls)}"
+    return Group(name, title, "latency", rows, against=("picows",))
+
+
+def _busy(bench: Bench, names: Iterable[str], *, tls: bool, frames: int) -> dict[str, Row]:
     """With a busy thread beside the client: single frames, or bursts of `frames`.
 
     Single frames come slowly enough for the slowest peer to be done with the one before, and
     a burst waits for the end of the one before, so each is measured for itself. Pauses vary:
     a fixed one could fall in step with the interpreter's switch interval.
     """
-    rows, running = _rows(_labels(_CLIENTS), lambda name: bench.connected(name, tls))
+    rows, running = _rows(_labels(names), lambda name: bench.connected(name, tls))
     chance = random.Random(4)
     effort = bench.effort
     for _ in range(effort.busy_rounds):
@@ -282,11 +307,7 @@ def latency_busy(bench: Bench, *, tls: bool, frames: int) -> Group:
                 for _ in range(effort.busy_bursts):
                     samples += client.latencies(frames, [chance.uniform(0.03, 0.05)])
             client.worker.ask(do="busy", on=False)
-    what, wire = "single" if frames == 1 else "burst", "TLS" if tls else "plain TCP"
-    kind = "single frames" if frames == 1 else f"bursts of {frames}"
-    title = f"Latency beside a busy thread, {kind}, {wire}"
-    name = f"latency-busy-{what}-{_wire(tls)}"
-    return Group(name, title, "latency", rows, against=("picows",))
+    return rows
 
 
 def idle(bench: Bench) -> Group:
@@ -386,5 +407,8 @@ GROUPS = {
     "fleet-plain": Plan(FLEETS, lambda bench: fleet(bench, tls=False)),
     "fleet-tls": Plan(FLEETS, lambda bench: fleet(bench, tls=True)),
     "fleet-scale": Plan(tuple(SCALED), scale),
+    "journal-burst": Plan(JOURNALS, journal_burst),
+    "journal-busy": Plan(JOURNALS, journal_busy),
+    "journal-read": Plan(tuple(REREAD), reread),
 }
 """Every group by its name, in the order in which they are shown."""

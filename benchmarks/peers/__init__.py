@@ -75,6 +75,12 @@ PEERS = {
     "fastpos-pure": _spec("fastpos, pure", "fastpos_stream", "Client", native=False),
     "fastpos-native": _spec("fastpos, native", "fastpos_stream", "Client", native=True),
     "fastpos-native-fleet": _spec("fastpos, native, Fleet", "fastpos_fleet", "Client", native=True),
+    "fastpos-pure-journal": _spec(
+        "fastpos, pure, journal", "fastpos_journal", "Client", native=False
+    ),
+    "fastpos-native-journal": _spec(
+        "fastpos, native, journal", "fastpos_journal", "Client", native=True
+    ),
     # With nothing decoded: what it costs to get a frame off the socket.
     "recv-empty": _spec("websocket-client, WebSocket.recv_data", "websocket_recv", "Client"),
     "app-empty": _spec("websocket-client, WebSocketApp", "websocket_app", "empty"),

@@ -13,7 +13,7 @@ __all__ = ["Client"]
 class Client:
     """One call of `on_push` for each of `MIXED`: an ACCOUNT_UPDATE counts by its position."""
 
-    def __init__(self, target: Target, on_push: Callable[[Any], None]) -> None:
+    def __init__(self, target: Target, on_push: Callable[[Any], None], **arguments: Any) -> None:
         self._stopping = False
         self.stream = PositionStream(
             target.url,
@@ -25,6 +25,7 @@ class Client:
             on_order=on_push,
             on_disconnect=self._disconnected,
             tick_timeout=600.0,  # a peer gets nothing while it is another's turn
+            **arguments,
         )
 
     def start(self) -> None:
