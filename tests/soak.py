@@ -23,6 +23,9 @@ At the end, exit status 1 unless all of these hold:
 - a thousand starts and stops more, of streams and of fleets, leave no thread, no descriptor and no
   memory;
 - no stream has ended, no function has raised, and the exchanges saw no violation of the protocol.
+
+With `--journal` all streams write one journal, and it is replayed, compiled and pure: every
+function is called with the same events in the same order, and what is known at the end is what was.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ import os
 import random
 import ssl
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -55,9 +59,12 @@ from fastpos import (
     PositionStream,
     ReconnectPolicy,
 )
+from fastpos.journal import Journal, read
+from fastpos.journal.replay import Players
 from fastpos.simulator import Connection, Exchange
 from fastpos.wire.inflate import inflater
 from tests.support.certificates import Certificates, make_certificates
+from tests.support.digest import Digest
 from tests.support.ledger import Ranges, compare, count, note
 
 EXCHANGES = 5
@@ -395,7 +402,68 @@ def starts_and_stops(new: Callable[[], PositionStream | Fleet]) -> list[str]:
     return problems
 
 
-def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
+# --- the journal ----------------------------------------------------------------------------------
+
+
+def known(stream: PositionStream) -> str:
+    """What a stream knows, as a digest."""
+    end = Digest()
+    for store in (stream.positions, stream.balances, stream.orders, stream.triggers):
+        for each in store.values():
+            end.note(each)
+    return end.value
+
+
+def replay_all(folder: str) -> dict[str, tuple[str, int, str]]:
+    """Replay all streams of a journal.
+
+    Returns:
+        Of each stream, by name: the digest of the calls, how many there were, and what was known.
+    """
+    digests: dict[str, Digest] = defaultdict(Digest)
+
+    def new(name: str, number: type) -> PositionStream:
+        return PositionStream(
+            "ws://127.0.0.1:9", api_key="replay", broker=1, name=name, **digests[name].callbacks
+        )
+
+    players = Players(new)
+    players.play(read(folder))
+    return {
+        name: (digests[name].value, digests[name].calls, known(stream))
+        for name, stream in players.streams.items()
+    }
+
+
+def compare_replays(
+    folder: Path, lived: dict[str, tuple[str, int, str]], environments: dict[str, dict[str, str]]
+) -> list[str]:
+    """Replay in processes of their own; say what is not as it was."""
+    problems = []
+    for what, environment in environments.items():
+        began = time.monotonic()
+        command = [sys.executable, "-m", "tests.soak", "--replay", str(folder)]
+        done = subprocess.run(
+            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=False
+        )
+        if done.returncode:
+            problems.append(f"replay, {what}: it failed")
+            continue
+        found = json.loads(done.stdout)
+        calls = sum(count for _, count, _ in found.values())
+        wrong = [name for name in lived if list(lived[name]) != found.get(name)]
+        print(
+            f"replay, {what}: {calls} calls of {len(found)} streams in "
+            f"{time.monotonic() - began:.0f} s, {len(wrong)} streams not as they were"
+        )
+        problems += [
+            f"replay, {what}: {name}: {lived[name]} lived, {found.get(name)} replayed"
+            for name in wrong
+        ]
+    return problems
+
+
+def run(minutes: float, streams: int, seed: int, directory: Path, journal: bool) -> list[str]:
     """Run it; give what is wrong."""
     certificates = make_certificates(directory)
     spawning = multiprocessing.get_context("spawn")
@@ -414,7 +482,7 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
         lock = threading.Lock()
         listeners = [Listener(number, file, lock) for number in range(streams)]
 
-        def new(number: int, **callbacks: Any) -> PositionStream:
+        def new(number: int, **arguments: Any) -> PositionStream:
             return PositionStream(
                 urls[number % EXCHANGES],
                 api_key=key,
@@ -422,16 +490,27 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
                 ssl_context=context,
                 headers={"X-Stream": str(number)},
                 **SETTINGS,
-                **callbacks,
+                **arguments,
             )
 
-        everybody = [new(number, **listener.callbacks) for number, listener in enumerate(listeners)]
+        # What waits for a callback thread is thrown away when a stream is stopped, and is in the
+        # journal; so with a journal there is none.
+        callback_threads = 0 if journal else CALLBACK_THREADS
+        shared = Journal(directory / "journal", segment_bytes=4 << 20) if journal else None
+        everybody = [
+            new(number, journal=shared, **listener.callbacks)
+            for number, listener in enumerate(listeners)
+        ]
+        digests = {stream.name: Digest() for stream in everybody if journal}
+        for stream in everybody if journal else ():
+            for name, function in digests[stream.name].callbacks.items():
+                getattr(stream, name)(function)
         alone = everybody[: streams // 2]
         fleets = [
             Fleet(some, connect_rate=None, connect_threads=CONNECT_THREADS, callback_threads=number)
             for some, number in (
                 (everybody[len(alone) :: 2], 0),
-                (everybody[len(alone) + 1 :: 2], CALLBACK_THREADS),
+                (everybody[len(alone) + 1 :: 2], callback_threads),
             )
         ]
         before = sample()
@@ -515,19 +594,27 @@ def run(minutes: float, streams: int, seed: int, directory: Path) -> list[str]:
     )
     problems += grows(samples)
     # Of a stream alone two, and of a fleet.
-    threads = int(before["threads"]) + 2 * len(drivers) + CALLBACK_THREADS
+    threads = int(before["threads"]) + 2 * len(drivers) + callback_threads + journal
     connecting = range(threads, threads + len(fleets) * CONNECT_THREADS + 1)
     for what, steady in (
         (
             "threads",
             final["threads"] == threads and {s["threads"] for s in samples} <= {*connecting},
         ),
-        ("descriptors", final["descriptors"] == samples[0]["descriptors"]),
+        # Of a journal a segment is open or not.
+        ("descriptors", abs(final["descriptors"] - samples[0]["descriptors"]) <= journal),
     ):
         moments = (before, samples[0], final, after)
         print(f"{what} before, subscribed first, at the end, after: {[m[what] for m in moments]}")
         if not steady or after[what] != before[what]:
             problems.append(f"{what} are not constant")
+    if journal:
+        lived = {
+            stream.name: (digests[stream.name].value, digests[stream.name].calls, known(stream))
+            for stream in everybody
+        }
+        environments = {"as installed": {}, "pure": {"FASTPOS_PURE": "1"}}
+        problems += compare_replays(directory / "journal", lived, environments)
     return problems
 
 
@@ -536,11 +623,22 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--journal", action="store_true", help="write one, and replay it")
+    parser.add_argument("--replay", metavar="DIR", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    keep_memory_tidy("tests.soak")
     logging.getLogger("fastpos").setLevel(logging.CRITICAL)
+    if arguments.replay:
+        print(json.dumps(replay_all(arguments.replay)))
+        return 0
+    keep_memory_tidy("tests.soak")
     with tempfile.TemporaryDirectory() as directory:
-        problems = run(arguments.minutes, arguments.streams, arguments.seed, Path(directory))
+        problems = run(
+            arguments.minutes,
+            arguments.streams,
+            arguments.seed,
+            Path(directory),
+            arguments.journal,
+        )
     for problem in problems[:20]:
         print(f"FAILED: {problem}")
     print("failed" if problems else "all is well")

@@ -97,15 +97,30 @@ def test_the_script_with_a_snapshot_knows_what_was_open(exchange: Exchange, tmp_
         read_until(process, f"STREAM UPDATE {first} 2.0")
 
 
+def test_what_the_journal_has_is_replayed(exchange: Exchange, tmp_path: Path) -> None:
+    with started(snippet(4, tmp_path, exchange), where=tmp_path) as process:
+        exchange.wait_for_subscribers(1, timeout=20)
+        exchange.place_order()
+        exchange.open_position(volume=3)
+        exchange.drop()
+        exchange.wait_for_subscribers(1, timeout=20)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+    done = run(snippet(5, tmp_path, exchange), where=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 {")
+    assert "connection was lost" in done.stdout
+
+
 def test_the_snippet_for_own_tests(exchange: Exchange, tmp_path: Path) -> None:
-    done = run(snippet(4, tmp_path, exchange))
+    done = run(snippet(6, tmp_path, exchange))
     assert done.returncode == 0, done.stderr
 
 
 def test_no_snippet_is_without_a_test_and_the_commands_end_in_what_is_tested() -> None:
     # .ci/run runs both as they stand, in fresh virtual environments.
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 7
     ends = [shlex.split(command.rsplit("&&", 1)[1]) for command in COMMANDS]
     assert ends == [[".venv/bin/fastpos", "demo"], [".venv/bin/pytest"]]
 
