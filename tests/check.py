@@ -1,7 +1,8 @@
 """The checks of a commit, in under a minute: `python -m tests.check [PYTEST'S ARGUMENTS]`.
 
 The linters, the types, and what a plain `pytest` runs, all at once: the tests in several processes,
-as they mostly wait. Arguments are for one pytest instead: `python -m tests.check tests/wire`.
+as they mostly wait. Arguments are for one pytest instead: `python -m tests.check tests/wire`;
+`--only-tests` leaves the linters and the types out.
 `.ci/run` runs everything there is. Exit status 1 if something failed, and then its output is shown.
 """
 
@@ -46,9 +47,13 @@ def run(command: list[str]) -> tuple[bool, str]:
 
 def main() -> int:
     began = time.monotonic()
-    given = [sys.argv[1:]] if len(sys.argv) > 1 else []
+    words = sys.argv[1:]
+    linters = LINTERS
+    if words[:1] == ["--only-tests"]:
+        words, linters = words[1:], []
+    given = [words] if words else []
     tests = given or shares(list((ROOT / "tests").rglob("test_*.py")), PROCESSES)
-    commands = [*LINTERS, *(["pytest", "-q", *each] for each in tests)]
+    commands = [*linters, *(["pytest", "-q", *each] for each in tests)]
     failed = 0
     with ThreadPoolExecutor(len(commands)) as pool:
         for command, (well, output) in zip(commands, pool.map(run, commands), strict=True):
