@@ -9,9 +9,10 @@ import platform
 import ssl
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 from .. import __version__
 from .._c import compiled, compiled_error
@@ -33,16 +34,15 @@ _EXTRAS = ("websockets", "python-socks", "httpx")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit status.
 
-    0: done; 1: it failed; 2: wrong usage; 130: a demo that was interrupted, or
-    serve, for the second time.
+    0: done; 1: it failed; 2: wrong usage; 130: interrupted before its end, or for the second time.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level.upper())
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
-        # watch and simulate have no other end than this, and serve was asked once before.
-        status = 130 if options.run in (_demo, _serve) else 0
+        # watch and simulate have no other end than this; record and serve were asked once before.
+        status = 0 if options.run in (_watch, _simulate) else 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
@@ -87,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
 
     record = commands.add_parser(
         "record",
-        help="write down what a real exchange pushes, until Ctrl-C",
-        epilog="The credential is taken as with watch. README.md says what can be done with it.",
+        help="write down what a real exchange pushes, until Ctrl-C or SIGTERM",
+        epilog="The credential is taken from the environment: FASTPOS_TOKEN or FASTPOS_API_KEY. "
+        "It is not written down. See also: fastpos replay.",
     )
     record.add_argument("directory", metavar="DIR", help="where; it is made if it is not there")
     record.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
@@ -112,10 +113,15 @@ def _parser() -> argparse.ArgumentParser:
 
     replay = commands.add_parser(
         "replay",
-        help="print what a journal says, as watch did; or play it to a bot",
+        help="print what was recorded, as watch would have; or play it to any client",
+        epilog="The files are those of record, of serve --journal, and of a stream's journal=.",
     )
-    replay.add_argument("path", metavar="DIR", help="the journal, or one of its files")
-    replay.add_argument("--stream", metavar="NAME", help="only of this stream (default: of all)")
+    replay.add_argument("path", metavar="DIR", help="the journal's folder, or one of its files")
+    replay.add_argument(
+        "--stream",
+        metavar="NAME",
+        help="only this stream (default: all, each line with the name first)",
+    )
     replay.add_argument(
         "--speed",
         type=_speed,
@@ -127,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--serve",
         type=_port,
         metavar="PORT",
-        help="have the simulator play it to any client, on this machine; 0 for a free port",
+        help="have the simulator play one stream to any client, on this machine; 0 for a free port",
     )
     replay.set_defaults(run=_replay)
 
@@ -169,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
         help="make the lines on so many threads, not on the one that reads (default: %(default)d)",
     )
     serve.add_argument(
-        "--journal", metavar="DIR", help="write down all that comes to all accounts, there"
+        "--journal",
+        metavar="DIR",
+        help="write down what comes to all accounts, but for those that say journal= themselves",
     )
     serve.set_defaults(run=_serve)
 
@@ -188,27 +196,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
-    return value
+    return _number(text, float, "above 0", lambda value: 0 < value < float("inf"))
 
 
 def _size(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+    return _number(text, int, "of bytes, at least 1", lambda value: value >= 1)
 
 
 def _speed(text: str) -> float | None:
-    return None if text == "max" else _positive(text)
+    if text == "max":
+        return None
+    return _number(text, float, "above 0, or max", lambda value: 0 < value < float("inf"))
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, not {text}")
+    return _number(text, int, "from 0 to 65535", lambda value: 0 <= value <= 65535)
+
+
+_N = TypeVar("_N", int, float)
+
+
+def _number(text: str, kind: Callable[[str], _N], what: str, is_right: Callable[[_N], bool]) -> _N:
+    """Give an option's value; `what` says what is right."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind("0") - 1  # which never is
+    if not is_right(value):
+        raise argparse.ArgumentTypeError(f"must be a number {what}, not {text!r}")
     return value
 
 
@@ -260,7 +275,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _record(options: argparse.Namespace) -> int:
     from ..journal import Journal  # noqa: PLC0415 -- others need not load it
-    from .recorded import record  # noqa: PLC0415
+    from .record import record  # noqa: PLC0415
 
     if not _has_credential():
         return 2
@@ -276,7 +291,7 @@ def _record(options: argparse.Namespace) -> int:
         name=options.name,
         journal=journal,
     )
-    record(stream, journal)
+    record(stream, journal, _show)
     return 0
 
 
@@ -284,7 +299,9 @@ def _replay(options: argparse.Namespace) -> int:
     from .recorded import replay_to, serve_day  # noqa: PLC0415
 
     if options.serve is None:
-        replay_to(_show, options.path, options.stream, getattr(options, "speed", None))
+        speed = getattr(options, "speed", None)
+        # Where the lines themselves are on the terminal, they say how far it has come.
+        replay_to(_show, options.path, options.stream, speed, not sys.stdout.isatty())
     else:
         speed = getattr(options, "speed", 1.0)
         serve_day(_show, options.path, options.stream, speed, options.serve)
@@ -307,9 +324,9 @@ def _serve(options: argparse.Namespace) -> int:
         return check(options.file)
     journal = None
     if options.journal is not None:
-        from ..journal import Journal  # noqa: PLC0415
+        from ..journal.writer import journal_at  # noqa: PLC0415
 
-        journal = Journal(options.journal)
+        journal = journal_at(options.journal)  # an account may name the same folder
     return serve(options.file, options.log_format == "json", fleet, journal)
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -25,15 +25,19 @@ from ..stream import PositionStream
 from .accounts import Account, AccountsError, read_accounts
 from .output import LogHandler, Output
 from .reference import FreshSnapshot
+from .signals import heard
 
 if TYPE_CHECKING:
     from ..journal import Journal
 
 __all__ = ["check", "serve"]
 
-# How long streams are given to say goodbye at the end, and the last lines to be written, seconds.
+# How long streams are given to say goodbye at the end, the last records and lines to be written,
+# and the last file of the journal to be compressed, seconds.
 GOODBYE = 6.0
+LAST_RECORDS = 1.5
 LAST_LINES = 1.0
+LAST_FILE = 1.0
 # So many streams that are let go end at once.
 ENDING_THREADS = 16
 # How long a signal that came just before a wait may have to wait, seconds.
@@ -62,7 +66,9 @@ def serve(path: str, as_json: bool, fleet: Fleet, journal: Journal | None) -> in
     accounts = _read(path)
     if accounts is None:
         return 1
-    with journal or nullcontext():
+    with ExitStack() as stack:
+        if journal is not None:
+            stack.callback(journal.open().close, LAST_FILE)
         return _Program(path, as_json, fleet, journal).run(accounts)
 
 
@@ -120,11 +126,20 @@ class _Program:
                 ended = self._fleet.join(0)
             self._ending = True
             self._fleet.stop(GOODBYE)
+            is_recorded = self._has_recorded()
             self._output.note("info", "stopped", "stopped")
             self._output.close(LAST_LINES)
         if self._lost is not None:
             raise self._lost
-        return int(ended)
+        return int(ended or not is_recorded)
+
+    def _has_recorded(self) -> bool:
+        """Wait until all that came is in the journal; whether it is."""
+        if self._journal is None or self._journal.flush(LAST_RECORDS):
+            return True
+        text = f"what came last could not be written in {self._journal.folder}"
+        self._output.note("error", "journal_incomplete", text)
+        return False
 
     # --- what is asked for ------------------------------------------------------------------
 
@@ -226,26 +241,16 @@ class _Program:
         handler = LogHandler(self._output)
         log.addHandler(handler)
         log.propagate = False
-        before = {}
-        for name, request in (
-            ("SIGTERM", self._end),
-            ("SIGINT", self._end),
-            ("SIGHUP", self._read_again),  # Windows has none
-        ):
-            number = getattr(signal, name, None)
-            # What a shell runs in its background is not to hear of a Ctrl-C.
-            if number is None or (name == "SIGINT" and signal.getsignal(number) is signal.SIG_IGN):
-                continue
-            before[number] = signal.signal(number, partial(self._signalled, request))
+        requests = {"SIGTERM": self._end, "SIGINT": self._end, "SIGHUP": self._read_again}
+        asked = {name: partial(self._signalled, request) for name, request in requests.items()}
         try:
-            yield
+            with heard(asked):
+                yield
         finally:
-            for number, old in before.items():
-                signal.signal(number, old)
             log.propagate = True
             log.removeHandler(handler)
 
-    def _signalled(self, request: Callable[[], object], number: int, _: object) -> None:
+    def _signalled(self, request: Callable[[], object], number: int) -> None:
         if self._ending and number == signal.SIGINT:  # again: somebody can't wait
             raise KeyboardInterrupt
         self._ask(request)
