@@ -128,6 +128,8 @@ def _journal(name: str, value: Any) -> None:
 
         if not isinstance(value, Journal):
             raise TypeError(f"{name} must be a path or a Journal, not {type(value).__name__}")
+    if value == "":
+        raise ValueError(f"{name} must not be an empty path")
 
 
 Integer = Annotated[int, _integer]

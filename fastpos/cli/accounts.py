@@ -199,7 +199,8 @@ class _Reading:
                     found[key] = secret
             else:
                 self._try(at, key, partial(_check, key, value))
-                found[key] = value
+                is_folder = key == "journal" and isinstance(value, str)
+                found[key] = str(self._folder / value) if is_folder else value
         return found
 
     def _policy(self, where: str, table: dict[str, Any]) -> None:
@@ -323,6 +324,8 @@ _PARAMETERS = {
     name: parameter.default is not None and type(None) in get_args(parameter.annotation)
     for name, parameter in inspect.signature(PositionStream).parameters.items()
     if name not in (*_NOT_HERE, *_CREDENTIALS)
-    and (_can_be_written(parameter) or name in ("number", "reconnect"))
+    and (_can_be_written(parameter) or name in ("number", "reconnect", "journal"))
 }
+# With --journal, for an account that is not to be written down.
+_PARAMETERS["journal"] = True
 """The keys that a file may set, each with whether ``false`` stands for None."""

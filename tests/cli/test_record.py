@@ -1,0 +1,299 @@
+"""`fastpos record`, run as a user runs it: by hand, on a terminal, as a service."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastpos.journal import Journal, read
+from fastpos.simulator import Exchange
+from tests.support.programs import ROOT, run, started
+from tests.support.recording import until
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    with Exchange() as exchange:
+        yield exchange
+
+
+def words(exchange: Exchange, folder: Path, *more: str) -> tuple[str, ...]:
+    return "record", str(folder), "--url", exchange.url, "--broker", str(exchange.broker), *more
+
+
+def recorded(folder: Path) -> list[str]:
+    return [each.kind for each in read(folder) if each.kind != "push"]
+
+
+def pushes(folder: Path) -> int:
+    if not any(folder.glob("*.jsonl*")):
+        return 0
+    return sum(each.kind == "push" for each in read(folder))
+
+
+WHOLE = ["started", "connected", "subscribed", "disconnected", "stopped"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("credential", ["FASTPOS_API_KEY", "FASTPOS_TOKEN"])
+def test_a_signal_ends_it_and_all_that_came_is_written(
+    exchange: Exchange, tmp_path: Path, number: int, credential: str
+) -> None:
+    secret = exchange.token if credential.endswith("TOKEN") else exchange.api_key
+    folder = tmp_path / "made" / "for it"
+    with started(*words(exchange, folder), **{credential: secret}) as process:
+        assert exchange.wait_for_subscribers(1, 20)
+        exchange.open_position()
+        for _ in range(500):
+            exchange.tick()
+        pings = exchange.counts["unsub"]
+        process.send_signal(number)  # the last are on their way
+        began = time.monotonic()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        shown, told = process.stdout.read(), process.stderr.read()
+        assert process.wait(20) == 0
+        assert time.monotonic() - began < 10
+    assert recorded(folder) == WHOLE
+    assert exchange.counts["unsub"] == pings + 1
+    assert exchange.violations == []
+    count = pushes(folder)
+    assert re.fullmatch(rf"{count} events, [\d,]+ bytes in {folder}, in \d+ s\n", shown)
+    assert re.fullmatch(r"[\d:.]+  Ready +subscribed\n", told)  # no status line: no terminal
+    assert secret.encode() not in b"".join(path.read_bytes() for path in folder.iterdir())
+    assert {path.suffix for path in folder.iterdir()} == {".gz", ""}  # closed, and the lock
+
+
+def test_what_was_written_before_the_signal_is_all_there(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    with started(*words(exchange, tmp_path), FASTPOS_API_KEY=exchange.api_key) as process:
+        assert exchange.wait_for_subscribers(1, 20)
+        exchange.open_position()
+        for _ in range(20):
+            exchange.tick()
+        pings = exchange.json_ping(form="text")  # its answer comes after all that was pushed
+        assert pings == 1
+        assert exchange.wait_for("pong", 20)
+        process.send_signal(signal.SIGTERM)
+        assert finish_quietly(process).startswith("21 events, ")
+    assert pushes(tmp_path) == 21
+
+
+def finish_quietly(process: subprocess.Popen[str]) -> str:
+    shown, told = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "\r" not in told
+    assert "Traceback" not in told
+    return shown
+
+
+def test_files_are_begun_and_removed_by_size(exchange: Exchange, tmp_path: Path) -> None:
+    more = ("--segment-bytes", "3000", "--keep-bytes", "6000")
+    with started(*words(exchange, tmp_path, *more), FASTPOS_API_KEY=exchange.api_key) as process:
+        assert exchange.wait_for_subscribers(1, 20)
+        exchange.open_position()
+
+        def names() -> set[str]:
+            exchange.tick()
+            return {path.name for path in tmp_path.glob("*.jsonl*")}
+
+        until(lambda: len(names()) > 2, 20)
+        first = min(names())
+        until(lambda: min(names()) > first.partition(".gz")[0] + ".gz", 20)
+        process.send_signal(signal.SIGINT)
+        finish_quietly(process)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.jsonl.gz")) <= 6000
+    assert recorded(tmp_path)[-1] == "stopped"
+
+
+def test_a_refused_credential_is_told_once(exchange: Exchange, tmp_path: Path) -> None:
+    done = run(*words(exchange, tmp_path), FASTPOS_API_KEY="no-such-key")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("fastpos: ")
+    assert "401" in done.stderr
+    assert "no-such-key" not in done.stdout + done.stderr
+    assert recorded(tmp_path) == ["started", "disconnected", "stopped"]
+
+
+def test_without_a_credential_nothing_is_made(exchange: Exchange, tmp_path: Path) -> None:
+    done = run(*words(exchange, tmp_path / "sessions"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "FASTPOS_TOKEN or FASTPOS_API_KEY" in done.stderr
+    assert not (tmp_path / "sessions").exists()
+
+
+def test_a_folder_that_another_writes_in_is_refused(exchange: Exchange, tmp_path: Path) -> None:
+    with Journal(tmp_path):
+        done = run(*words(exchange, tmp_path), FASTPOS_API_KEY=exchange.api_key)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"fastpos: another journal writes in {tmp_path} (process {os.getpid()})\n"
+    )
+    assert exchange.counts["connect"] == 0
+
+
+def test_a_folder_that_is_a_file_is_refused(exchange: Exchange, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    done = run(*words(exchange, path), FASTPOS_API_KEY=exchange.api_key)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"fastpos: the journal can't be written in {path}: .+\n", done.stderr)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ("--segment-bytes", "0"),
+            "--segment-bytes: must be a number of bytes, at least 1, not '0'",
+        ),
+        (("--keep-bytes", "64M"), "--keep-bytes: must be a number of bytes, at least 1, not '64M'"),
+    ],
+)
+def test_wrong_usage_is_refused(
+    exchange: Exchange, tmp_path: Path, more: tuple[str, ...], said: str
+) -> None:
+    done = run(*words(exchange, tmp_path / "sessions", *more), FASTPOS_API_KEY="k")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not (tmp_path / "sessions").exists()
+
+
+def test_it_goes_on_after_a_loss_and_says_so(exchange: Exchange, tmp_path: Path) -> None:
+    with started(*words(exchange, tmp_path), FASTPOS_API_KEY=exchange.api_key) as process:
+        assert exchange.wait_for_subscribers(1, 20)
+        exchange.drop()
+        assert exchange.wait_for_subscribers(1, 20)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert re.search(r"^[\d:.]+  Disconnect +the connection was lost", told, re.M)
+    assert recorded(tmp_path).count("connected") == 2
+
+
+def test_a_stalled_exchange_holds_the_end_up_for_a_moment_only(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    with started(*words(exchange, tmp_path), FASTPOS_API_KEY=exchange.api_key) as process:
+        assert process.stderr is not None
+        assert "subscribed" in process.stderr.readline()
+        exchange.stall()
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        finish_quietly(process)
+    assert time.monotonic() - began < 10
+    assert recorded(tmp_path) == WHOLE
+
+
+class Terminal:
+    """A program's standard error, as a terminal of 60 columns; its standard output is a pipe."""
+
+    def __init__(self, words: tuple[str, ...], **environment: str) -> None:
+        self._ours, self._theirs = pty.openpty()
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+        self.before = termios.tcgetattr(self._theirs)
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "fastpos", *words],
+            stdin=self._theirs,
+            stdout=subprocess.PIPE,
+            stderr=self._theirs,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )
+
+    def read_until(self, pattern: str, timeout: float = 20) -> re.Match[str]:
+        deadline = time.monotonic() + timeout
+        while True:
+            found = re.search(pattern, self.shown)
+            if found is not None:
+                return found
+            left = deadline - time.monotonic()
+            assert left > 0, f"{pattern} did not come: {self.shown!r}"
+            if select.select([self._ours], [], [], left)[0]:
+                self.shown += os.read(self._ours, 65536).decode()
+
+    def end(self) -> str:
+        """Wait for its end; give what it printed to standard output."""
+        printed, _ = self.process.communicate(timeout=20)
+        while select.select([self._ours], [], [], 0)[0]:
+            self.shown += os.read(self._ours, 65536).decode()
+        assert termios.tcgetattr(self._theirs) == self.before
+        return printed
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        os.close(self._ours)
+        os.close(self._theirs)
+
+    def screen(self) -> list[str]:
+        """What stands on the terminal."""
+        lines, column = [""], 0
+        for character in self.shown:
+            if character == "\n":
+                lines.append("")
+                column = 0
+            elif character == "\r":
+                column = 0
+            else:
+                assert character.isprintable(), repr(character)
+                assert column < 59, "it would be wrapped"
+                text = lines[-1].ljust(column)
+                lines[-1] = text[:column] + character + text[column + 1 :]
+                column += 1
+        return [each.rstrip() for each in lines]
+
+
+def test_on_a_terminal_a_line_says_how_it_goes(exchange: Exchange, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    terminal = Terminal(words(exchange, folder), FASTPOS_API_KEY=exchange.api_key)
+    try:
+        terminal.read_until("Ready")
+        exchange.open_position()
+        terminal.read_until(r"\r1 events, [\d,]+ bytes in")
+        exchange.tick()
+        terminal.read_until(r"\r2 events, [\d,]+ bytes in")
+        assert terminal.screen()[-1].startswith("2 events, ")  # in its place
+        assert re.fullmatch(r"[\d:.]+  Ready +subscribed", terminal.screen()[-2])
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end().startswith("2 events, ")
+        assert terminal.process.returncode == 0
+        assert terminal.screen()[-1] == ""
+        assert len(terminal.screen()) == 2
+    finally:
+        terminal.close()
+
+
+def test_the_end_of_the_output_is_no_end_of_the_record(exchange: Exchange, tmp_path: Path) -> None:
+    """Who looked at the terminal has gone: what comes is written down as before."""
+    with started(*words(exchange, tmp_path), FASTPOS_API_KEY=exchange.api_key) as process:
+        assert exchange.wait_for_subscribers(1, 20)
+        assert process.stderr is not None
+        process.stderr.close()
+        exchange.drop()  # of which it can't tell
+        assert exchange.wait_for("connect", 20, 2)
+        assert exchange.wait_for_subscribers(1, 20)
+        exchange.open_position()
+        until(lambda: pushes(tmp_path) == 1, 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert recorded(tmp_path)[-1] == "stopped"
