@@ -89,7 +89,12 @@ def replay_to(
         if with_status and status.is_shown:
             records = _followed(records, _last_time(path), status)
         players = Players(new_stream, speed)
-        players.play(mine())
+        try:
+            players.play(mine())
+        except JournalError as error:
+            if error.file is None:  # a record that is right as a line
+                raise JournalError(f"{path}: {error}", path) from error
+            raise
     if failure is not None:
         raise failure
     if not players.streams:
@@ -159,9 +164,9 @@ class _Day:
                 self._exchange.push(each.text)
                 self.pushed += 1
             elif each.kind == "undecodable":
-                self._exchange.push_bytes(b64decode(each.values["base64"]))
-            elif each.kind == "disconnected" and each.values["reason"] != "stopped":
-                self._lose(each.values["close_code"])
+                self._exchange.push_bytes(b64decode(each.values.get("base64", "")))
+            elif each.kind == "disconnected" and each.values.get("reason") != "stopped":
+                self._lose(each.values.get("close_code"))
             elif each.kind in ("subscribed", "dropped"):  # there are pushes missing before
                 self._lose()
                 self._gather(each.received_ns)

@@ -255,7 +255,11 @@ class _Player(Control):
         step = getattr(self, f"put_{record.kind}", None)
         if step is None:
             raise JournalError(f"a record of kind {record.kind!r} is not known here")
-        step(record.received_ns, **record.values)
+        try:
+            step(record.received_ns, **record.values)
+        except (TypeError, ValueError, AssertionError) as error:  # never of a user's function
+            message = f"a record of kind {record.kind!r} can't be used: {error}"
+            raise JournalError(message) from error
 
     # --- the kinds --------------------------------------------------------------------------
 
