@@ -18,7 +18,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from ..errors import FastposError
+from ..errors import FastposError, JournalError
 from ..fleet import Fleet
 from ..runtime.callbacks import CALLBACK_NAMES
 from ..stream import PositionStream
@@ -117,8 +117,8 @@ class _Program:
             self._output.note(
                 "info", "serving", f"serving {_accounts(len(accounts))} of {self._path}"
             )
+            self._fleet.start()  # first, so that an account that can't begin is no other's trouble
             self._want(accounts)
-            self._fleet.start()
             ended = False
             while not (self._ending or ended):
                 with suppress(Empty):
@@ -207,7 +207,8 @@ class _Program:
                 if slot not in _LEFT_OUT:
                     getattr(served.stream, slot)(partial(self._output.event, name, slot))
             self._fleet.add(served.stream)
-        except (ValueError, TypeError) as error:  # a secret went while the file was being read
+        except (ValueError, TypeError, JournalError) as error:
+            # A secret went while the file was being read, or another writes in the journal.
             self._output.note("error", "ended", f"it can't be served: {error}", name)
         else:
             self._served[name] = served

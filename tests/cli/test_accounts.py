@@ -12,6 +12,7 @@ import pytest
 from fastpos import SnapshotError
 from fastpos.cli import accounts
 from fastpos.cli.accounts import AccountsError, read_accounts
+from fastpos.journal import Journal
 from fastpos.simulator import Exchange
 
 SECRET = "hush-4f1c9a-hush"
@@ -271,3 +272,23 @@ def test_secrets_are_read_again_at_every_use(
         with pytest.raises(kind, match="its file can't be read"):
             call()
     snapshot.close()
+
+
+def test_a_journal_is_a_folder_beside_the_file_or_none(file: Path) -> None:
+    account = 'api_key = { env = "KEY" }'
+    file.write_text(
+        f'[defaults]\nbroker = 1\njournal = "all"\n[accounts.a]\n{account}\n'
+        f'[accounts.b]\n{account}\njournal = "/her/own"\n[accounts.c]\n{account}\njournal = false'
+    )
+    found = read_accounts(str(file))
+    assert [found[name].arguments["journal"] for name in "abc"] == [
+        *(str(file.parent / "all"), "/her/own", False)
+    ]
+    assert found["c"].new_stream(None, Journal(file.parent))._settings.journal is None
+    text = f"[defaults]\nbroker = 1\njournal = %s\n[accounts.a]\n{account}"
+    for value, fault in (
+        ("7", "must be a path or a Journal, not int"),
+        ("true", "must be a path or a Journal, not bool"),
+        ('""', "must not be an empty path"),
+    ):
+        assert faults(file, text % value) == [f"defaults.journal: {fault}"]

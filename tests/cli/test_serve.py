@@ -22,6 +22,7 @@ from fastpos import Fleet
 from fastpos.cli import output
 from fastpos.cli.main import main
 from fastpos.cli.output import Output
+from fastpos.journal import Journal, read
 from fastpos.simulator import Exchange
 from tests.support.programs import finish, read_until, run, started
 from tests.support.recording import until
@@ -54,11 +55,20 @@ class Rig:
 
     def serve(self, *words: str) -> subprocess.Popen[str]:
         """Begin to serve, until all are ready, as is `told`; `KEY` is the key of all."""
-        key = Exchange().api_key
-        process = self._stack.enter_context(started("serve", str(self.file), *words, KEY=key))
+        process = self._begun(*words)
         for _ in self._exchanges:
             self.told += read_until(process, "eady")
         return process
+
+    def serve_until(self, text: str) -> subprocess.Popen[str]:
+        """Begin to serve, until that is told."""
+        process = self._begun()
+        self.told += read_until(process, text)
+        return process
+
+    def _begun(self, *words: str) -> subprocess.Popen[str]:
+        key = Exchange().api_key
+        return self._stack.enter_context(started("serve", str(self.file), *words, KEY=key))
 
     def counts(self, name: str) -> tuple[int, int]:
         """How often an account has connected, and how often it has unsubscribed."""
@@ -243,6 +253,88 @@ def test_output_that_nobody_reads_any_more_ends_it_quietly(rig: Rig) -> None:
     assert process.stderr is not None
     assert process.stderr.read() == ""
     assert rig.counts("alice") == (1, 1)
+
+
+def kinds(folder: Path, name: str) -> list[str]:
+    return [record.kind for record in read(folder, stream=name) if record.kind != "push"]
+
+
+RUN = ["started", "connected", "subscribed", "disconnected", "stopped"]
+
+
+def test_all_accounts_write_in_one_journal(rig: Rig) -> None:
+    folder = rig.file.parent / "sessions"
+    rig.write(alice="", bob="", carol="journal = false")
+    process = rig.serve("--journal", str(folder))
+    for _ in range(300):
+        rig["alice"].place_order()
+        rig["bob"].place_trigger()
+    assert rig["alice"].json_ping(form="text") == rig["bob"].json_ping(form="text") == 1
+    assert rig["alice"].wait_for("pong")
+    assert rig["bob"].wait_for("pong")
+    began = time.monotonic()
+    end(process)  # all that came before is written
+    assert time.monotonic() - began < 10
+    for name in ("alice", "bob"):
+        assert kinds(folder, name) == RUN
+        assert sum(each.kind == "push" for each in read(folder, stream=name)) == 300
+    assert {each.stream for each in read(folder)} == {"alice", "bob"}
+    assert not [*folder.glob("*.jsonl")]  # the last is closed
+
+
+def test_who_is_added_later_writes_in_it_too(rig: Rig) -> None:
+    folder = rig.file.parent / "sessions"
+    rig.write(alice="", bob="")
+    process = rig.serve("--journal", str(folder))
+    rig.write(alice="", bob="ping_interval = 20", dave="")
+    process.send_signal(signal.SIGHUP)
+    for _ in ("bob", "dave"):
+        read_until(process, "Ready")
+    end(process)
+    assert (kinds(folder, "alice"), kinds(folder, "dave")) == (RUN, RUN)
+    assert kinds(folder, "bob") == RUN + RUN
+
+
+def test_a_stalled_exchange_takes_nothing_from_the_journal(rig: Rig) -> None:
+    folder = rig.file.parent / "sessions"
+    rig.write(alice="ping_interval = 0.1\npong_timeout = 100", bob="")
+    process = rig.serve("--journal", str(folder))
+    rig["bob"].place_order()
+    read_until(process, "Order")
+    rig["alice"].stall()
+    began = time.monotonic()
+    end(process)
+    assert time.monotonic() - began < 10
+    assert kinds(folder, "bob") == RUN
+    assert sum(each.kind == "push" for each in read(folder)) == 1
+
+
+def test_the_file_may_say_where_each_writes(rig: Rig) -> None:
+    rig.write(alice='journal = "hers"', bob="", carol='journal = "all"')
+    text = rig.file.read_text().replace("[defaults]", '[defaults]\njournal = "all"')
+    rig.file.write_text(text)
+    folder = rig.file.parent
+    process = rig.serve("--journal", str(folder / "all"))  # the same folder, named twice
+    end(process)
+    assert {each.stream for each in read(folder / "hers")} == {"alice"}
+    assert {each.stream for each in read(folder / "all")} == {"bob", "carol"}
+
+
+def test_a_journal_that_another_writes_is_told(rig: Rig) -> None:
+    folder = rig.file.parent / "sessions"
+    rig.write(alice="")
+    with Journal(folder):
+        done = run("serve", str(rig.file), "--journal", str(folder), KEY=Exchange().api_key)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"fastpos: another journal writes in {folder}")
+        assert rig.counts("alice") == (0, 0)
+        rig.write(alice='journal = "sessions"', bob="")
+        process = rig.serve_until("Ready")
+        assert re.search("^alice .* can't be served: another journal writes in", rig.told, re.M)
+    process.send_signal(signal.SIGHUP)  # now it is free
+    assert re.search("^alice .* subscribed$", read_until(process, "Ready"), re.M)
+    end(process)
+    assert (rig.counts("alice"), rig.counts("bob")) == ((1, 1), (1, 1))
 
 
 def test_check_says_all_that_is_wrong_and_opens_nothing(rig: Rig) -> None:
