@@ -326,5 +326,5 @@ _PARAMETERS = {
     if name not in (*_NOT_HERE, *_CREDENTIALS)
     and (_can_be_written(parameter) or name in ("number", "reconnect", "journal"))
 }
-_PARAMETERS["journal"] = True  # for an account that --journal is not to write down
 """The keys that a file may set, each with whether ``false`` stands for None."""
+_PARAMETERS["journal"] = True  # for an account that --journal is not to write down
