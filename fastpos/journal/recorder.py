@@ -140,7 +140,7 @@ class Recorder:
 
     def undecodable(self, error: DecodeError, received_ns: int) -> None:
         """A message came that was of no use."""
-        values = {"error": str(error), "base64": _encoded(error.data)}
+        values = {"error": str(error), "base64": _encoded(self._hidden(error.data))}
         self._line("undecodable", received_ns, values)
 
     def stale(self, event: Stale) -> None:
@@ -193,8 +193,8 @@ class Recorder:
         if self._is_full(1, ns):
             return
         line = line_of(self._label, self._connection, ns, kind, values or {})
-        if self._credential.occurs_in(line):
-            line = self._hidden(line)
+        if self._credential.occurs_in(line):  # in a value, or a short one in what is ours
+            line = line_of(self._label, self._connection, ns, kind, self._without(values or {}))
         self._entries.append((self, len(line), line))
         self._put += len(line)
         if self._journal.is_asleep:
@@ -247,6 +247,22 @@ class Recorder:
 
     def _hidden(self, text: bytes) -> bytes:
         return self._credential.hide(text.decode("latin-1")).encode("latin-1")
+
+    def _without(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Give the same with the credential hidden, but not in our own keys and numbers."""
+        return {
+            key: self._cleaned(each) if isinstance(each, (str, list, dict)) else each
+            for key, each in values.items()
+        }
+
+    def _cleaned(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {self._credential.hide(key): self._cleaned(value[key]) for key in value}
+        if isinstance(value, list):
+            return [self._cleaned(each) for each in value]
+        if isinstance(value, str) or self._credential.occurs_in(str(value).encode()):
+            return self._credential.hide(str(value))
+        return value
 
     def lost_lines(self) -> bytes:
         """Give the line that tells of what was not taken since the last one; nothing if all was."""

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,24 @@ def test_a_credential_that_a_server_sends_back_is_not_written(
     everything = b"".join(_content(path) for path in tmp_path.iterdir())
     assert KEY.encode() not in everything
     assert b'{"channel":"echo","key":"***"}' in everything
+    encoded = [each.values["base64"] for each in read(tmp_path) if "base64" in each.values]
+    assert encoded
+    assert not [each for each in encoded if KEY.encode() in b64decode(each)]
+
+
+@pytest.mark.parametrize("key", ["k", "1", "alice", "disconnected", "ws"])
+def test_a_credential_that_is_a_word_of_ours_spoils_no_line(tmp_path: Path, key: str) -> None:
+    with Exchange(api_key=key) as exchange:
+        arguments: dict[str, Any] = {"api_key": key, "journal": Journal(tmp_path)}
+        with PositionStream(exchange.url, broker=exchange.broker, name="alice", **arguments) as one:
+            assert one.wait_ready(5)
+            exchange.open_position()
+            until(lambda: one.stats.events)
+            exchange.drop()
+            until(lambda: one.stats.subscriptions == 2)
+    kinds = [record.kind for record in read(tmp_path, stream="alice") if record.kind != "push"]
+    once = ["connected", "subscribed", "disconnected"]
+    assert kinds == ["started", *once, *once, "stopped"]
 
 
 def _gzip(text: bytes) -> bytes:
