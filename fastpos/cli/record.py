@@ -32,6 +32,8 @@ STATUS = 0.5
 GOODBYE = 4.0
 LAST_RECORDS = 3.0
 LAST_FILE = 2.0
+# Log records of what is told otherwise.
+TOLD = ("ended", "journal_failing", "journal_incomplete")
 
 
 def record(stream: PositionStream, journal: Journal, show: Callable[[str], object]) -> None:
@@ -82,9 +84,17 @@ def record(stream: PositionStream, journal: Journal, show: Callable[[str], objec
 def _tell(stream: PositionStream, status: StatusLine) -> None:
     """Have what happens to the connection told, and the library's log records, above the line."""
 
+    told: object = None  # the error of the last disconnect, which says it already
+
     def note(event: object) -> None:
-        if not (isinstance(event, Disconnect) and event.retry_in_s is None):  # the end is told last
-            status.write(f"{line(event)}\n")
+        nonlocal told
+        if isinstance(event, Disconnect):
+            told = event.error
+            if event.retry_in_s is None:  # the end is told last
+                return
+        elif event is told:
+            return
+        status.write(f"{line(event)}\n")
 
     stream.on_ready(note)
     stream.on_disconnect(note)
@@ -93,7 +103,7 @@ def _tell(stream: PositionStream, status: StatusLine) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
             handler.setStream(status)
-            handler.addFilter(lambda record: getattr(record, "fastpos_event", "") != "ended")
+            handler.addFilter(lambda record: getattr(record, "fastpos_event", "") not in TOLD)
 
 
 def _status(stream: PositionStream, journal: Journal) -> str:

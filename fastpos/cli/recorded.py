@@ -18,6 +18,7 @@ from ..model.events import Event
 from ..runtime.callbacks import CALLBACK_NAMES
 from ..stream import PositionStream
 from .lines import line
+from .signals import heard
 from .terminal import StatusLine
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def serve_day(
     """
     from ..simulator import Exchange  # noqa: PLC0415 -- needs the extra
 
-    with StatusLine() as status:
+    with heard({"SIGTERM": _interrupt}), StatusLine() as status:
         last = _last_time(path) if status.is_shown else None
         name, broker = _only_stream(path, stream, last, status)
         with (
@@ -140,6 +141,11 @@ def serve_day(
             day = _Day(exchange, speed)
             day.play(_followed(read(path, stream=name), last, status))
     show(f"The day has ended: {day.pushed} pushes.")
+
+
+def _interrupt(_: int) -> None:
+    """End as a Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 class _Day:

@@ -14,7 +14,8 @@ __all__ = ["heard"]
 def heard(requests: Mapping[str, Callable[[int], object]]) -> Iterator[None]:
     """Have functions called when signals come, meanwhile.
 
-    They are called on the main thread, between any two steps of what it does: they may only ask.
+    They are called on the main thread, between any two steps of what it does: they may only ask, or
+    raise KeyboardInterrupt as a Ctrl-C does.
 
     Args:
         requests: the functions by the signals' names; each is given its signal's number.

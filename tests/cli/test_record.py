@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -180,8 +183,48 @@ def test_it_goes_on_after_a_loss_and_says_so(exchange: Exchange, tmp_path: Path)
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert re.search(r"^[\d:.]+  Disconnect +the connection was lost", told, re.M)
+    shown = [re.sub(r" [\d.]+ s|: .+;", "", each[14:]) for each in told.splitlines()]
+    assert shown == [
+        "Ready          subscribed",
+        "Disconnect     the connection was lost next attempt in",
+        "Ready          subscribed again after, attempt 1",
+    ]
     assert recorded(tmp_path).count("connected") == 2
+
+
+def test_a_server_that_does_not_answer_holds_nothing_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"ws://127.0.0.1:{server.getsockname()[1]}"
+        words = ("record", str(tmp_path), "--url", url, "--broker", "1", "--proxy", "")
+        with started(*words, FASTPOS_API_KEY="k") as process:
+            server.accept()[0].close()
+            connection, _ = server.accept()
+            with connection:
+                began = time.monotonic()
+                process.send_signal(signal.SIGTERM)
+                assert finish_quietly(process).startswith("0 events, ")
+    assert time.monotonic() - began < 10
+    assert recorded(tmp_path) == ["started", "disconnected", "disconnected", "stopped"]
+
+
+def test_what_can_not_be_written_is_told_and_is_no_success(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sessions"
+    with started(*words(exchange, folder), FASTPOS_API_KEY=exchange.api_key) as process:
+        assert process.stderr is not None
+        assert "subscribed" in process.stderr.readline()
+        until(lambda: any(folder.glob("*.jsonl")), 20)
+        shutil.rmtree(folder)
+        folder.write_text("in its way")
+        until(lambda: exchange.place_order() and select.select([process.stderr], [], [], 0.1)[0])
+        assert "can't be written: [Errno 20]" in process.stderr.readline()
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20)
+        assert time.monotonic() - began < 10
+    assert process.returncode == 1
+    assert told == f"fastpos: what came last could not be written in {folder}\n"
 
 
 def test_a_stalled_exchange_holds_the_end_up_for_a_moment_only(

@@ -463,15 +463,18 @@ def test_the_broker_is_the_recorded_one(tmp_path: Path) -> None:
         assert "broker   77\n" in read_until(process, "begins")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("has_begun", [False, True])
-def test_an_interrupt_ends_a_served_day(tmp_path: Path, has_begun: bool) -> None:
+def test_a_signal_ends_a_served_day(tmp_path: Path, has_begun: bool, number: int) -> None:
     writing = begun(tmp_path)
     writing.order(0.0, 1)
     writing.order(3600.0, 2)
     with served(tmp_path) as (process, new_bot):
         if has_begun:
             new_bot().told.wait("on_order", 1, 20)
-        assert interrupted(process) == (130, "")
+        process.send_signal(number)
+        assert process.communicate(timeout=20) == ("", "")
+        assert process.returncode == 130
 
 
 def test_one_stream_must_be_chosen_before_anything_is_opened(tmp_path: Path) -> None:
