@@ -118,6 +118,7 @@ def test_it_prints_what_watch_printed_with_the_recorded_times(tmp_path: Path) ->
             assert exchange.wait_for_subscribers(2, 20)
             exchange.close_position(position)
             shown = read_until(watching, "DELETE")
+            until(lambda: any(tmp_path.glob("*.jsonl")), 20)
             until(lambda: any(b"DELETE" in each.text for each in read(tmp_path)), 20)
             assert interrupted(watching) == (0, "")
             recording.send_signal(signal.SIGINT)

@@ -102,6 +102,8 @@ def test_what_the_journal_has_is_replayed(exchange: Exchange, tmp_path: Path) ->
         exchange.wait_for_subscribers(1, timeout=20)
         exchange.place_order()
         exchange.open_position(volume=3)
+        exchange.json_ping(form="text")
+        assert exchange.wait_for("pong", 20)  # what was pushed before has been read
         exchange.drop()
         exchange.wait_for_subscribers(1, timeout=20)
         process.send_signal(signal.SIGINT)
