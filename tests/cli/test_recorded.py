@@ -166,19 +166,20 @@ def test_numbers_are_those_of_the_recorded_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("speed", "least", "most"), [("1", 0.9, 5), ("10", 0.09, 0.8), ("max", 0, 0.5), (None, 0, 0.5)]
+    ("speed", "seconds", "least"),
+    [("1", 1, 0.6), ("10", 10, 0.6), ("max", 3600, 0), (None, 3600, 0)],
 )
 def test_it_keeps_the_pace_that_is_asked_for(
-    tmp_path: Path, speed: str | None, least: float, most: float
+    tmp_path: Path, speed: str | None, seconds: float, least: float
 ) -> None:
     writing = begun(tmp_path)
-    writing.order(0.0, 1)
-    writing.order(1.0, 2)
+    writing.order(0, 1)
+    writing.order(seconds, 2)
     with started("replay", str(tmp_path), *(("--speed", speed) if speed else ())) as process:
         read_until(process, "NEW  1")
         began = time.monotonic()
         read_until(process, "NEW  2")
-        assert least <= time.monotonic() - began < most
+        assert least <= time.monotonic() - began < 5
         assert process.wait(20) == 0
 
 
@@ -394,7 +395,7 @@ def test_the_recorded_pace_begins_with_the_first_subscription(tmp_path: Path) ->
         bot = new_bot()
         bot.told.wait("on_order", 2, 20)
         first, second = bot.told.times["on_order"]
-        assert 0.9 < second - first < 3
+        assert 0.6 < second - first < 5
         ended(process)
     with served(tmp_path, "--speed", "max") as (process, new_bot):
         bot = new_bot()
