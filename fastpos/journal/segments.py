@@ -19,6 +19,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,6 +44,8 @@ _OURS = re.compile(r"\d{8}T\d{6}\.\d{6}Z", re.ASCII)
 # So much is compressed at once, bytes: other threads run between.
 PIECE = 256 * 1024
 _GZIP = 31  # zlib's name for a window of 32 KiB in gzip's format
+# What the system says where somebody else has locked a file; all else is that it can't be locked.
+_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
 def _stem(path: Path) -> str:
@@ -115,6 +118,7 @@ class Segment:
     def __init__(self, path: Path, header: bytes) -> None:
         self.path = path
         self.size = 0
+        self._header = len(header)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         status = os.fstat(self._fd)
@@ -127,8 +131,17 @@ class Segment:
                 path.unlink()
             raise
 
-    def write(self, data: bytes) -> None:
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing but the header in it."""
+        return self.size <= self._header
+
+    def write(self, data: bytes, sync: bool = False) -> None:
         """Write whole lines, all or nothing.
+
+        Args:
+            data: the lines.
+            sync: have the system put them on the disk.
 
         Raises:
             OSError: they are not there, as the disk is full or the file was removed.
@@ -140,6 +153,8 @@ class Segment:
             status = os.stat(self.path)
             if (status.st_dev, status.st_ino) != self._identity:
                 raise FileNotFoundError(errno.ENOENT, "the file was replaced", str(self.path))
+            if sync:
+                os.fsync(self._fd)
         except OSError:
             with suppress(OSError):  # if that fails, too, a reader passes over the torn line
                 os.ftruncate(self._fd, self.size)
@@ -156,12 +171,13 @@ class Segment:
             os.close(self._fd)
 
 
-def compress(path: Path, sync: bool) -> None:
+def compress(path: Path, sync: bool, between: Callable[[], object] = bool) -> None:
     """Put a gzip in the place of a closed segment.
 
     Args:
         path: of the plain one.
         sync: have the system put it on the disk before the plain one is removed.
+        between: called after each piece, as a large one takes its time.
 
     Raises:
         OSError: that did not work out; the plain one is there.
@@ -176,6 +192,7 @@ def compress(path: Path, sync: bool) -> None:
             packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, _GZIP)
             while piece := source.read(PIECE):
                 target.write(packer.compress(piece))
+                between()
             target.write(packer.flush())
             target.flush()
             if sync:
@@ -212,26 +229,55 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fd = -1
         folder.mkdir(parents=True, exist_ok=True)
+        self._take()
+
+    def hold(self) -> None:
+        """Take it again where the folder was removed and made again; raises as the class does."""
+        path = self._folder / ".lock"
+        with suppress(OSError):
+            if os.path.samestat(os.stat(path), os.fstat(self._fd)):
+                return
+        self.release()
+        self._take()
+
+    def _take(self) -> None:
+        folder = self._folder
+        if not os.access(folder, os.W_OK | os.X_OK):  # though the lock's own file may be open to us
+            error = errno.EROFS if _is_read_only(folder) else errno.EACCES
+            raise OSError(error, os.strerror(error), str(folder))
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-        self._fd = os.open(folder / ".lock", flags, 0o666)
+        descriptor = os.open(folder / ".lock", flags, 0o666)
         try:
-            _lock(self._fd)
-        except OSError:
-            with open(self._fd, "rb") as file:  # which closes it
+            _lock(descriptor)
+        except OSError as error:
+            with open(descriptor, "rb") as file:  # which closes it
+                if error.errno not in _TAKEN:
+                    raise OSError(
+                        error.errno, f"it can't be locked: {error.strerror}", str(folder)
+                    ) from error
                 owner = file.read(20).strip().decode("latin-1")
             raise JournalError(
                 f"another journal writes in {folder}"
                 + (f" (process {owner})" if owner.isdigit() else "")
             ) from None
+        self._fd = descriptor
         with suppress(OSError):
-            os.ftruncate(self._fd, 0)
-            os.write(self._fd, b"%d\n" % os.getpid())
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, b"%d\n" % os.getpid())
 
     def release(self) -> None:
         """Let others write there."""
-        with suppress(OSError):
-            os.close(self._fd)
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def _is_read_only(folder: Path) -> bool:
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 if sys.platform == "win32":

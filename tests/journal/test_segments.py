@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from fastpos.errors import JournalError
+from fastpos.journal import Journal
+from fastpos.journal import segments as files
 from fastpos.journal.segments import (
     FolderLock,
     Segment,
@@ -123,3 +126,31 @@ def test_a_folder_is_one_writers_of_this_process_and_of_others(tmp_path: Path) -
         FolderLock(tmp_path / "new" / "folder")
     lock.release()
     FolderLock(tmp_path / "new" / "folder").release()
+
+
+def test_a_folder_where_nothing_can_be_locked_is_said_to_be_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(descriptor: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(files, "_lock", unsupported)
+    with pytest.raises(OSError, match="it can't be locked: Operation not supported"):
+        FolderLock(tmp_path)
+    with pytest.raises(JournalError, match=r"can't be written in .* it can't be locked"):
+        Journal(tmp_path).open()
+
+
+def test_a_folder_that_was_made_again_is_locked_again(tmp_path: Path) -> None:
+    folder = tmp_path / "day"
+    lock = FolderLock(folder)
+    lock.hold()
+    folder.rename(tmp_path / "before")
+    other = FolderLock(folder)
+    with pytest.raises(JournalError, match="another journal"):
+        lock.hold()
+    other.release()
+    lock.hold()
+    with pytest.raises(JournalError, match="another journal"):
+        FolderLock(folder)
+    lock.release()
