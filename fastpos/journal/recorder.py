@@ -69,13 +69,15 @@ class Recorder:
         """
         self._entries = self._journal.enter(self)
         self._is_open = True
-        self.told = self._journal.failure
+        self.told = None if self._journal.is_failing else self._journal.failure
         self._connection = 0
 
     def close(self) -> None:
         """It has ended, or does not begin; waits until all is written, where nobody else writes."""
         if self._is_open:
             self._is_open = False
+            if self._lost[0] != self._noted:  # others may go on, who do not tell of it
+                self._entries.append((self, 0, None))
             self._journal.leave(self)
 
     # --- the reader's: the records ----------------------------------------------------------
@@ -205,6 +207,8 @@ class Recorder:
         journal = self._journal
         if not (journal.is_full or self._put - self.taken > journal.buffer_bytes):
             return False
+        if not journal.is_failing:
+            journal.fall_behind()
         count, since, _ = self._lost
         # A new time begins where the last is noted.
         self._lost = count + records, since if count > self._noted else ns, ns
@@ -220,8 +224,8 @@ class Recorder:
     def lines_of(self, entry: Any) -> bytes:
         """Give the lines of something that was handed over."""
         if len(entry) == 3:
-            line: bytes = entry[2]
-            return line
+            line: bytes | None = entry[2]
+            return self.lost_lines() if line is None else line
         _, _, connection, received_ns, texts, delivered, are_json = entry
         if delivered < len(texts):
             late = [self._undelivered(connection, received_ns, each) for each in texts[delivered:]]

@@ -7,25 +7,27 @@ at any moment all that came `flush_interval` before is in the file.
 
 What can't be written, as the disk is full or the folder is gone, waits too, and is tried again.
 Only when more than `buffer_bytes` wait is something not taken any more: that is counted by the
-stream it was for, and noted in the journal where it goes on. An *episode* is the time between a
-write that failed and one that did not; `failure` tells of it.
+stream it was for, and noted in the journal where it goes on. An *episode* is the time in which
+writing fails, or something is not taken as it is too slow; `failure` tells of it.
 
 Threads: the queue is a deque, whose ends any thread may use. `_lock` guards who uses the journal
-and the writer's beginning and end. What is the writer's alone is listed with its attributes. Of a
-recorder's counters each has one writer.
+and the writer's beginning and end, `_episode` an episode's beginning. What is the writer's alone is
+listed with its attributes. Of a recorder's counters each has one writer.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import weakref
 from collections import deque
 from contextlib import suppress
 from math import inf
 from pathlib import Path
 from time import time_ns
 from types import TracebackType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from .. import __version__
 from ..clock import monotonic
@@ -95,7 +97,7 @@ class Journal:
         fsync: str = "never",
         buffer_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(os.path.abspath(folder))  # the process may change its directory
         self.buffer_bytes = _size("buffer_bytes", buffer_bytes)
         self.segment_bytes = _size("segment_bytes", segment_bytes)
         self.segment_seconds = _seconds("segment_seconds", segment_seconds)
@@ -114,8 +116,14 @@ class Journal:
 
         self.failure: JournalError | None = None
         """The episode that is under way or was last; None where there was none. For anybody."""
+        self._episode = threading.Lock()
+        self.is_failing = False
+        """Whether one is under way; begun under `_episode`, ended by the writer."""
         self.is_full = False
-        """Whether nothing more is taken, as too much waits; the writer's, for anybody to see."""
+        """Whether nothing more is taken, as too much waits; only the writer ends it, and does so
+        in its next turn."""
+        self.left = Left(deque(), b"", [])
+        """What the last writer has left; under `_lock` or the writer's."""
 
     def __repr__(self) -> str:
         return f"<Journal {str(self.folder)!r}>"
@@ -134,6 +142,7 @@ class Journal:
         with self._lock:
             if self._owner.is_another:
                 self._users, self._recorders, self._writer = 0, (), None
+                self.left = Left(deque(), b"", [])
             if self._users == 0:
                 self._writer = self._begin()
             self._users += 1
@@ -180,6 +189,7 @@ class Journal:
             lock = FolderLock(self.folder)
             writer = _Writer(self, lock)
             self._owner.claim()
+            self.is_full = self.is_failing = False
             writer.start()
         except (OSError, RuntimeError) as error:
             if lock is not None:
@@ -189,9 +199,15 @@ class Journal:
 
     def _leave_to_parent(self) -> None:
         """Take note that this is a copy in a forked child: the files are the parent's."""
+        self._lock, self._episode = threading.Lock(), threading.Lock()  # which somebody may hold
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.abandon()
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether it was used in another process, from which this one was forked."""
+        return self._owner.is_another
 
     # --- the recorders' ---------------------------------------------------------------------
 
@@ -214,10 +230,38 @@ class Journal:
             self._recorders = tuple(each for each in self._recorders if each is not recorder)
 
     def hurry(self) -> None:
-        """Have what waits written soon."""
+        """Have what waits written soon, unless that fails."""
+        writer = self._writer
+        if writer is None:
+            return
+        if writer.wake.is_set() and self._waiting > self.buffer_bytes:  # of all together
+            self.is_full = True
+        if not writer.fails:
+            writer.wake.set()
+
+    def fall_behind(self) -> None:
+        """Note that something is not taken, as too much waits."""
+        self.is_full = True
+        self.begin_episode(
+            f"the journal in {self.folder} is written too slowly: "
+            f"more than {self.buffer_bytes} bytes wait"
+        )
         writer = self._writer
         if writer is not None:
             writer.wake.set()
+
+    def begin_episode(self, message: str) -> None:
+        """Say what hinders the journal, once an episode."""
+        with self._episode:
+            if self.is_failing:
+                return
+            self.failure = JournalError(message)
+            self.is_failing = True
+        log.error("%s", message, extra=fields("journal_failing", folder=str(self.folder)))
+
+    @property
+    def _waiting(self) -> int:
+        return sum(each.waiting for each in self._recorders)
 
     @property
     def is_asleep(self) -> bool:
@@ -231,6 +275,14 @@ class Journal:
         return self._recorders
 
 
+class Left(NamedTuple):
+    """What could not be written."""
+
+    entries: deque[Any]
+    lines: bytes
+    lines_of: list[tuple[Writes, int]]
+
+
 class _Writer:
     """A journal's thread, and what is its own, from `Journal.open` to `close`."""
 
@@ -238,7 +290,7 @@ class _Writer:
         self._journal = journal
         self._folder = journal.folder
         self._folder_lock = lock
-        self.entries: deque[Any] = deque()
+        self.entries = journal.left.entries
         """What waits, the oldest first."""
         self.wake = threading.Event()
         """Set to have it look."""
@@ -252,15 +304,23 @@ class _Writer:
         self._segment: Segment | None = None
         self._begun = 0.0
         self._crc = 0
-        self._unwritten = b""  # lines that could not be written
-        self._unwritten_of: list[tuple[Writes, int]] = []  # whose they are, and how many bytes
+        self._unwritten = journal.left.lines  # which could not be written
+        self._unwritten_of = journal.left.lines_of  # whose they are, and how many bytes
         self._failed_at: float | None = None
         self._closed = leftovers(self._folder)  # to be compressed
         self._compress_after = 0.0
+        self._may_be_too_much = journal.keep_bytes is not None
+        self._turned = 0.0  # when it wrote last
+
+    @property
+    def fails(self) -> bool:
+        """Whether writing failed the last time."""
+        return self._failed_at is not None
 
     def start(self) -> None:
         """Begin; raises RuntimeError where no thread can be started."""
         self._thread.start()
+        _writers.add(self)
 
     def flush(self, timeout: float) -> bool:
         """See `Journal.flush`."""
@@ -285,6 +345,7 @@ class _Writer:
 
     def abandon(self) -> None:
         """Give up, in a forked child: nothing here is its own."""
+        _writers.discard(self)
         self._folder_lock.release()
         if self._segment is not None:
             self._segment.close()
@@ -301,8 +362,9 @@ class _Writer:
         except BaseException as error:  # a mistake of ours: it must be seen, and the stream go on
             extra = fields("journal_failed", folder=str(self._folder))
             log.exception("the journal in %s has stopped", self._folder, extra=extra)
-            self._journal.failure = JournalError(f"the journal has stopped: {error}")
             self._journal.is_full = True
+            self._journal.is_failing = False  # this is another matter
+            self._journal.begin_episode(f"the journal in {self._folder} has stopped: {error!r}")
         finally:
             self._end()
 
@@ -343,12 +405,16 @@ class _Writer:
             if written:
                 self._written = asked
                 self._flushed.notify_all()
-        waiting = len(self._unwritten) + sum(each.waiting for each in self._journal.recorders)
-        limit = self._journal.buffer_bytes
-        self._journal.is_full = waiting > (limit / 2 if self._journal.is_full else limit)
+        journal = self._journal
+        waiting = sum(each.waiting for each in journal.recorders)
+        limit = journal.buffer_bytes
+        journal.is_full = waiting > (limit / 2 if journal.is_full else limit)
+        if written and not journal.is_full:
+            journal.is_failing = False
 
     def _write_all(self) -> bool:
         """Write what there is; whether that worked out."""
+        self._turned = monotonic()
         if self._unwritten and not self._write(self._unwritten, self._unwritten_of):
             return False
         entries = self.entries
@@ -365,7 +431,7 @@ class _Writer:
                 lines.append(made)
                 whose.append((recorder, entry[1]))
                 size += len(made)
-            if not self._write(b"".join(lines), whose):
+            if size and not self._write(b"".join(lines), whose):
                 return False
         lost = b"".join([each.lost_lines() for each in self._journal.recorders])
         return not lost or self._write(lost, [])
@@ -378,10 +444,8 @@ class _Writer:
                 segment = self._new_segment()
             crc = crc_of(lines, self._crc)
             check = check_line(time_ns(), crc)
-            segment.write(lines + check)
-            if self._journal.fsync == "flush":
-                segment.sync()
-        except OSError as error:
+            segment.write(lines + check, self._journal.fsync == "flush")
+        except (OSError, JournalError) as error:
             self._unwritten, self._unwritten_of = lines, whose
             self._failed(error)
             return False
@@ -396,6 +460,7 @@ class _Writer:
 
     def _new_segment(self) -> Segment:
         self._folder.mkdir(exist_ok=True)  # it may have been removed
+        self._folder_lock.hold()
         ns = time_ns()
         header = header_line(ns, {"library": f"fastpos {__version__}"})
         segment = Segment(self._folder / next_name(self._folder, ns), header)
@@ -416,16 +481,22 @@ class _Writer:
                 segment.sync()
         segment.close()
         self._closed.append(segment.path)
+        self._may_be_too_much = True
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: OSError | JournalError) -> None:
         """Begin an episode, if none is under way, and try another file the next time."""
+        segment = self._segment
+        if segment is not None and segment.is_empty:  # else each try would leave one
+            self._segment = None
+            segment.close()
+            with suppress(OSError):
+                segment.path.unlink()
         self._close_segment()
-        if self._failed_at is not None:
-            return
-        self._failed_at = monotonic()
-        message = f"the journal in {self._folder} can't be written: {error}"
-        log.error("%s", message, extra=fields("journal_failing", folder=str(self._folder)))
-        self._journal.failure = JournalError(message)
+        self._may_be_too_much = True  # removing makes room
+        if self._failed_at is None:
+            self._failed_at = monotonic()
+            message = f"the journal in {self._folder} can't be written: {error}"
+            self._journal.begin_episode(message)
 
     def _succeeded(self) -> None:
         if self._failed_at is None:
@@ -440,13 +511,20 @@ class _Writer:
 
     def _tidy(self) -> None:
         """Compress what is closed, and remove what is too much."""
-        if self._failed_at is not None or not self._closed or monotonic() < self._compress_after:
-            return
+        if self._failed_at is None and self._closed and monotonic() >= self._compress_after:
+            self._compress()
+        if self._may_be_too_much and self._journal.keep_bytes is not None:
+            self._may_be_too_much = False
+            with suppress(OSError):  # the next time
+                self._remove_oldest(self._journal.keep_bytes)
+
+    def _compress(self) -> None:
         sync = self._journal.fsync != "never"
+        self._may_be_too_much = True
         while self._closed:
             try:
                 if self._closed[0].exists():  # else it was removed by somebody else
-                    compress(self._closed[0], sync)
+                    compress(self._closed[0], sync, self._write_if_due)
             except OSError as error:
                 self._compress_after = monotonic() + 10 * RETRY
                 log.warning(
@@ -456,9 +534,11 @@ class _Writer:
                 )
                 return
             del self._closed[0]
-        if self._journal.keep_bytes is not None:
-            with suppress(OSError):  # the next time
-                self._remove_oldest(self._journal.keep_bytes)
+
+    def _write_if_due(self) -> None:
+        """Write between pieces of what takes long."""
+        if not self._ending and monotonic() - self._turned >= self._journal.interval:
+            self._write_all()
 
     def _remove_oldest(self, most: int) -> None:
         files = [(path, path.stat().st_size) for path in written(self._folder)]
@@ -477,12 +557,28 @@ class _Writer:
                 self._folder,
                 extra=fields("journal_incomplete", folder=str(self._folder)),
             )
-        self._close_segment()
-        with suppress(OSError):
+        self._journal.left = Left(self.entries, self._unwritten, self._unwritten_of)
+        try:
+            self._close_segment()
             self._tidy()
-        with self._flushed:
-            self._flushed.notify_all()
-        self._folder_lock.release()
+        finally:
+            _writers.discard(self)
+            with self._flushed:
+                self._flushed.notify_all()
+            self._folder_lock.release()
+
+
+# --- at the end of the process --------------------------------------------------------------------
+
+_writers: weakref.WeakSet[_Writer] = weakref.WeakSet()  # whose threads run; of this process
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Have written what is handed over, where nobody has stopped the streams."""
+    for writer in tuple(_writers):
+        if not writer.fails:
+            writer.flush(LAST_WRITES)
 
 
 # --- one journal for each folder that is named as a path ------------------------------------------
@@ -496,7 +592,7 @@ def journal_at(folder: str | os.PathLike[str]) -> Journal:
     path = os.path.realpath(folder)
     with _by_path_lock:
         journal = _by_path.get(path)
-        if journal is None:
+        if journal is None or journal.is_anothers:
             journal = _by_path[path] = Journal(folder)
         return journal
 

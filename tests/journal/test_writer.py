@@ -17,9 +17,10 @@ import pytest
 
 from fastpos import Fleet, PositionStream
 from fastpos.errors import JournalError
-from fastpos.journal import Journal, read
+from fastpos.journal import Journal, read, writer
 from fastpos.journal import segments as files
 from fastpos.simulator import Exchange
+from tests.support.programs import finish, streaming
 from tests.support.recording import KEY, Recorder, logged, until
 
 
@@ -132,7 +133,7 @@ def test_what_is_no_line_of_json_is_kept_as_base64(
         assert stream.wait_ready(5)
         exchange.push_bytes(_gzip(text))
         push(exchange, 1)
-        told.wait("on_unknown")
+        until(lambda: [event for event in told.on_unknown if event.raw.get("n") == 1])
     kept = [record for record in read(tmp_path) if record.kind in ("push", "undecodable")]
     assert kept[0].text == text or kept[0].kind == "undecodable"
     assert numbers(tmp_path) == [1]
@@ -322,7 +323,231 @@ def test_a_folder_that_is_removed_is_made_again(exchange: Exchange, tmp_path: Pa
         push(exchange, 2)
         assert len(told.wait("on_error")) == 1
         told.wait("on_unknown", 2)
-        until(lambda: folder.exists() and numbers(folder) == [1, 2])
+        until(lambda: folder.exists() and files.written(folder) and numbers(folder) == [1, 2])
+
+
+def test_what_the_disk_did_not_confirm_is_not_there_twice(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = False
+
+    def sync(descriptor: int) -> None:
+        if fails:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files.os, "fsync", sync)
+    told, journal = Recorder(), Journal(tmp_path, flush_interval=0.02, fsync="flush")
+    with stream_on(exchange, journal, **told.callbacks) as stream:
+        assert stream.wait_ready(5)
+        assert journal.flush()
+        fails = True
+        push(exchange, 1)
+        until(lambda: journal.failure)
+        push(exchange, 2)
+        told.wait("on_error")
+        fails = False
+    assert numbers(tmp_path) == [1, 2]
+
+
+def test_what_could_not_be_written_at_the_end_is_by_the_next_start(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, told = Disk(monkeypatch), Recorder()
+    journal = Journal(tmp_path, flush_interval=0.02)
+    stream = stream_on(exchange, journal, **told.callbacks)
+    with stream:
+        assert stream.wait_ready(5)
+        assert journal.flush()
+        disk.full = True
+        push(exchange, 1)
+        told.wait("on_unknown")
+    disk.full = False
+    with stream:
+        assert stream.wait_ready(5)
+        push(exchange, 2)
+        told.wait("on_unknown", 2)
+    assert numbers(tmp_path) == [1, 2]
+    runs = [record.kind for record in read(tmp_path) if record.kind in ("started", "stopped")]
+    assert runs == ["started", "stopped"] * 2
+
+
+def test_writing_is_not_tried_more_often_as_more_waits(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, told = Disk(monkeypatch), Recorder()
+    journal = Journal(tmp_path, flush_interval=600)
+    with stream_on(exchange, journal, **told.callbacks) as stream:
+        assert stream.wait_ready(5)
+        assert journal.flush()
+        disk.full = True
+        for number in range(400):
+            exchange.push({"channel": "numbers", "n": number, "fill": "x" * 5000})
+            told.wait("on_unknown", number + 1)
+        assert disk.tried <= 3
+        disk.full = False
+    assert numbers(tmp_path) == [*range(400)]
+
+
+def test_who_starts_while_nothing_can_be_written_is_told(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, told = Disk(monkeypatch), Recorder()
+    journal = Journal(tmp_path, flush_interval=0.02)
+    with journal, stream_on(exchange, journal) as first:
+        assert first.wait_ready(5)
+        disk.full = True
+        push(exchange, 1)
+        until(lambda: journal.failure)
+        with stream_on(exchange, journal, **told.callbacks) as stream:
+            assert stream.wait_ready(5)
+            push(exchange, 2)
+            assert isinstance(told.wait("on_error")[0], JournalError)
+        disk.full = False
+
+
+def test_who_leaves_has_noted_what_was_dropped(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, told = Disk(monkeypatch), Recorder()
+    journal = Journal(tmp_path, flush_interval=0.02, buffer_bytes=500)
+    with journal:
+        with stream_on(exchange, journal, name="leaves", **told.callbacks) as stream:
+            assert stream.wait_ready(5)
+            assert journal.flush()
+            disk.full = True
+            for number in range(50):
+                push(exchange, number)
+                told.wait("on_unknown", number + 1)
+        disk.full = False
+    kinds = [record.kind for record in read(tmp_path, stream="leaves")]
+    (dropped,) = [record for record in read(tmp_path) if record.kind == "dropped"]
+    all_of_them = ["started", "connected", "subscribed", "disconnected", "stopped"]
+    assert dropped.values["count"] == len(all_of_them) + 50 - (len(kinds) - 1)
+
+
+def test_all_streams_together_have_one_buffer(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 1_000_000
+    disk, told = Disk(monkeypatch), Recorder()
+    journal = Journal(tmp_path, flush_interval=600, buffer_bytes=limit)
+    streams = [stream_on(exchange, journal, **told.callbacks) for _ in range(5)]
+    with Fleet(streams) as fleet:
+        assert fleet.wait_ready(5)
+        assert journal.flush()
+        disk.full = True
+        for number in range(100):
+            exchange.push({"channel": "numbers", "n": number, "fill": "x" * 9000})
+            told.wait("on_unknown", 5 * (number + 1))
+        assert sum(each.waiting for each in journal.recorders) < 1.5 * limit
+        disk.full = False
+
+
+def test_a_mistake_of_ours_ends_the_journal_and_not_the_stream(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Recorder()
+    journal = Journal(tmp_path, flush_interval=0.02)
+    stream = stream_on(exchange, journal, **told.callbacks)
+    with stream:
+        assert stream.wait_ready(5)
+        assert journal.flush()
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "check_line", None)
+            push(exchange, 1)
+            until(lambda: journal.failure)
+        for number in range(2, 10):
+            push(exchange, number)
+            told.wait("on_unknown", number)
+        assert not journal.flush(1)
+        (error,) = told.on_error
+        assert "has stopped: TypeError" in str(error)
+    with stream:
+        assert stream.wait_ready(5)
+        push(exchange, 10)
+        told.wait("on_unknown", 10)
+    assert numbers(tmp_path)[-1] == 10
+    assert len(told.on_error) == 1
+
+
+def test_what_comes_while_a_large_segment_is_compressed_is_written_in_time(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PIECE", 100)
+    seen: list[list[int]] = []
+    told = Recorder()
+
+    class Packer:
+        """Has a number pushed, and waits until it is in a file."""
+
+        def compress(self, piece: bytes) -> bytes:
+            if not seen:
+                push(exchange, 2)
+                told.wait("on_unknown", 2)
+                seen.append([])
+            seen.append(numbers(tmp_path))
+            return piece
+
+        def flush(self) -> bytes:
+            return b""
+
+    with stream_on(
+        exchange, Journal(tmp_path, flush_interval=0.002, segment_bytes=20_000), **told.callbacks
+    ) as stream:
+        assert stream.wait_ready(5)
+        monkeypatch.setattr(files.isal_zlib, "compressobj", lambda *_: Packer())
+        exchange.push({"channel": "numbers", "n": 1, "fill": "x" * 20_000})
+        until(lambda: [1, 2] in seen)
+
+
+def test_a_folder_stays_the_same_when_the_process_goes_elsewhere(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    with stream_on(exchange, Journal("day", segment_bytes=1)) as stream:
+        monkeypatch.chdir(tmp_path / "b")
+        assert stream.wait_ready(5)
+    assert [path.name for path in tmp_path.glob("*/*")] == ["day"]
+    assert (tmp_path / "a" / "day").exists()
+
+
+def test_a_program_that_ends_without_a_stop_loses_nothing(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    body = """
+    from fastpos.journal import Journal
+    came = threading.Event()
+    stream = new(
+        journal=Journal(words[0], flush_interval=600.0), on_unknown=lambda event: came.set()
+    ).start()
+    assert stream.wait_ready(10) and came.wait(10)
+    """
+    with streaming(exchange, body, str(tmp_path)) as process:
+        assert exchange.wait_for_subscribers(1, 10)
+        push(exchange, 1)
+        finish(process)
+    assert numbers(tmp_path) == [1]
+
+
+def test_a_child_that_was_forked_may_write_where_its_parent_has(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("there is no fork here")
+    with stream_on(exchange, tmp_path) as stream:
+        assert stream.wait_ready(5)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with stream_on(exchange, tmp_path, name="child") as stream:
+                status = 0 if stream.wait_ready(5) else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [record.stream for record in read(tmp_path)][-1] == "child"
 
 
 def test_a_child_that_was_forked_writes_nothing(exchange: Exchange, tmp_path: Path) -> None:
