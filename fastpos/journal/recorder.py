@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import time_ns
 from typing import Any
 
@@ -72,13 +72,18 @@ class Recorder:
         self.told = None if self._journal.is_failing else self._journal.failure
         self._connection = 0
 
-    def close(self) -> None:
-        """It has ended, or does not begin; waits until all is written, where nobody else writes."""
+    def close(self) -> Callable[[], None] | None:
+        """It has ended, or does not begin.
+
+        Returns:
+            Where nobody else writes, what must be called yet: it waits until all is written.
+        """
         if self._is_open:
             self._is_open = False
             if self._lost[0] != self._noted:  # others may go on, who do not tell of it
                 self._entries.append((self, 0, None))
-            self._journal.leave(self)
+            return self._journal.leave(self)
+        return None
 
     # --- the reader's: the records ----------------------------------------------------------
 

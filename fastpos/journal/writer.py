@@ -22,6 +22,7 @@ import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -150,15 +151,20 @@ class Journal:
 
     def close(self, timeout: float = LAST_WRITES) -> None:
         """End what `open` began; the last one waits until all is written, so many seconds."""
-        with self._lock:
-            if self._owner.is_another or not self._users:
-                return
-            self._users -= 1
-            if self._users:
-                return
-            writer, self._writer = self._writer, None
+        writer = self._release()
         if writer is not None:
             writer.finish(timeout)
+
+    def _release(self) -> _Writer | None:
+        """End what `open` began; give the writer, which is to be finished, if it was the last."""
+        with self._lock:
+            if self._owner.is_another or not self._users:
+                return None
+            self._users -= 1
+            if self._users:
+                return None
+            writer, self._writer = self._writer, None
+            return writer
 
     def flush(self, timeout: float = LAST_WRITES) -> bool:
         """Wait until all that was handed over before this is in the file.
@@ -223,11 +229,24 @@ class Journal:
             self._recorders = (*self._recorders, recorder)
             return self._writer.entries
 
-    def leave(self, recorder: Writes) -> None:
-        """Have it write no more, after what it has handed over."""
-        self.close()
-        with self._lock:
-            self._recorders = tuple(each for each in self._recorders if each is not recorder)
+    def leave(self, recorder: Writes) -> Callable[[], None] | None:
+        """Have it write no more, after what it has handed over.
+
+        Returns:
+            What must be called yet, as it was the last; it waits until all is written.
+        """
+        writer = self._release()
+
+        def finish() -> None:
+            if writer is not None:
+                writer.finish(LAST_WRITES)
+            with self._lock:
+                self._recorders = tuple(each for each in self._recorders if each is not recorder)
+
+        if writer is not None:
+            return finish
+        finish()
+        return None
 
     def hurry(self) -> None:
         """Have what waits written soon, unless that fails."""

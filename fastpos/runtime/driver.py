@@ -58,7 +58,9 @@ class Driver(Control):
                         self._own_thread.leave()
                     run.failure = failure
                     try:
-                        self.feed.close_journal(failure)
+                        wait = self.feed.close_journal(failure)
+                        if wait is not None:
+                            wait()
                     finally:
                         run.ended = True
                         self._changes.notify()

@@ -140,11 +140,16 @@ class Feed:
         if self._recorder is not None:
             self._recorder.open()
 
-    def close_journal(self, failure: FastposError | None = None) -> None:
-        """The run has ended, or does not begin."""
-        if self._recorder is not None:
-            self._recorder.stopped(failure)
-            self._recorder.close()
+    def close_journal(self, failure: FastposError | None = None) -> Callable[[], None] | None:
+        """The run has ended, or does not begin.
+
+        Returns:
+            What must be called yet, if anything: it waits for the disk, some seconds at most.
+        """
+        if self._recorder is None:
+            return None
+        self._recorder.stopped(failure)
+        return self._recorder.close()
 
     def begin(self) -> None:
         """A run begins."""

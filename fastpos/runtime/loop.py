@@ -659,11 +659,33 @@ class Loop:
             seat.queue.leave(partial(self.ask, partial(self._ended_all, seat, failure)))
 
     def _ended_all(self, seat: Seat, failure: FastposError | None) -> None:
+        wait = seat.feed.close_journal(failure)
+        if wait is not None:
+            self._wait_aside(wait, partial(self._gone, seat, failure))
+        else:
+            self._gone(seat, failure)
+
+    def _wait_aside(self, wait: Callable[[], None], then: Callable[[], None]) -> None:
+        """Do something once `wait` has returned, which is a disk's matter."""
+
+        def run() -> None:
+            wait()
+            self.ask(then)
+
+        if not self._is_over:  # else there is nobody to be held up
+            with suppress(RuntimeError):  # no thread can be started
+                threading.Thread(target=run, name="fastpos-last-writes", daemon=True).start()
+                return
+        wait()
+        then()
+
+    def _gone(self, seat: Seat, failure: FastposError | None) -> None:
+        if seat.run.ended:
+            return
         self._seats.discard(seat)
         self._pending.discard(seat)
         seat.snapshots.do = on_a_thread_of_its_own
         self.pinger.forget(seat.lookout)
-        seat.feed.close_journal(failure)
         seat.run.ended = True
         seat.changed()
         self._ended(seat, failure)

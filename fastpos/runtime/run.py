@@ -142,7 +142,9 @@ class Control:
     def give_up(self, run: Run) -> None:
         """Have a run not begin; where that is too late, end soon."""
         if run.claim():
-            self.feed.close_journal()
+            wait = self.feed.close_journal()
+            if wait is not None:
+                wait()
             run.ended = True
             self._changes.notify()
         else:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from fastpos import PositionStream
+from fastpos import Fleet, PositionStream
 from fastpos.errors import JournalError
 from fastpos.journal import Journal, read, writer
 from fastpos.journal import segments as files
@@ -458,4 +458,31 @@ def test_a_stop_does_not_wait_longer_for_a_slow_disk_than_it_may(
     assert time.monotonic() - began < 2
     stall.going.set()
     assert day.stream.join(5)
+    day.check(LARGE, 0)
+
+
+def test_who_leaves_a_fleet_holds_up_nobody_while_its_disk_is_slow(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stall, day, other = Stall(monkeypatch), Day(exchange, tmp_path / "day"), Recorder()
+    stays = PositionStream(
+        exchange.url, api_key=KEY, broker=exchange.broker, proxy="", **other.callbacks
+    )
+    with Fleet([day.stream, stays]) as fleet:
+        assert fleet.wait_ready(5)
+        day.push()
+        assert day.journal.flush()
+        stall.going.clear()
+        day.push()
+        assert stall.waiting.wait(5)
+        removal = threading.Thread(target=fleet.remove, args=(day.stream,))
+        removal.start()
+        day.told.wait("on_disconnect")
+        for number in range(1, 20):
+            exchange.push({"channel": "numbers", "n": number})
+            other.wait("on_unknown", 2 + number, timeout=1)
+        assert not day.stream.join(0)
+        stall.going.set()
+        removal.join(5)
+        assert day.stream.join(5)
     day.check(LARGE, 0)
