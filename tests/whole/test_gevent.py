@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import socket
 from contextlib import AbstractContextManager
+from pathlib import Path
 from subprocess import Popen
 from textwrap import dedent
 
 import pytest
 
+from fastpos.journal import read
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
 from tests.support.frames import PING, frame
@@ -156,3 +158,45 @@ def test_ctrl_c_in_run_forever(exchange: Exchange) -> None:
     assert status == 3
     assert "Traceback" not in err  # the exception's name is there: gevent's main loop shows it
     assert exchange.wait_for("close")
+
+
+def test_a_journal(exchange: Exchange, tmp_path: Path) -> None:
+    body = """
+        from fastpos.journal import Journal
+
+        journal = Journal(words[1], flush_interval=0.02, segment_bytes=2000)
+        stream = new(journal=journal, on_order=orders.put, on_error=errors.append).start()
+        assert stream.wait_ready(10)
+        for number in range(100):
+            orders.get(timeout=10)
+        assert journal.flush()
+        say("written")
+        stop_in_time()
+        say("errors", errors, "others had their turns", longest < 2)
+    """
+    with streaming(exchange, PREAMBLE + dedent(body), "", str(tmp_path), first=PATCHED) as process:
+        assert exchange.wait_for_subscribers(1, 10)
+        for number in range(100):
+            exchange.push(order(number))
+        read_until(process, "written")
+        kept = [record for record in read(tmp_path) if record.kind == "push"]
+        assert len(kept) == 100
+        assert finish(process) == "stopped True\nerrors [] others had their turns True\n"
+    assert [record.kind for record in read(tmp_path)][-1] == "stopped"
+
+
+def test_a_program_that_ends_without_a_stop_has_written_its_journal(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    body = """
+        from fastpos.journal import Journal
+
+        journal = Journal(words[1], flush_interval=600.0)
+        stream = new(journal=journal, on_order=orders.put).start()
+        orders.get(timeout=10)
+    """
+    with streaming(exchange, PREAMBLE + dedent(body), "", str(tmp_path), first=PATCHED) as process:
+        assert exchange.wait_for_subscribers(1, 10)
+        exchange.push(order(1))
+        finish(process)
+    assert [record.kind for record in read(tmp_path)][-1] == "push"
