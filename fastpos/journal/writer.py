@@ -327,7 +327,7 @@ class _Writer:
         self._unwritten_of = journal.left.lines_of  # whose they are, and how many bytes
         self._failed_at: float | None = None
         self._closed = leftovers(self._folder)  # to be compressed
-        self._compress_after = 0.0
+        self._compress_after = 0.0  # when to try again; 0: it did not fail
         self._may_be_too_much = journal.keep_bytes is not None
         self._turned = 0.0  # when it wrote last
 
@@ -545,14 +545,17 @@ class _Writer:
                 if self._closed[0].exists():  # else it was removed by somebody else
                     compress(self._closed[0], sync, self._write_if_due)
             except OSError as error:
+                if not self._compress_after:  # else that was said
+                    log.warning(
+                        "a segment of the journal can't be compressed, and stays as it is for now: "
+                        "%s",
+                        error,
+                        extra=fields("journal_uncompressed", folder=str(self._folder)),
+                    )
                 self._compress_after = monotonic() + 10 * RETRY
-                log.warning(
-                    "a segment of the journal can't be compressed, and stays as it is for now: %s",
-                    error,
-                    extra=fields("journal_uncompressed", folder=str(self._folder)),
-                )
                 return
             del self._closed[0]
+        self._compress_after = 0.0
 
     def _write_if_due(self) -> None:
         """Write between pieces of what takes long."""

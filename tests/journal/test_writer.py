@@ -20,7 +20,7 @@ from fastpos.errors import JournalError
 from fastpos.journal import Journal, read, writer
 from fastpos.journal import segments as files
 from fastpos.simulator import Exchange
-from tests.support.programs import finish, streaming
+from tests.support.programs import finish, read_until, streaming
 from tests.support.recording import KEY, Recorder, logged, until
 
 
@@ -498,6 +498,60 @@ def test_what_comes_while_a_large_segment_is_compressed_is_written_in_time(
         monkeypatch.setattr(files.isal_zlib, "compressobj", lambda *_: Packer())
         exchange.push({"channel": "numbers", "n": 1, "fill": "x" * 20_000})
         until(lambda: [1, 2] in seen)
+
+
+def test_what_can_not_be_compressed_is_said_once_and_is_later(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    tried = 0
+
+    def no_room(*_: Any) -> None:
+        nonlocal tried
+        tried += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "RETRY", 0.002)
+    told = Recorder()
+    journal = Journal(tmp_path, flush_interval=0.02, segment_bytes=1)
+    with stream_on(exchange, journal, **told.callbacks) as stream:
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "compress", no_room)
+            assert stream.wait_ready(5)
+            until(lambda: tried > 5)
+        until(lambda: not [*tmp_path.glob("*.jsonl")])
+    assert len(logged(caplog, "journal_uncompressed")) == 1
+    assert not told.on_error
+
+
+def test_a_child_that_is_forked_in_a_callback_leaves_the_journal_alone(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("there is no fork here")
+    body = """
+    from fastpos.journal import Journal
+    done = threading.Event()
+
+    def fork(event):
+        if event.raw["n"] == 1:
+            child = os.fork()
+            if child == 0:
+                return
+            print(os.waitpid(child, 0)[1])
+        else:
+            done.set()
+
+    with new(journal=Journal(words[0], flush_interval=600.0), on_unknown=fork) as stream:
+        assert done.wait(10)
+    """
+    with streaming(exchange, body, str(tmp_path)) as process:
+        assert exchange.wait_for_subscribers(1, 10)
+        push(exchange, 1)
+        read_until(process, "0\n")
+        push(exchange, 2)
+        finish(process)
+    assert numbers(tmp_path) == [1, 2]
+    assert [record.kind for record in read(tmp_path)][-1] == "stopped"
 
 
 def test_a_folder_stays_the_same_when_the_process_goes_elsewhere(
