@@ -397,7 +397,8 @@ class _Writer:
             if not self._is_waited_for:
                 self.wake.clear()  # more is to come
         if not self._is_waited_for:
-            self.wake.wait(self._journal.interval)
+            interval = self._journal.interval
+            self.wake.wait(interval if self._failed_at is None else min(interval, RETRY))
         self.wake.clear()
 
     @property
