@@ -128,12 +128,16 @@ class Synchronizer:
         )
         return True
 
-    def take(self, snapshot: Snapshot, now: float, now_ns: int) -> list[tuple[str, object]]:
-        """Merge the answer; give what is to be told, each with the callback's name."""
+    def take(self, snapshot: Snapshot, now_ns: int) -> list[tuple[str, object]]:
+        """Merge the answer; give what is to be told, each with the callback's name.
+
+        Raises:
+            SnapshotError: it is of no use. Nothing has changed then.
+        """
         try:
             events = self._book.merge(snapshot, now_ns)
         except (TypeError, ValueError) as error:
-            return self.failed(SnapshotError(f"unusable snapshot: {error}"), now)
+            raise SnapshotError(f"unusable snapshot: {error}") from None
         self._wanted = False
         self.synced = True
         if self._interrupted:  # meanwhile, and perhaps before `synced` was set

@@ -43,6 +43,9 @@ VERSION = 1
 
 HEADER, PUSH, CHECK = "header", "push", "check"
 
+# What is nested deeper is left out of a line.
+DEEPEST = 200
+
 _RAW = b',"kind":"push","json":'
 _ENCODED = b',"kind":"push","base64":'
 _END = b"}\n"
@@ -107,24 +110,35 @@ def _rest(values: dict[str, Any]) -> bytes:
         return _END
     try:
         text = orjson.dumps(values, default=_plain)
-    except TypeError:  # an int of more than 64 bits
-        text = orjson.dumps(_written_out(values), default=_plain)
+    except TypeError:  # an int of more than 64 bits, half of a surrogate pair, or such
+        text = orjson.dumps(_written_out(values, DEEPEST), default=_plain)
     return b"," + text[1:] + b"\n"
 
 
-def _written_out(value: Any) -> Any:
-    """Give the same with all ints as their digits, which orjson takes of any length."""
-    if type(value) is dict:
-        return {key: _written_out(each) for key, each in value.items()}
-    if type(value) is list:
-        return [_written_out(each) for each in value]
-    return orjson.Fragment(str(value).encode()) if type(value) is int else value
+def _written_out(value: Any, depth: int) -> Any:
+    """Give the same as orjson takes it, whatever it is. Texts and ints are kept in full."""
+    if isinstance(value, (dict, list)) and not depth:
+        return None
+    if isinstance(value, dict):
+        return {_well_formed(key): _written_out(each, depth - 1) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_written_out(each, depth - 1) for each in value]
+    if isinstance(value, str):
+        return orjson.Fragment(json.dumps(str(value)).encode())
+    return orjson.Fragment(b"%d" % value) if type(value) is int else value
+
+
+def _well_formed(key: Any) -> str:
+    return str(key).encode("utf-8", "replace").decode()
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal) and value.is_finite():
         return orjson.Fragment(str(value).encode())
-    return str(value)
+    try:
+        return _well_formed(value)
+    except Exception:  # it is a user's
+        return None
 
 
 # --- reading --------------------------------------------------------------------------------------

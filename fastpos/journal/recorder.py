@@ -37,8 +37,8 @@ class Recorder:
     """
 
     __slots__ = (
-        "_connection", "_credential", "_entries", "_is_open", "_journal", "_label", "_lost",
-        "_noted", "_put", "_runs", "taken", "told",
+        "_batch", "_connection", "_credential", "_entries", "_is_open", "_journal", "_label",
+        "_lost", "_noted", "_put", "_runs", "taken", "told",
     )  # fmt: skip
 
     def __init__(self, journal: Journal, stream: str, credential: Credential) -> None:
@@ -47,6 +47,7 @@ class Recorder:
         self._credential = credential
         self._entries: deque[Any] = deque()  # the journal's, from `open` on
         self._connection = 0
+        self._batch: list[Any] | None = None  # pushes that are being delivered; the reader's
         self._put = 0  # bytes that were handed over
         self._runs = 0
         self._is_open = False  # between `open` and `close`
@@ -105,9 +106,15 @@ class Recorder:
         values = {"first": event.first, "gap_s": event.gap_s, "attempts": event.attempts}
         self._line("subscribed", event.received_ns, values)
 
-    def paused(self) -> None:
-        """Pushes are not wanted any more; on the ping thread."""
-        line = line_of(self._label, self._connection, time_ns(), "paused", {})
+    def paused(self, begun: int) -> None:
+        """Pushes are not wanted any more; on the ping thread.
+
+        Args:
+            begun: how many of the pushes that are being delivered have been so far.
+        """
+        batch = self._batch
+        values = {} if batch is None else {"after": begun, "of": len(batch[4])}
+        line = line_of(self._label, self._connection, time_ns(), "paused", values)
         self._entries.append((self, 0, line))
         if self._journal.is_asleep:
             self._journal.hurry()
@@ -122,8 +129,9 @@ class Recorder:
         journal = self._journal
         if self._is_full(len(texts), received_ns):
             return None
-        entry = [self, size, self._connection, received_ns, texts, len(texts), False]
+        entry = [self, size, self._connection, received_ns, texts, len(texts), False, [True]]
         self._entries.append(entry)
+        self._batch = entry
         self._put += size
         if journal.is_asleep or self._put - self.taken > HURRY:
             journal.hurry()
@@ -142,8 +150,13 @@ class Recorder:
             count: how many.
             are_json: all of those are JSON.
         """
+        self._batch = None
         entry[6] = are_json and count == len(entry[4])
         entry[5] = count
+        is_first = _claims(entry)
+        late = len(entry[4]) - count
+        if late and not is_first:  # the writer took them for delivered
+            self._line("undelivered", entry[3], {"count": late})
 
     def undecodable(self, error: DecodeError, received_ns: int) -> None:
         """A message came that was of no use."""
@@ -158,6 +171,10 @@ class Recorder:
     def snapshot_asked(self) -> None:
         """A snapshot is asked for."""
         self._line("snapshot_asked", time_ns())
+
+    def snapshot_unwanted(self) -> None:
+        """None is wanted any more, as pushes are not: it is taken note of that they were."""
+        self._line("snapshot_unwanted", time_ns())
 
     def snapshot_doubted(self) -> None:
         """Pushes say that the last one was wrong."""
@@ -231,12 +248,19 @@ class Recorder:
         if len(entry) == 3:
             line: bytes | None = entry[2]
             return self.lost_lines() if line is None else line
-        _, _, connection, received_ns, texts, delivered, are_json = entry
-        if delivered < len(texts):
-            late = [self._undelivered(connection, received_ns, each) for each in texts[delivered:]]
-            told = texts[:delivered]
-            entry = [*entry[:4], told, delivered, are_json]
-            return b"".join([*([self.lines_of(entry)] if told else ()), *late])
+        is_first = _claims(entry)
+        _, _, connection, received_ns, texts, delivered, are_json, _ = entry
+        if is_first:  # they are being delivered yet
+            return self._pushes(connection, received_ns, texts, False)
+        late = [self._undelivered(connection, received_ns, each) for each in texts[delivered:]]
+        told = texts[:delivered] if late else texts
+        return b"".join([self._pushes(connection, received_ns, told, are_json), *late])
+
+    def _pushes(
+        self, connection: int, received_ns: int, texts: list[bytes], are_json: bool
+    ) -> bytes:
+        if not texts:
+            return b""
         lines = push_lines(self._label, connection, received_ns, texts)
         may_stand = are_json or all(map(is_json_line, texts))
         if not may_stand or lines.count(b"\n") != len(texts) or self._credential.occurs_in(lines):
@@ -281,6 +305,15 @@ class Recorder:
         values = {"count": count - self._noted, "from_ns": since, "to_ns": until}
         self._noted = count
         return line_of(self._label, self._connection, time_ns(), "dropped", values)
+
+
+def _claims(entry: list[Any]) -> bool:
+    """Whether this is the first to say of pushes what becomes of them: the reader or the writer."""
+    try:
+        entry[7].pop()
+    except IndexError:
+        return False
+    return True
 
 
 def _wires(records: Iterable[Record] | None) -> list[dict[str, Any]] | None:

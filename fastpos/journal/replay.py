@@ -3,8 +3,8 @@
 Every record is something that came from outside, or that a clock decided, in the order in which it
 happened. Each is put in where it came in then (runtime/feed.py, account/synchronizer.py), and all
 that follows from it is done by the same code: decoding, merging, calling. So at every event
-`positions`, `stale` and `synced` are what they were. What is not in a journal is what the process
-did by itself: how long functions took, and a callback queue that was full.
+`positions`, `stale` and `synced` are what they were when a function on the reader thread was called
+with it. What is not in a journal is what the process did by itself; docs/journal.md lists it.
 
 Threads: none but the caller's; `stop` may be called on any.
 """
@@ -15,10 +15,11 @@ import itertools
 import os
 import threading
 from base64 import b64decode
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import errors
 from ..account.state import STORED
@@ -37,6 +38,8 @@ __all__ = ["Players", "replay"]
 _numbers = itertools.count(1)
 # What a stream that is only replayed would connect to, and never does.
 _NOWHERE = "ws://127.0.0.1:9/"
+# So many records are read ahead at the most.
+AHEAD = 10_000
 
 
 def replay(
@@ -54,6 +57,10 @@ def replay(
     Events have the recorded times in `received_ns`. What a callback raises goes to `on_error`, as
     in a stream. It says there, too, where the journal has a gap: records that were not written.
 
+    The same functions are called with the same events in the same order, and `positions` and the
+    like show at each what they showed to a function on the reader thread. docs/journal.md tells
+    what is not in a journal, and so not as it was.
+
     Args:
         path: the journal's folder, or one of its files.
         stream: the name of the stream; None: the only one that is in it.
@@ -62,7 +69,7 @@ def replay(
         into: a stream of yours that is not running, whose functions are called and whose
             `positions` and so on are kept; None: a new one.
         **arguments: the new one's: callbacks, and others of a `PositionStream`, like `number`,
-            which is the recorded one's if it is not given.
+            which is the recorded one's if it is not given; with `since` it may have to be.
 
     Returns:
         The stream, with `positions`, `stats` and so on as they were at the end.
@@ -128,32 +135,17 @@ class Players:
 
     def play(self, records: Iterable[Record]) -> None:
         """Replay records; those of a stream that is stopped meanwhile are passed over."""
-        whose: tuple[int, str, int] = 0, "", 0
-        texts: list[bytes] = []  # pushes that were read at once
-        player: _Player | None = None
         try:
-            for record in records:
-                if record[3] == PUSH and texts and record[:3] == whose:
-                    texts.append(record[4])
-                    continue
-                if texts:
-                    assert player is not None
-                    player.pushes(texts, whose[0])
-                    texts = []
-                if player is None or record[1] != whose[1]:
-                    player = self._player(record)
+            for record, texts in _units(records):
+                player = self._player(record)
                 if self._speed is not None:
                     self._keep_pace(player, record[0])
-                whose = record[:3]
                 if record[3] == PUSH:
-                    texts = [record[4]]
+                    player.pushes(texts, record[0])
                 else:
                     player.put(record)
                 if player.is_stopped and all(each.is_stopped for each in self._players.values()):
-                    texts = []
                     return
-            if texts and player is not None:
-                player.pushes(texts, whose[0])
         finally:
             for each in self._players.values():
                 each.end()
@@ -175,6 +167,88 @@ class Players:
         left = began + (ns - first) / 1e9 / self._speed - now
         if left > 0:
             player.wait(left)
+
+
+class _Unit:
+    """A record, or pushes that were read at once."""
+
+    __slots__ = ("head", "is_whole", "late", "record", "texts")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.head = record[:3]
+        self.is_whole = record[3] != PUSH
+        """Whether it is known what became of all of them."""
+        self.texts = [] if self.is_whole else [record[4]]
+        self.late = 0
+        """How many were read with them and not delivered."""
+
+
+def _units(records: Iterable[Record]) -> Iterator[tuple[Record, list[bytes]]]:
+    """Put together what was read at once, and apart where it was not delivered so.
+
+    What became of the last pushes of a read says the stream's next record. So the records are read
+    ahead, but no further than `AHEAD`, as a stream may have no next one for long.
+    """
+    waiting: deque[_Unit] = deque()  # in order
+    last: dict[str, _Unit] = {}  # of each stream, pushes of which that is not known yet
+    unit: _Unit | None = None  # the newest of them, if it is pushes
+    for record in records:
+        kind = record[3]
+        if unit is not None and kind == PUSH and record[:3] == unit.head:
+            unit.texts.append(record[4])
+            continue
+        unit = None
+        before = last.get(record[1])
+        rest: _Unit | None = None
+        if before is not None:
+            if kind == "undelivered" and "count" not in record[5]:
+                before.late += 1
+                continue
+            if kind == PUSH and record[:3] == before.head:
+                before.texts.append(record[4])
+                unit = before
+                continue
+            rest = _part(before, record)
+            before.is_whole = True
+            del last[record[1]]
+        if kind == PUSH:
+            unit = _Unit(record)
+            waiting.append(unit)
+            last[record[1]] = unit
+        else:
+            waiting.append(_Unit(record))
+            if rest is not None:
+                waiting.append(rest)
+                last[record[1]] = rest
+        while waiting and (waiting[0].is_whole or len(waiting) > AHEAD):
+            first = waiting.popleft()
+            if first.texts or first.record[3] != PUSH:
+                yield first.record, first.texts
+            if last.get(first.record[1]) is first:
+                del last[first.record[1]]
+            if unit is first:
+                unit = None
+    for each in waiting:
+        if each.texts or each.record[3] != PUSH:
+            yield each.record, each.texts
+
+
+def _part(unit: _Unit, record: Record) -> _Unit | None:
+    """Take from pushes what was not delivered, or not before `record`; give the latter."""
+    values = record[5]
+    if record[3] == "undelivered":
+        late = values.get("count")
+        if type(late) is int and late > 0:
+            del unit.texts[-late:]
+    elif record[3] == "paused" and "after" in values:
+        begun = max(len(unit.texts) + unit.late - values["of"] + values["after"], 0)
+        texts = unit.texts[begun:]
+        if texts:
+            rest = _Unit(unit.record)
+            unit.texts, rest.texts, rest.late = unit.texts[:begun], texts, unit.late
+            return rest
+    return None
 
 
 def _player_of(stream: PositionStream) -> _Player:
@@ -232,6 +306,7 @@ class _Player(Control):
 
     def end(self) -> None:
         """There is no more."""
+        self.snapshots.rules.has_source = self.snapshots.has_source
         self.run.ended = True
         self._changes.notify()
         let_go(self.stream)
@@ -264,11 +339,11 @@ class _Player(Control):
     # --- the kinds --------------------------------------------------------------------------
 
     def put_started(self, ns: int, run: int = 1, book: str | None = None, **_: Any) -> None:
-        if run == 1 and self._counters.subscriptions:  # another process, which knew nothing
+        if run == 1:  # another process, which knew nothing
             self.snapshots.end()
             self._book.forget()
-        if run == 1 and book is not None:
-            self._book.load(book)
+        if book is not None and book != self._book.dump():
+            self._book.load(book)  # as somebody did then
         self.feed.begin()
         self.feed.attempt()
 
@@ -280,10 +355,7 @@ class _Player(Control):
         self.feed.ready(Ready(first=first, gap_s=gap, attempts=attempts, received_ns=ns))
 
     def put_paused(self, ns: int, **_: Any) -> None:
-        wanted = self.snapshots.pending
         self.feed.interrupted()
-        if wanted:  # the reader was looking for a snapshot, and saw it
-            self.snapshots.end()
 
     def put_stale(self, ns: int, reason: str, silent_s: Any, **_: Any) -> None:
         silent = None if silent_s is None else float(silent_s)
@@ -296,7 +368,7 @@ class _Player(Control):
         self, ns: int, reason: str, close_code: int | None, error: Any, retry_in_s: Any, **_: Any
     ) -> None:
         self.feed.left(None)
-        failure = None if error is None else _error_of(error)
+        failure = None if error is None else _error_of(error, FastposError)
         if failure is not None:
             failure.stream = self.stream.name
         self.feed.disconnected(
@@ -313,12 +385,14 @@ class _Player(Control):
     def put_snapshot_asked(self, ns: int, **_: Any) -> None:
         self.snapshots.rules.asked()
 
+    def put_snapshot_unwanted(self, ns: int, **_: Any) -> None:
+        self.snapshots.end()
+
     def put_snapshot_doubted(self, ns: int, **_: Any) -> None:
         self.snapshots.rules.doubt(monotonic())
 
     def put_snapshot_failed(self, ns: int, error: Any, **_: Any) -> None:
-        failure = _error_of(error)
-        assert isinstance(failure, SnapshotError)
+        failure = _error_of(error, SnapshotError)
         self._tell(self.snapshots.rules.failed(failure, monotonic()))
 
     def put_snapshot(self, ns: int, **stores: Any) -> None:
@@ -329,7 +403,8 @@ class _Player(Control):
             else [view(part.record, wire, number) for wire in stores[name]]
             for name, part in STORED.items()
         }
-        self._tell(self.snapshots.rules.take(Snapshot(**given), monotonic(), ns))
+        self.snapshots.rules.asked()  # where the journal does not say so, or only before `since`
+        self._tell(self.snapshots.rules.take(Snapshot(**given), ns))
 
     def put_dropped(self, ns: int, count: int, from_ns: int, to_ns: int, **_: Any) -> None:
         seconds = (to_ns - from_ns) / 1e9
@@ -344,14 +419,18 @@ class _Player(Control):
         """What was told of it is told by what came before."""
 
 
-def _error_of(told: list[Any]) -> FastposError:
-    """Make an error again, of its class' name and arguments."""
+E = TypeVar("E", bound=FastposError)
+
+
+def _error_of(told: list[Any], least: type[E]) -> E:
+    """Make an error again, of its class' name and arguments; where that is no class of ours, or
+    not of those wanted, it is of the `least`."""
     name = str(told[0])
     arguments: list[Any] = [float(each) if isinstance(each, Decimal) else each for each in told[1:]]
     kind = getattr(errors, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, FastposError)):
-        return FastposError(*arguments)
+    if not (isinstance(kind, type) and issubclass(kind, least)):
+        kind = least
     try:
         return kind(*arguments)
-    except TypeError:
-        return FastposError(*arguments)
+    except TypeError:  # somebody's own class had others, or one of them was no text or number
+        return kind(*arguments[:1])

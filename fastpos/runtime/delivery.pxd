@@ -20,7 +20,7 @@ cdef class Delivery:
     cdef readonly CallbackTimes _times
     cdef readonly double _received
     cdef readonly bint _muted, _halted, _background
-    cdef readonly Py_ssize_t begun
+    cdef public Py_ssize_t begun
 
     @cython.locals(closes=bint)
     cpdef bint pushes(self, list texts, received_ns) except -1

@@ -289,6 +289,7 @@ class Feed:
         if recorder is None:
             return self._delivery.pushes(texts, received_ns)
         errors = self._counters.decode_errors
+        self._delivery.begun = 0  # for the ping thread, which may look at once
         entry = recorder.pushes(texts, received_ns)
         try:
             closes = self._delivery.pushes(texts, received_ns)
@@ -307,8 +308,8 @@ class Feed:
             self._delivery.report(failure)
 
     def _pong(self, link: Link) -> None:
-        self._check_journal()
         """All that was sent before it has been read: ticks that are missed now are missing."""
+        self._check_journal()
         since = None if self._lookout is None else self._lookout.confirmed()
         if since is not None:
             silent_s = monotonic() - since
@@ -341,15 +342,11 @@ class Feed:
         after = "" if gap is None else f" after a gap of {gap:.1f} s"
         extra = self._fields("subscribed", gap_s=gap, attempt=event.attempts)
         log.info("%s: subscribed%s", self._label, after, extra=extra)
-        session = link.session
-        paused = session is not None and session.phase is not Phase.READY  # in this moment
-        if paused:
-            self._subscribed_until = now
-        self.ready(event, paused)
+        self.ready(event, link)
 
     def paused(self) -> None:
         """Pushes came until now, and are not wanted any more."""
-        if self._was_ready:  # else it is told of in `_subscribed`, which is to come
+        if self._was_ready:  # else it is told of in `ready`, which is to come
             self._subscribed_until = monotonic()
         self.interrupted()
         log.info("%s: paused", self._label, extra=self._fields("paused"))
@@ -410,21 +407,24 @@ class Feed:
 
     # --- what is told, and what it does to the account; a replay comes in here, too -------------
 
-    def ready(self, event: Ready, paused: bool = False) -> None:
-        """Pushes come from now on; `paused`: or they would, but are not wanted any more."""
+    def ready(self, event: Ready, link: Link | None = None) -> None:
+        """Pushes come from now on; or they would, where `link` says that they are not wanted."""
         self._counters.subscriptions += 1
         self._was_ready = True
         if self._recorder is not None:
             self._recorder.subscribed(event)
         self._snapshots.begin(event.gap_s)
-        if paused:
+        session = None if link is None else link.session
+        if session is not None and session.phase is not Phase.READY:
+            # Seen after `begin`: what is paused from here on, the ping thread tells of.
+            self._subscribed_until = monotonic()
             self.interrupted()
         self._delivery.tell("on_ready", event)
 
     def interrupted(self) -> None:
         """Pushes are not wanted any more."""
         if self._recorder is not None:
-            self._recorder.paused()
+            self._recorder.paused(self._delivery.begun)
         self._snapshots.interrupt()
 
     def stale(self, event: Stale) -> None:

@@ -151,6 +151,8 @@ class Snapshots:
             What is to be told, each with the name of its callback.
         """
         if self.rules.interrupted:
+            if self._recorder is not None:
+                self._recorder.snapshot_unwanted()
             self.end()
             return []
         call, now = self._call, monotonic()
@@ -167,9 +169,13 @@ class Snapshots:
             if call.snapshot is None:
                 return self._failed(call.error or SnapshotError("no snapshot"), now)
             now_ns = time_ns()
+            try:
+                news = self.rules.take(call.snapshot, now_ns)
+            except SnapshotError as unusable:
+                return self._failed(unusable, now)
             if self._recorder is not None:
                 self._recorder.snapshot(call.snapshot, now_ns)
-            return self.rules.take(call.snapshot, now, now_ns)
+            return news
         if call.began == inf and now - call.asked > self._timeout:
             self._abandon()
             error = SnapshotError("no thread is free for the snapshot: other streams' calls hang")

@@ -11,7 +11,7 @@ import pytest
 
 from fastpos import CallbackError, Order, Position, PositionStream, Snapshot
 from fastpos.clock import monotonic
-from fastpos.errors import JournalError, SnapshotError
+from fastpos.errors import ConnectionFailed, JournalError, SnapshotError
 from fastpos.journal import Journal, read, replay
 from fastpos.journal.replay import Players
 from fastpos.simulator import Exchange
@@ -322,3 +322,104 @@ def test_what_can_not_be_replayed_into_is_refused(exchange: Exchange, tmp_path: 
     threaded = PositionStream("ws://h", api_key="k", broker=1, dispatch="thread")
     with pytest.raises(ValueError, match="dispatch"):
         replay(tmp_path / "day", into=threaded)
+
+
+def test_a_replay_may_begin_while_a_snapshot_was_on_its_way(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    log, after = Log(), Log()
+    with live(
+        exchange, tmp_path, log, snapshot=lambda: Snapshot([Position(id=7, side="BUY")], [])
+    ) as stream:
+        assert stream.wait_ready(5)
+        log.wait("on_synced")
+    (taken,) = (each for each in read(tmp_path) if each.kind == "snapshot")
+    replayed = again(tmp_path, after, since=taken.received_ns)
+    assert after.names[:2] == ["on_position", "on_synced"]
+    assert replayed.positions.keys() == {7}
+
+
+def test_what_a_source_gives_that_is_no_snapshot_does_not_end_the_connection(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    before, after = Log(), Log()
+    answers: list[Any] = [Snapshot([object()], []), Snapshot([], [])]  # type: ignore[list-item]
+    with live(exchange, tmp_path, before, snapshot=lambda: answers.pop(0)) as stream:
+        assert stream.wait_ready(5)
+        before.wait("on_synced", 1)
+    again(tmp_path, after)
+    assert before.names == ["on_error", "on_synced", "on_disconnect"]
+    assert after.told == before.told
+
+
+def test_an_error_of_somebody_s_own_class_is_replayed_as_the_nearest(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    class Gone(SnapshotError):
+        """Its arguments are not those of its base."""
+
+        def __init__(self, path: str, reasons: list[str]) -> None:
+            super().__init__(f"{path} is gone")
+            self.args = (self.args[0], reasons, 1, 2, 3)
+
+    def source() -> Snapshot:
+        if answers:
+            return answers.pop()
+        answers.append(Snapshot([], []))
+        raise Gone("\udcff", ["odd"])  # a path as the system gives it
+
+    answers: list[Snapshot] = []
+    before, after = Log(), Log()
+    with live(exchange, tmp_path, before, snapshot=source) as stream:
+        assert stream.wait_ready(5)
+        before.wait("on_synced", 1)
+    again(tmp_path, after)
+    assert after.names == before.names == ["on_error", "on_synced", "on_disconnect"]
+    assert type(after.on_error[0]) is SnapshotError
+    assert str(after.on_error[0]) == str(before.on_error[0]) == "\udcff is gone"
+
+
+def test_a_process_that_only_loaded_its_book_leaves_nothing_to_the_next(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    log = Log()
+    with live(exchange, tmp_path / "other", log, name="a") as stream:
+        assert stream.wait_ready(5)
+        exchange.open_position(volume=5)
+        log.wait("on_position")
+    dump = stream.book.dump()
+    exchange.refuse_upgrade(503, times=1)
+    first = live(exchange, tmp_path / "day", Log(), name="a", reconnect=None)
+    first.book.load(dump)
+    with pytest.raises(ConnectionFailed):
+        first.run_forever()
+    assert first.positions
+    with live(exchange, tmp_path / "day", log, name="a") as second:
+        assert second.wait_ready(5)
+    assert second.positions == again(tmp_path / "day", Log()).positions == {}
+
+
+def test_what_was_replayed_into_and_has_no_source_wants_no_snapshot_afterwards(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    with live(exchange, tmp_path, Log()) as stream:
+        assert stream.wait_ready(5)
+    bot = PositionStream(exchange.url, api_key=KEY, broker=exchange.broker)
+    with replay(tmp_path, into=bot):
+        assert bot.wait_ready(5)
+        assert not bot._sync.pending
+
+
+def test_a_record_that_makes_no_sense_is_told_as_such(exchange: Exchange, tmp_path: Path) -> None:
+    with live(exchange, tmp_path, Log(), name="a") as stream:
+        assert stream.wait_ready(5)
+    (path,) = tmp_path.glob("*.gz")
+    import gzip  # noqa: PLC0415
+
+    content = gzip.decompress(path.read_bytes())
+    path.unlink()
+    for rest in (b'"kind":"snapshot","positions":[7]}', b'"kind":"snapshot_failed","error":[]}'):
+        line = b'{"ns":1,"stream":"a","connection":1,' + rest + b"\n"
+        path.with_name("zz.jsonl").write_bytes(content + line)
+        with pytest.raises(JournalError, match="can.t be used"):
+            replay(tmp_path)
