@@ -38,6 +38,8 @@ __all__ = ["Players", "replay"]
 _numbers = itertools.count(1)
 # What a stream that is only replayed would connect to, and never does.
 _NOWHERE = "ws://127.0.0.1:9/"
+# What comes of a record that is not as it was written.
+NONSENSE = ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError
 # So many records are read ahead at the most.
 AHEAD = 10_000
 
@@ -332,7 +334,7 @@ class _Player(Control):
             raise JournalError(f"a record of kind {record.kind!r} is not known here")
         try:
             step(record.received_ns, **record.values)
-        except (TypeError, ValueError, AssertionError) as error:  # never of a user's function
+        except NONSENSE as error:  # never of a user's function
             message = f"a record of kind {record.kind!r} can't be used: {error}"
             raise JournalError(message) from error
 
@@ -342,8 +344,8 @@ class _Player(Control):
         if run == 1:  # another process, which knew nothing
             self.snapshots.end()
             self._book.forget()
-        if book is not None and book != self._book.dump():
-            self._book.load(book)  # as somebody did then
+        if book is not None and self._book.is_empty:  # also where the replay begins with this run
+            self._book.load(book)
         self.feed.begin()
         self.feed.attempt()
 
