@@ -158,7 +158,7 @@ def parse(line: bytes) -> tuple[Head, str, bytes, dict[str, Any]]:
         raise ValueError("it has no end")
     try:
         values = json.loads(line, parse_float=Decimal)
-    except ValueError:
+    except (ValueError, ArithmeticError, RecursionError):  # the others: a foreign file
         raise ValueError("it is no JSON") from None
     if type(values) is not dict:
         raise ValueError("it is no object")

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from functools import partial
+from io import BufferedReader, FileIO
+from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -30,6 +34,8 @@ __all__ = ["Record", "read"]
 _MARK = b',"kind":"push","json":'
 _inflate_error: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 _PLAIN_SIZE = 1024 * 1024  # so much is read at once, bytes
+_HEADER_SIZE = 64 * 1024  # what has a longer first line is no segment, bytes
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Record(NamedTuple):
@@ -65,7 +71,8 @@ def read(
 ) -> Iterator[Record]:
     """Iterate over the records of a journal, from the oldest to the newest.
 
-    It may be read while it is written: then it ends with what was there.
+    It may be read while it is written: then it ends with what was there. Files of a folder that are
+    removed meanwhile, as with `keep_bytes`, are passed over.
 
     Args:
         path: the folder, or one of its files.
@@ -84,7 +91,9 @@ def read(
     if stream is not None and not isinstance(stream, str):
         raise TypeError(f"stream must be a str, not {type(stream).__name__}")
     files = _files(Path(path))
-    return _filtered(files, stream, first, last, on_error or _raise)
+    # Of a folder, what was the oldest may be removed before it is its turn (`keep_bytes`).
+    is_folder = files != [Path(path)]
+    return _filtered(files, is_folder, stream, first, last, on_error or _raise)
 
 
 def _raise(error: JournalError) -> None:
@@ -97,9 +106,11 @@ def _nanoseconds(name: str, time: Time | None) -> int | None:
     if isinstance(time, datetime):
         if time.tzinfo is None:
             raise ValueError(f"{name} is a datetime without a time zone")
-        time = time.timestamp()
+        return (time - _EPOCH) // timedelta(microseconds=1) * 1000
     if not isinstance(time, float):
         raise TypeError(f"{name} must be an int, a float or a datetime, not {type(time).__name__}")
+    if not isfinite(time):
+        raise ValueError(f"{name} must be a number of seconds, not {time}")
     return int(time * 1e9)
 
 
@@ -119,13 +130,14 @@ def _files(path: Path) -> list[Path]:
 
 def _filtered(
     files: list[Path],
+    is_folder: bool,
     stream: str | None,
     since: int | None,
     until: int | None,
     on_error: Callable[[JournalError], object],
 ) -> Iterator[Record]:
     for file in files:
-        for record in _records(file, on_error):
+        for record in _records(file, is_folder, on_error):
             if stream is not None and record[1] != stream:
                 continue
             if since is not None and record[0] < since:
@@ -135,20 +147,28 @@ def _filtered(
             yield record
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _open(path: Path) -> BufferedReader:
+    try:
+        return BufferedReader(FileIO(path), _PLAIN_SIZE)
+    except FileNotFoundError:  # it was closed meanwhile: its gzip was there before it went
+        return BufferedReader(FileIO(path.with_name(path.name + ".gz")), _PLAIN_SIZE)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a segment; its name need not tell what it is."""
-    if not path.exists() and path.with_name(path.name + ".gz").exists():
-        path = path.with_name(path.name + ".gz")  # it was closed meanwhile
-    with open(path, "rb") as file:
-        is_packed = file.read(2) == GZIP_MAGIC
-    if is_packed:
-        packed: Any = igzip
-        opened: IO[bytes] = packed.open(path, "rb")
-        return opened
-    return open(path, "rb", buffering=_PLAIN_SIZE)
+    packed: Any = igzip
+    with _open(path) as file:
+        if file.peek(2)[:2] != GZIP_MAGIC:
+            yield file
+            return
+        with packed.open(file, "rb") as inflated:
+            yield inflated
 
 
-def _records(path: Path, on_error: Callable[[JournalError], object]) -> Iterator[Record]:
+def _records(
+    path: Path, may_be_gone: bool, on_error: Callable[[JournalError], object]
+) -> Iterator[Record]:
     name = str(path)
     number = 0  # of the line
     checked = 0  # the last line that a check was right of
@@ -160,20 +180,25 @@ def _records(path: Path, on_error: Callable[[JournalError], object]) -> Iterator
     wrong = partial(_wrong, name, on_error)
     try:
         with _opened(path) as file:
-            for line in file:
+            first = file.readline(_HEADER_SIZE)
+            if not first.endswith(b"\n") and len(first) < _HEADER_SIZE:
+                return  # it has just begun, or its process ended then
+            if not _is_header(first):
+                wrong(1, "this is no segment of a journal, or its header was altered")
+                if not first.startswith(b'{"'):
+                    return
+            for line in chain((first,), file):
                 number += 1
                 before, crc = crc, crc32(line, crc)
                 begin = line.find(_MARK)
                 if begin > 0 and line.endswith(b"}\n"):
-                    if line[:begin] != head_bytes:
-                        try:
-                            head = _head(line[:begin])
-                        except ValueError as error:
-                            wrong(number, str(error))
-                            continue
-                        head_bytes = line[:begin]
-                    yield new((*head, PUSH, line[begin + 22 : -2], nothing))
-                    continue
+                    if (begins := line[:begin]) != head_bytes:
+                        found = _head(begins)
+                        if found is not None:
+                            head_bytes, head = begins, found
+                    if begins == head_bytes:
+                        yield new((*head, PUSH, line[begin + 22 : -2], nothing))
+                        continue
                 if not line.endswith(b"\n"):
                     break  # it was never whole; in the middle of a file there is no such line
                 try:
@@ -188,12 +213,18 @@ def _records(path: Path, on_error: Callable[[JournalError], object]) -> Iterator
                         crc = _resumed(values, line)
                     checked = number
                 elif kind == HEADER:
-                    _check_header(name, values)
-                elif number == 1:
-                    raise JournalError(f"{name} is no segment of a journal", name, 1)
+                    if values.get("format") == FORMAT and values.get("version") != VERSION:
+                        version = values.get("version")
+                        wrong(number, f"this is version {version!r}, which is not known here")
+                        return
+                    # Or another segment was put behind the last.
+                    checked, crc = number - 1, crc32(line)
                 else:
                     assert stream is not None
                     yield Record(ns, stream, connection, kind, text, values)
+    except FileNotFoundError as error:
+        if not may_be_gone:
+            wrong(1, f"it can't be read: {error}")
     except (OSError, EOFError, _inflate_error) as error:
         wrong(number + 1, f"it can't be read: {error}")
 
@@ -210,23 +241,21 @@ def _wrong(file: str, on_error: Callable[[JournalError], object], line: int, wha
     on_error(JournalError(f"{file}, line {line}: {what}", file, line))
 
 
-def _head(data: bytes) -> tuple[int, str, int]:
+def _head(data: bytes) -> tuple[int, str, int] | None:
+    """What all lines begin with; None: it is another line, which has the mark further inside."""
     try:
         values = orjson.loads(data + b"}")
         ns, stream, connection = values["ns"], values["stream"], values["connection"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError("it is no record") from None
+        return None
     if type(ns) is not int or type(stream) is not str or type(connection) is not int:
-        raise ValueError("it is no record")
+        return None
     return ns, stream, connection
 
 
-def _check_header(name: str, values: dict[str, Any]) -> None:
-    if values.get("format") != FORMAT:
-        raise JournalError(f"{name} is no segment of a journal", name, 1)
-    if values.get("version") != VERSION:
-        raise JournalError(
-            f"{name} is a journal of version {values.get('version')!r}, which is not known here",
-            name,
-            1,
-        )
+def _is_header(line: bytes) -> bool:
+    try:
+        _, kind, _, values = parse(line)
+    except ValueError:
+        return False
+    return kind == HEADER and values.get("format") == FORMAT

@@ -59,7 +59,8 @@ def segments(folder: Path) -> list[Path]:
         OSError: it can't be read.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):  # .jsonl comes before .jsonl.gz
+    # Twice, as one look may see neither name of what is closed meanwhile. The gzip sorts last.
+    for path in sorted({*folder.iterdir(), *folder.iterdir()}):
         if path.name.endswith((PLAIN, PACKED)):
             found[_stem(path)] = path
     return [found[stem] for stem in sorted(found)]
