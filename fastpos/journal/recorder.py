@@ -20,7 +20,7 @@ from ..errors import DecodeError, FastposError, JournalError, SnapshotError
 from ..model.events import Disconnect, Ready, Stale
 from ..model.fields import Record
 from ..model.snapshot import Snapshot
-from ..wire.credential import Credential
+from ..wire.credential import Credential, Hider
 from .format import encoded_line, is_json_line, label_of, line_of, push_lines
 from .writer import HURRY, Journal
 
@@ -129,7 +129,10 @@ class Recorder:
         journal = self._journal
         if self._is_full(len(texts), received_ns):
             return None
-        entry = [self, size, self._connection, received_ns, texts, len(texts), False, [True]]
+        entry = [
+            self, size, self._connection, received_ns, texts, len(texts), False, [True],
+            self._credential.hider,  # as of now: when it is written the credential may be another
+        ]  # fmt: skip
         self._entries.append(entry)
         self._batch = entry
         self._put += size
@@ -160,7 +163,7 @@ class Recorder:
 
     def undecodable(self, error: DecodeError, received_ns: int) -> None:
         """A message came that was of no use."""
-        values = {"error": str(error), "base64": _encoded(self._hidden(error.data))}
+        values = {"error": str(error), "base64": _encoded(_hidden(error.data, self._credential.hider))}
         self._line("undecodable", received_ns, values)
 
     def stale(self, event: Stale) -> None:
@@ -217,8 +220,13 @@ class Recorder:
         if self._is_full(1, ns):
             return
         line = line_of(self._label, self._connection, ns, kind, values or {})
-        if self._credential.occurs_in(line):  # in a value, or a short one in what is ours
-            line = line_of(self._label, self._connection, ns, kind, self._without(values or {}))
+        hider = self._credential.hider
+        if hider.occurs_in(line):  # in a value, or a short one in what is ours
+            hidden = {
+                name: _without(each, hider) if isinstance(each, (str, list, dict)) else each
+                for name, each in (values or {}).items()
+            }
+            line = line_of(self._label, self._connection, ns, kind, hidden)
         self._entries.append((self, len(line), line))
         self._put += len(line)
         if self._journal.is_asleep:
@@ -249,53 +257,38 @@ class Recorder:
             line: bytes | None = entry[2]
             return self.lost_lines() if line is None else line
         is_first = _claims(entry)
-        _, _, connection, received_ns, texts, delivered, are_json, _ = entry
+        _, _, connection, received_ns, texts, delivered, are_json, _, hider = entry
         if is_first:  # they are being delivered yet
-            return self._pushes(connection, received_ns, texts, False)
-        late = [self._undelivered(connection, received_ns, each) for each in texts[delivered:]]
-        told = texts[:delivered] if late else texts
-        return b"".join([self._pushes(connection, received_ns, told, are_json), *late])
+            return self._pushes(connection, received_ns, texts, False, hider)
+        told = texts[:delivered]
+        lines = [self._pushes(connection, received_ns, told, are_json, hider)]
+        for text in texts[delivered:]:
+            values = {"base64": _encoded(_hidden(text, hider))}
+            lines.append(line_of(self._label, connection, received_ns, "undelivered", values))
+        return b"".join(lines)
 
     def _pushes(
-        self, connection: int, received_ns: int, texts: list[bytes], are_json: bool
+        self,
+        connection: int,
+        received_ns: int,
+        texts: list[bytes],
+        are_json: bool,
+        hider: Hider,
     ) -> bytes:
         if not texts:
             return b""
         lines = push_lines(self._label, connection, received_ns, texts)
         may_stand = are_json or all(map(is_json_line, texts))
-        if not may_stand or lines.count(b"\n") != len(texts) or self._credential.occurs_in(lines):
-            lines = b"".join(self._one(connection, received_ns, text) for text in texts)
+        if not may_stand or lines.count(b"\n") != len(texts) or hider.occurs_in(lines):
+            lines = b"".join(self._one(connection, received_ns, text, hider) for text in texts)
         return lines
 
-    def _undelivered(self, connection: int, received_ns: int, text: bytes) -> bytes:
-        values = {"base64": _encoded(self._hidden(text))}
-        return line_of(self._label, connection, received_ns, "undelivered", values)
-
-    def _one(self, connection: int, received_ns: int, text: bytes) -> bytes:
-        if self._credential.occurs_in(text):
-            text = self._hidden(text)
+    def _one(self, connection: int, received_ns: int, text: bytes, hider: Hider) -> bytes:
+        if hider.occurs_in(text):
+            text = _hidden(text, hider)
         if is_json_line(text):
             return push_lines(self._label, connection, received_ns, [text])
         return encoded_line(self._label, connection, received_ns, text)
-
-    def _hidden(self, text: bytes) -> bytes:
-        return self._credential.hide(text.decode("latin-1")).encode("latin-1")
-
-    def _without(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Give the same with the credential hidden, but not in our own keys and numbers."""
-        return {
-            key: self._cleaned(each) if isinstance(each, (str, list, dict)) else each
-            for key, each in values.items()
-        }
-
-    def _cleaned(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {self._credential.hide(key): self._cleaned(value[key]) for key in value}
-        if isinstance(value, list):
-            return [self._cleaned(each) for each in value]
-        if isinstance(value, str) or self._credential.occurs_in(str(value).encode()):
-            return self._credential.hide(str(value))
-        return value
 
     def lost_lines(self) -> bytes:
         """Give the line that tells of what was not taken since the last one; nothing if all was."""
@@ -314,6 +307,21 @@ def _claims(entry: list[Any]) -> bool:
     except IndexError:
         return False
     return True
+
+
+def _hidden(text: bytes, hider: Hider) -> bytes:
+    return hider.hide(text.decode("latin-1")).encode("latin-1")
+
+
+def _without(value: Any, hider: Hider) -> Any:
+    """Give the same with the credential hidden in all that stands in it."""
+    if isinstance(value, dict):
+        return {_without(key, hider): _without(each, hider) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without(each, hider) for each in value]
+    if isinstance(value, str) or hider.occurs_in(str(value).encode("utf-8", "replace")):
+        return hider.hide(str(value))
+    return value
 
 
 def _wires(records: Iterable[Record] | None) -> list[dict[str, Any]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +13,7 @@ from ..model.exchange import CREDENTIAL_PLACES, request
 from ..printable import printable
 from ..tracebacks import clears_locals
 
-__all__ = ["Credential", "CredentialSource"]
+__all__ = ["Credential", "CredentialSource", "Hider"]
 
 # A piece of a credential that is shorter than this tells nothing, characters.
 SHORTEST = 4
@@ -46,10 +47,11 @@ class Credential:
         self.header = CREDENTIAL_PLACES[kind][0]
         self.renews = callable(source)
         """Whether it is asked for at every connect, and may be another one then."""
-        self._seen: list[str] = []
-        self._spelled: list[bytes] = []  # in all ways, of those
+        self.hider = Hider(())
+        """What hides it as of now; replaced as a whole where it becomes another one."""
         if not callable(source):
             self._check(source)
+            self.hider = Hider((source,))
 
     @clears_locals
     def get(self) -> str:
@@ -71,32 +73,17 @@ class Credential:
                     f"the {self._kind} callable failed: {printable(self.hide(str(error)))}"
                 ) from error
         # The last two are what a server can still be talking about.
-        if value not in self._seen:
-            self._seen = [*self._seen[-1:], value]
-            self._spelled = [each.encode() for seen in self._seen for each in _spellings(seen)]
+        if not self.hider.hides(value):
+            self.hider = self.hider.followed_by(value)
         return Secret(value)
 
     def message(self, event: str, value: str, broker: int) -> str:
         """Give the message "sub" or "unsub" for the credential `value`."""
         return request(event, self._kind, value, broker)
 
-    @clears_locals
     def hide(self, text: str) -> str:
         """Take the credential out of a text that came from elsewhere."""
-        for value in self._seen:
-            for spelling in _spellings(value):
-                text = text.replace(spelling, "***")
-                # The text may have been cut in the middle of it.
-                for length in range(min(len(spelling), len(text)), SHORTEST - 1, -1):
-                    if text.endswith(spelling[:length]):
-                        text = text[:-length] + "***"
-                        break
-        return text
-
-    @clears_locals
-    def occurs_in(self, data: bytes) -> bool:
-        """Whether the credential is in what came from elsewhere, whole."""
-        return any(spelling in data for spelling in self._spelled)
+        return self.hider.hide(text)
 
     def _check(self, value: Any) -> None:
         if not isinstance(value, str):
@@ -113,7 +100,70 @@ class Credential:
         return f"<{self._kind}>"
 
 
+class Hider:
+    """Takes credentials out of what came from elsewhere. It does not change.
+
+    Args:
+        values: the credentials.
+    """
+
+    __slots__ = ("_encoded", "_escaped", "_escaped_bytes", "_values")
+
+    def __init__(self, values: tuple[str, ...]) -> None:
+        self._values = values
+        self._encoded = [each.encode() for value in values for each in _spellings(value)]
+        # What no credential is in: nothing.
+        pattern = "|".join(map(_escaped, values)) or r"(?!)"
+        self._escaped = re.compile(pattern)
+        self._escaped_bytes = re.compile(pattern.encode())
+
+    def hides(self, value: str) -> bool:
+        """Whether this is one of them."""
+        return value in self._values
+
+    def followed_by(self, value: str) -> Hider:
+        """Give one for the last of them, and another."""
+        return Hider((*self._values[-1:], value))
+
+    @clears_locals
+    def hide(self, text: str) -> str:
+        """Take them out of a text, which may have been cut in the middle of one."""
+        for value in self._values:
+            for spelling in _spellings(value):
+                text = text.replace(spelling, "***")
+                for length in range(min(len(spelling), len(text)), SHORTEST - 1, -1):
+                    if text.endswith(spelling[:length]):
+                        text = text[:-length] + "***"
+                        break
+        if any(sign in text for sign in ESCAPES):
+            text = self._escaped.sub("***", text)
+        return text
+
+    @clears_locals
+    def occurs_in(self, data: bytes) -> bool:
+        """Whether one of them is in it, whole."""
+        if any(spelling in data for spelling in self._encoded):
+            return True
+        if any(sign in data for sign in ESCAPE_BYTES):
+            return self._escaped_bytes.search(data) is not None
+        return False
+
+
+# Where none of these is, a text spells a credential in one of the ways of `_spellings`.
+ESCAPES = ("\\u00", "%", "\\\\")
+ESCAPE_BYTES = tuple(sign.encode() for sign in ESCAPES)
+
+
 def _spellings(value: str) -> dict[str, None]:
     """Give the ways in which a credential may stand in a text, each once."""
     escaped = json.dumps(value)[1:-1]
     return dict.fromkeys((value, escaped, escaped.replace("/", "\\/"), quote(value, safe="")))
+
+
+def _escaped(value: str) -> str:
+    """Give a pattern for it where any of its characters may be escaped: as JSON may (RFC 8259,
+    section 7; some libraries do it with =, +, <, > or &), perhaps twice, or as a URL may."""
+    return "".join(
+        rf"(?:\\{{0,4}}{re.escape(each)}|\\{{1,4}}u00(?i:{ord(each):02x})|%(?i:{ord(each):02x}))"
+        for each in value
+    )
