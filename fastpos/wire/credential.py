@@ -135,7 +135,7 @@ class Hider:
                     if text.endswith(spelling[:length]):
                         text = text[:-length] + "***"
                         break
-        if any(sign in text for sign in ESCAPES):
+        if "\\" in text or "%" in text:
             text = self._escaped.sub("***", text)
         return text
 
@@ -144,14 +144,10 @@ class Hider:
         """Whether one of them is in it, whole."""
         if any(spelling in data for spelling in self._encoded):
             return True
-        if any(sign in data for sign in ESCAPE_BYTES):
+        # Most data has none of these, and one byte is found the fastest.
+        if b"%" in data or (b"\\" in data and (b"\\u00" in data or b"\\\\" in data)):
             return self._escaped_bytes.search(data) is not None
         return False
-
-
-# Where none of these is, a text spells a credential in one of the ways of `_spellings`.
-ESCAPES = ("\\u00", "%", "\\\\")
-ESCAPE_BYTES = tuple(sign.encode() for sign in ESCAPES)
 
 
 def _spellings(value: str) -> dict[str, None]:
