@@ -4,7 +4,9 @@ Each method is one kind of record, and is called before what it tells of is done
 the journal is that in which it happened. docs/journal.md has the kinds and their fields.
 
 Threads: the reader's, but for `lines_of` and `lost_lines`, which are the journal's writer's, and
-`paused`, which is the ping thread's and touches nothing but the queue.
+`paused`, which is the ping thread's and touches nothing but the queue; it looks at `_batch`. What
+becomes of pushes is known when they were delivered, and the writer may not wait for that: whoever
+comes first, it or the reader, takes the token in their entry (`_claims`), and the other goes by it.
 """
 
 from __future__ import annotations

@@ -276,7 +276,11 @@ class Feed:
         counters.bytes_received = self._bytes + link.bytes_received
         counters.last_message_ns = received_ns
         self._delivery.received(link.last_received)
-        if self._pushes(texts, received_ns):
+        if self._recorder is None:
+            closes = self._delivery.pushes(texts, received_ns)
+        else:
+            closes = self._recorded(self._recorder, texts, received_ns)
+        if closes:
             log.info(
                 "%s: the exchange says that it closes",
                 self._label,
@@ -284,10 +288,8 @@ class Feed:
             )
             link.system_closes()
 
-    def _pushes(self, texts: list[bytes], received_ns: int) -> bool:
-        recorder = self._recorder
-        if recorder is None:
-            return self._delivery.pushes(texts, received_ns)
+    def _recorded(self, recorder: Recorder, texts: list[bytes], received_ns: int) -> bool:
+        """Deliver pushes that are written down."""
         errors = self._counters.decode_errors
         self._delivery.begun = 0  # for the ping thread, which may look at once
         entry = recorder.pushes(texts, received_ns)

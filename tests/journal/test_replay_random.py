@@ -212,7 +212,9 @@ class Script(Control):
     def pushes(self) -> None:
         texts = [self.push() for _ in range(self.chance.choice([1, 1, 2, 5]))]
         self.in_batch = True
-        self.feed._pushes(texts, self.ns)
+        recorder = self.feed._recorder
+        assert recorder is not None
+        self.feed._recorded(recorder, texts, self.ns)
         self.in_batch = False
 
     def poll(self) -> None:
