@@ -165,7 +165,10 @@ class Recorder:
 
     def undecodable(self, error: DecodeError, received_ns: int) -> None:
         """A message came that was of no use."""
-        values = {"error": str(error), "base64": _encoded(_hidden(error.data, self._credential.hider))}
+        values = {
+            "error": str(error),
+            "base64": _encoded(_hidden(error.data, self._credential.hider)),
+        }
         self._line("undecodable", received_ns, values)
 
     def stale(self, event: Stale) -> None:

@@ -23,6 +23,8 @@ KEY = "a/key+of=the\\tests&'<0b7a55>\"=="
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path) as journal:
         yield journal
+        for recorder in journal.recorders:
+            journal.leave(recorder)
 
 
 def recorder_in(journal: Journal, source: str | Callable[[], str] = KEY) -> Recorder:

@@ -421,5 +421,5 @@ def test_a_record_that_makes_no_sense_is_told_as_such(exchange: Exchange, tmp_pa
     for rest in (b'"kind":"snapshot","positions":[7]}', b'"kind":"snapshot_failed","error":[]}'):
         line = b'{"ns":1,"stream":"a","connection":1,' + rest + b"\n"
         path.with_name("zz.jsonl").write_bytes(content + line)
-        with pytest.raises(JournalError, match="can.t be used"):
+        with pytest.raises(JournalError, match=r"can.t be used"):
             replay(tmp_path)
