@@ -184,9 +184,10 @@ def _records(
             if not first.endswith(b"\n") and len(first) < _HEADER_SIZE:
                 return  # it has just begun, or its process ended then
             if not _is_header(first):
-                wrong(1, "this is no segment of a journal, or its header was altered")
-                if not first.startswith(b'{"'):
+                if not first.startswith(b'{"ns":'):
+                    on_error(JournalError(f"{name} is no segment of a journal", name, 1))
                     return
+                wrong(1, "this is no segment of a journal, or its header was altered")
             for line in chain((first,), file):
                 number += 1
                 before, crc = crc, crc32(line, crc)

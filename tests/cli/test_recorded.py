@@ -297,7 +297,8 @@ def test_a_terminal_is_told_how_far_it_has_come(tmp_path: Path) -> None:
         writing.order(number / 2, number)
     terminal = Terminal(("replay", str(tmp_path), "--speed", "1"))
     try:
-        terminal.read_until(r"\r50%, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+        # A record is read before the one in front of it is due.
+        terminal.read_until(r"\r(50|75)%, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
         assert terminal.end().count("Order") == 5
         assert terminal.process.returncode == 0
         assert terminal.screen() == [""]
