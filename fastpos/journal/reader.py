@@ -184,7 +184,7 @@ def _records(
             if not first.endswith(b"\n") and len(first) < _HEADER_SIZE:
                 return  # it has just begun, or its process ended then
             if not _is_header(first):
-                if not first.startswith(b'{"ns":'):
+                if not first.startswith(b'{"ns":') or b'"kind":"header"' in first:
                     on_error(JournalError(f"{name} is no segment of a journal", name, 1))
                     return
                 wrong(1, "this is no segment of a journal, or its header was altered")

@@ -24,7 +24,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path) as journal:
         yield journal
         for recorder in journal.recorders:
-            journal.leave(recorder)
+            finish = journal.leave(recorder)
+            if finish is not None:
+                finish()
 
 
 def recorder_in(journal: Journal, source: str | Callable[[], str] = KEY) -> Recorder:
