@@ -157,7 +157,8 @@ class JournalError(FastposError):
 class PublisherError(FastposError):
     """Nothing can be published, or another publishes the account.
 
-    It comes to `on_error`, once for each time in which nothing can be published; the stream goes on.
+    It comes to `on_error`, once for each time in which nothing can be published, and the stream
+    goes on.
     """
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import ssl
 
     from .journal.writer import Journal
+    from .redis import Publisher
 
 __all__ = ["Settings", "check_seconds", "takes"]
 
@@ -128,6 +129,13 @@ def _journal(name: str, value: Any) -> None:
 
         if not isinstance(value, Journal):
             raise TypeError(f"{name} must be a path or a Journal, not {type(value).__name__}")
+
+
+def _publisher(name: str, value: Any) -> None:
+    if value is not None:
+        from .redis import Publisher  # noqa: PLC0415 -- who has one has imported it
+
+        _instance_of(Publisher)(name, value)
 
 
 Integer = Annotated[int, _integer]
@@ -245,6 +253,7 @@ class Settings(_Frozen, Callbacks):
     queue_size: Size = 10_000
     slow_callback_s: Seconds = 1.0
     journal: Annotated["Journal | str | os.PathLike[str] | None", _journal] = None
+    publisher: Annotated["Publisher | None", _publisher] = None
 
     # Worked out of these:
     address: Address = field(init=False)

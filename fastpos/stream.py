@@ -35,7 +35,7 @@ from .settings import Settings, takes
 from .wire.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from .journal.recorder import Recorder
+    from .journal.recorder import Recorder, Several
     from .runtime.loop import Seat
     from .runtime.pool import PooledQueue
     from .runtime.run import Control, Parts, Run
@@ -98,6 +98,8 @@ class PositionStream(Callbacks):
             has been running for longer is named while it does, seconds.
         journal: where all that comes is written down, for `fastpos.journal.read` and `replay`: a
             `fastpos.journal.Journal`, or a folder's path. None: nowhere.
+        publisher: sends the same to Redis, for streams on other machines; a
+            `fastpos.redis.Publisher`. None: nobody does.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
@@ -447,17 +449,19 @@ class PositionStream(Callbacks):
         )
 
 
-def _recorder(settings: Settings) -> Recorder | None:
-    """Make what writes a stream's journal; None: there is none."""
-    if settings.journal is None:
+def _recorder(settings: Settings) -> Recorder | Several | None:
+    """Make what writes down and publishes what comes to a stream; None: nobody does."""
+    if settings.journal is None and settings.publisher is None:
         return None
-    from .journal.recorder import Recorder  # noqa: PLC0415 -- for who has a journal only
+    from .journal.recorder import Recorder, Several, Sink  # noqa: PLC0415 -- for who has one only
     from .journal.writer import Journal, journal_at  # noqa: PLC0415
 
     journal = settings.journal
-    if not isinstance(journal, Journal):
+    if journal is not None and not isinstance(journal, Journal):
         journal = journal_at(journal)
-    return Recorder(journal, settings.name, settings.credential)
+    sinks: list[Sink] = [sink for sink in (journal, settings.publisher) if sink is not None]
+    recorders = [Recorder(sink, settings.name, settings.credential) for sink in sinks]
+    return recorders[0] if len(recorders) == 1 else Several(recorders)
 
 
 # --- for fleet.py ---------------------------------------------------------------------------------

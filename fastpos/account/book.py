@@ -18,7 +18,7 @@ from ..model.fields import NumberType
 from ..model.snapshot import Snapshot
 from ..model.table import Channel
 from ..wire.heartbeat import Heartbeat
-from .state import STORED, State, entry_of, no_push, whole
+from .state import STORED, State, adapted, entry_of, no_push, whole
 
 __all__ = ["Book"]
 
@@ -87,6 +87,10 @@ class Book:
         """Have all that is known count as stale, until `mark_stale`."""
         self._interrupted = True
 
+    def resume(self) -> None:
+        """Take that back: nothing was missed."""
+        self._interrupted = False
+
     @property
     def has_open_position(self) -> bool:
         """Whether a position is open of which something was told since the last gap."""
@@ -117,6 +121,20 @@ class Book:
                     {"complete": entry.complete, "wire": whole(entry)} for entry in entries
                 ]
         return json.dumps(content, default=str)
+
+    def content(self) -> dict[str, Any]:
+        """Give all that is known, with what is stale of it, for another's `replace`."""
+        return {
+            name: [
+                {
+                    "wire": whole(entry),
+                    "complete": entry.complete,
+                    "stale": sorted(entry.stale),
+                }
+                for entry in store.entries.copy().values()
+            ]
+            for name, store in self._state.stores.items()
+        }
 
     # --- the writer's -----------------------------------------------------------------------
 
@@ -180,6 +198,32 @@ class Book:
         events = state.settle(received_ns)
         self._state = state
         self._journal = None
+        return events
+
+    def replace(self, content: dict[str, Any], received_ns: int) -> list[Position]:
+        """Know what another's `content` says, and nothing else.
+
+        Returns:
+            What has changed by it, as events.
+
+        Raises:
+            ValueError: it is none. Nothing has changed then.
+        """
+        latest = no_push(self._number, received_ns)
+        state = State(self._number, base=self._state)
+        try:
+            for name, part in STORED.items():
+                for item in content[name]:
+                    wire = adapted(item["wire"], self._number)
+                    state.stores[name].entries[part.id_of(wire)] = entry_of(
+                        wire, latest, frozenset(item["stale"]), complete=item["complete"]
+                    )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no state of an account: {error!r}") from None
+        events = state.settle(received_ns)
+        self._state = state
+        self._journal = None
+        self._interrupted = False
         return events
 
     def forget(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from ..logs import fields, log
@@ -24,7 +25,7 @@ from ..model.slots import EventSlots, position_of, view
 from ..model.snapshot import Snapshot
 from ..model.table import Channel, Merge, Part
 
-__all__ = ["STORED", "Entry", "State", "no_push", "wire_of"]
+__all__ = ["STORED", "Entry", "State", "adapted", "no_push", "wire_of"]
 
 # A position that so many ticks in a row do not list is marked.
 MISSED_TICKS = 3
@@ -367,7 +368,7 @@ class State:
                 store.entries.update(before)
                 continue
             for record, id, latest in self._items(records, part, received_ns):
-                wire = wire_of(record, self._adapted)
+                wire = wire_of(record, partial(adapted, number=self._number))
                 known, stale = before.get(id), _NOTHING
                 if known is not None:
                     lasting = whole(known)
@@ -395,13 +396,6 @@ class State:
             if type(id) is not (str if part.id_is_text else int):
                 raise ValueError(f"the snapshot holds a {part.record.__name__} of no {name}")
             yield record, id, no_push(self._number, received_ns, record._raw)
-
-    def _adapted(self, value: Any) -> Any:
-        if type(value) is Decimal and self._number is float:
-            return float(value)
-        if type(value) is float and self._number is Decimal:
-            return Decimal(repr(value))  # the shortest decimal that is this float
-        return value
 
     def settle(self, received_ns: int) -> list[Position]:
         """Part from the base: what was published is from now on what is known.
@@ -499,6 +493,19 @@ def wire_of(record: Record, adapted: Callable[[Any], Any] | None = None) -> dict
                 parts = {prefix + k: v for k, v in wire_of(attached, adapted).items()}
                 wire["otoOrder"] = {**wire.get("otoOrder", {}), **parts}
     return wire
+
+
+def adapted(value: Any, number: NumberType) -> Any:
+    """Give a value, or all within it, with its numbers of the type that is wanted."""
+    if type(value) is dict:
+        return {key: adapted(each, number) for key, each in value.items()}
+    if type(value) is list:
+        return [adapted(each, number) for each in value]
+    if type(value) is Decimal and number is float:
+        return float(value)
+    if type(value) is float and number is Decimal:
+        return Decimal(repr(value))  # the shortest decimal that is this float
+    return value
 
 
 def _told(wire: dict[str, Any]) -> frozenset[str]:

@@ -59,6 +59,12 @@ class Synchronizer:
         self.synced = False
         self._book.interrupt()
 
+    def resume(self, synced: bool) -> None:
+        """What `interrupt` said was not so: nothing was missed."""
+        self._interrupted = False
+        self.synced = synced
+        self._book.resume()
+
     @property
     def interrupted(self) -> bool:
         """Whether that is so, and `begin` has not come yet."""

@@ -11,20 +11,53 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import time_ns
-from typing import Any
+from typing import Any, Protocol
 
 from ..account.state import wire_of
-from ..errors import DecodeError, FastposError, JournalError, SnapshotError
+from ..errors import DecodeError, FastposError, SnapshotError
 from ..model.events import Disconnect, Ready, Stale
 from ..model.fields import Record
 from ..model.snapshot import Snapshot
 from ..wire.credential import Credential
 from .format import encoded_line, is_json_line, label_of, line_of, push_lines
-from .writer import HURRY, Journal
+from .writer import HURRY
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "Several", "Sink"]
+
+
+class Sink(Protocol):
+    """What a stream's records go to: a `Journal`, or another that takes them."""
+
+    @property
+    def failure(self) -> FastposError | None:
+        """What hinders it, or did last; None where nothing did."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is taken."""
+
+    @property
+    def buffer_bytes(self) -> int:
+        """How much of a stream may wait, bytes."""
+
+    @property
+    def wants_states(self) -> bool:
+        """Whether streams are to say all that they know whenever they were subscribed."""
+
+    def enter(self, recorder: Any) -> deque[Any]:
+        """Have `recorder` hand over; give the queue for its entries."""
+
+    def leave(self, recorder: Any) -> None:
+        """Have it hand over no more."""
+
+    def hurry(self) -> None:
+        """Have what waits taken soon."""
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether `hurry` is to be called when something comes."""
 
 
 class Recorder:
@@ -38,11 +71,17 @@ class Recorder:
 
     __slots__ = (
         "_connection", "_credential", "_entries", "_is_open", "_journal", "_label", "_lost",
-        "_noted", "_put", "_runs", "taken", "told",
+        "_noted", "_put", "_runs", "follows_state", "stream", "taken", "told", "wants_state",
     )  # fmt: skip
 
-    def __init__(self, journal: Journal, stream: str, credential: Credential) -> None:
+    def __init__(self, journal: Sink, stream: str, credential: Credential) -> None:
         self._journal = journal
+        self.stream = stream
+        """The stream's name."""
+        self.wants_state = False
+        """Whether `state` is wanted soon; set by who reads, taken back by `state`."""
+        self.follows_state = journal.wants_states
+        """Whether it is wanted whenever the stream was subscribed."""
         self._label = label_of(stream)
         self._credential = credential
         self._entries: deque[Any] = deque()  # the journal's, from `open` on
@@ -50,7 +89,7 @@ class Recorder:
         self._put = 0  # bytes that were handed over
         self._runs = 0
         self._is_open = False  # between `open` and `close`
-        self.told: JournalError | None = None
+        self.told: FastposError | None = None
         """The journal's last failure that was told of."""
         # Of all that was not taken: how many records, since when and until when of the last.
         self._lost: tuple[int, int, int] = 0, 0, 0
@@ -98,6 +137,11 @@ class Recorder:
         values = {"first": event.first, "gap_s": event.gap_s, "attempts": event.attempts}
         self._line("subscribed", event.received_ns, values)
 
+    def state(self, content: dict[str, Any]) -> None:
+        """All that is known, for who has not followed from the beginning."""
+        self.wants_state = False
+        self._line("state", time_ns(), content)
+
     def paused(self) -> None:
         """Pushes are not wanted any more; on the ping thread."""
         line = line_of(self._label, self._connection, time_ns(), "paused", {})
@@ -124,8 +168,8 @@ class Recorder:
 
     @property
     def has_news(self) -> bool:
-        """Whether `new_failure` has something to give."""
-        return self._journal.failure is not self.told
+        """Whether `new_failure` has something to give, or `state` is wanted."""
+        return self.wants_state or self._journal.failure is not self.told
 
     def delivered(self, entry: list[Any], count: int, are_json: bool) -> None:
         """So many of those pushes were delivered, before the stream was stopped.
@@ -181,13 +225,13 @@ class Recorder:
         if self._is_open:
             self._line("stopped", time_ns(), {"error": _told(failure)})
 
-    def new_failure(self) -> JournalError | None:
+    def new_failure(self) -> FastposError | None:
         """Give what hinders the journal, once."""
         failure = self._journal.failure
         if failure is self.told or failure is None:
             return None
         self.told = failure
-        return JournalError(str(failure))
+        return type(failure)(str(failure))
 
     def _line(self, kind: str, ns: int, values: dict[str, Any] | None = None) -> None:
         if self._is_full(1, ns):
@@ -256,6 +300,73 @@ class Recorder:
         values = {"count": count - self._noted, "from_ns": since, "to_ns": until}
         self._noted = count
         return line_of(self._label, self._connection, time_ns(), "dropped", values)
+
+
+class Several:
+    """Hands over to several recorders, as one."""
+
+    def __init__(self, recorders: Iterable[Recorder]) -> None:
+        self._recorders = tuple(recorders)
+
+    def open(self) -> None:
+        """See `Recorder.open`."""
+        opened = []
+        try:
+            for each in self._recorders:
+                each.open()
+                opened.append(each)
+        except BaseException:
+            for each in opened:
+                each.close()
+            raise
+
+    def pushes(self, texts: list[bytes], received_ns: int) -> list[list[Any] | None]:
+        """See `Recorder.pushes`."""
+        return [each.pushes(texts, received_ns) for each in self._recorders]
+
+    def delivered(self, entries: list[list[Any] | None], count: int, are_json: bool) -> None:
+        """See `Recorder.delivered`."""
+        for each, entry in zip(self._recorders, entries, strict=True):
+            if entry is not None:
+                each.delivered(entry, count, are_json)
+
+    @property
+    def has_news(self) -> bool:
+        """See `Recorder.has_news`."""
+        return any(each.has_news for each in self._recorders)
+
+    @property
+    def wants_state(self) -> bool:
+        """See `Recorder.wants_state`."""
+        return any(each.wants_state for each in self._recorders)
+
+    @property
+    def follows_state(self) -> bool:
+        """See `Recorder.follows_state`."""
+        return any(each.follows_state for each in self._recorders)
+
+    def state(self, content: dict[str, Any]) -> None:
+        """See `Recorder.state`; for those alone who want it."""
+        for each in self._recorders:
+            if each.follows_state:
+                each.state(content)
+
+    def __getattr__(self, kind: str) -> Callable[..., None]:
+        """All other methods, the kinds of records: each recorder's, one after the other."""
+
+        def call(*arguments: Any) -> None:
+            for each in self._recorders:
+                getattr(each, kind)(*arguments)
+
+        return call
+
+    def new_failure(self) -> FastposError | None:
+        """See `Recorder.new_failure`."""
+        for each in self._recorders:
+            failure = each.new_failure()
+            if failure is not None:
+                return failure
+        return None
 
 
 def _wires(records: Iterable[Record] | None) -> list[dict[str, Any]] | None:

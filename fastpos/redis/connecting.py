@@ -42,7 +42,9 @@ def connect(url: str, timeout: float = TIMEOUT) -> Redis:
         from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError(f'this needs the extra "redis": pip install fastpos[redis] ({error})') from error
+        raise ImportError(
+            f'this needs the extra "redis": pip install fastpos[redis] ({error})'
+        ) from error
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,

@@ -92,6 +92,8 @@ class Publisher:
         """What hinders it, or did last; None where nothing did. For anybody."""
         self.is_full = False
         """Never: the oldest go."""
+        self.wants_states = True
+        """Whether streams are to say all that they know whenever they were subscribed."""
         self.buffer_bytes = 1 << 62
 
     def __repr__(self) -> str:
@@ -254,7 +256,9 @@ class _Sender:
         elif any(account.waiting for account in self._accounts.values()):
             return
         else:
-            wait = min((each.renewed + RENEWAL for each in self._accounts.values()), default=inf) - now
+            wait = (
+                min((each.renewed + RENEWAL for each in self._accounts.values()), default=inf) - now
+            )
         if wait > 0 and not self._leaving:
             self.is_asleep = True
             if not self.entries or self._failed_at is not None:
@@ -304,7 +308,9 @@ class _Sender:
     def _connect(self) -> None:
         if self._redis is None:
             self._redis = connect(self._publisher.url)
-            self._hashes = {text: self._redis.script_load(text) for text in (ACQUIRE, APPEND, RELEASE)}
+            self._hashes = {
+                text: self._redis.script_load(text) for text in (ACQUIRE, APPEND, RELEASE)
+            }
 
     def _call(self, pipeline: Any, script: str, keys: list[str], *arguments: Any) -> None:
         pipeline.evalsha(self._hashes[script], len(keys), *keys, *arguments)
@@ -331,7 +337,8 @@ class _Sender:
                 continue
             skip = 0
             while (
-                skip < len(account.waiting) or (account.lost and not skip)
+                skip < len(account.waiting)
+                or (account.lost and not skip)
                 or (now - account.renewed >= RENEWAL and not skip)
             ):
                 sequence, lines = account.batch(skip)
@@ -370,7 +377,9 @@ class _Sender:
         if not account.is_fenced:
             account.is_fenced = True
             account.waiting.clear()
-            message = f"{account.recorder.stream} is published by another now: it is the owner no more"
+            message = (
+                f"{account.recorder.stream} is published by another now: it is the owner no more"
+            )
             log.error("%s", message, extra=fields("fenced", stream=account.recorder.stream))
             self._publisher.failure = PublisherError(message)
 
@@ -387,12 +396,18 @@ class _Sender:
                     "%s has ended, and %d records of it could not be published",
                     recorder.stream,
                     len(account.waiting),
-                    extra=fields("unpublished", stream=recorder.stream, records=len(account.waiting)),
+                    extra=fields(
+                        "unpublished", stream=recorder.stream, records=len(account.waiting)
+                    ),
                 )
             elif self._failed_at is None and not account.is_fenced and account.epoch:
                 with suppress(*self._errors):
                     self._redis.evalsha(
-                        self._hashes[RELEASE], 1, account.keys.owner, account.epoch, self._publisher.who
+                        self._hashes[RELEASE],
+                        1,
+                        account.keys.owner,
+                        account.epoch,
+                        self._publisher.who,
                     )
             del self._accounts[recorder]
             done.set()

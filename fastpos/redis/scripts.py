@@ -23,7 +23,7 @@ One call appends a batch, all of it or nothing.
 
 from __future__ import annotations
 
-__all__ = ["ACQUIRE", "APPEND", "FENCED", "MISSING", "RELEASE", "Keys"]
+__all__ = ["ACQUIRE", "APPEND", "FENCED", "HOLD", "LET_GO", "MISSING", "RELEASE", "Keys"]
 
 FENCED = b"FENCED"
 """What `APPEND` answers who is the owner no more."""
@@ -92,6 +92,20 @@ redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[5], 'PX', ARGV[6])
 return last
 """
 )
+
+HOLD = """
+-- KEYS: a lock. ARGV: who, for so many milliseconds. Gives whether it is his.
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+LET_GO = """
+-- KEYS: a lock. ARGV: who.
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 0
+"""
 
 RELEASE = """
 -- KEYS: owner. ARGV: epoch, who.

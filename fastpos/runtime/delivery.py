@@ -120,6 +120,10 @@ class Delivery:
         """Call no function any more."""
         self._muted = True
 
+    def unmute(self) -> None:
+        """Call functions again."""
+        self._muted = False
+
     def abandon(self) -> None:
         """Deliver nothing any more, not even what is at hand: this is a copy in another process."""
         self._muted = self._halted = True

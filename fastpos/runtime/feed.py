@@ -49,7 +49,7 @@ from .snapshots import Snapshots
 from .stats import Counters, count
 
 if TYPE_CHECKING:
-    from ..journal.recorder import Recorder
+    from ..journal.recorder import Recorder, Several
 
 __all__ = ["Feed"]
 
@@ -87,7 +87,7 @@ class Feed:
         snapshots: Snapshots,
         heartbeat: Heartbeat,
         book: Book,
-        recorder: Recorder | None = None,
+        recorder: Recorder | Several | None = None,
     ) -> None:
         self._settings = settings
         self._recorder = recorder
@@ -292,17 +292,25 @@ class Feed:
                 are_json = self._counters.decode_errors == errors
                 recorder.delivered(entry, self._delivery.begun, are_json)
         if recorder.has_news:
-            self._check_journal()
+            self._check_recorder()
         return closes
 
-    def _check_journal(self) -> None:
-        """Tell the user that the journal can't be written, once each time."""
-        failure = None if self._recorder is None else self._recorder.new_failure()
+    def _check_recorder(self) -> None:
+        """Tell the user that nothing can be written, once each time; say what is known if asked."""
+        recorder = self._recorder
+        if recorder is None:
+            return
+        failure = recorder.new_failure()
         if failure is not None:
             self._delivery.report(failure)
+        if recorder.wants_state:
+            self._tell_state(recorder)
+
+    def _tell_state(self, recorder: Recorder | Several) -> None:
+        recorder.state({**self._book.content(), "synced": self._snapshots.synced})
 
     def _pong(self, link: Link) -> None:
-        self._check_journal()
+        self._check_recorder()
         """All that was sent before it has been read: ticks that are missed now are missing."""
         since = None if self._lookout is None else self._lookout.confirmed()
         if since is not None:
@@ -412,6 +420,8 @@ class Feed:
         if self._recorder is not None:
             self._recorder.subscribed(event)
         self._snapshots.begin(event.gap_s)
+        if self._recorder is not None and self._recorder.follows_state:
+            self._tell_state(self._recorder)
         if paused:
             self.interrupted()
         self._delivery.tell("on_ready", event)
@@ -442,7 +452,7 @@ class Feed:
         self._delivery.tell("on_disconnect", event)
         if isinstance(event.error, FastposError) and event.retry_in_s is not None:
             self._delivery.report(event.error)
-        self._check_journal()
+        self._check_recorder()
 
     def _fields(self, event: str, **values: object) -> dict[str, object]:
         settings = self._settings
