@@ -222,7 +222,10 @@ class Puts:
         self._delivery.pushes(texts, received_ns)
 
     def put(self, record: Record) -> None:
-        """Put in anything else."""
+        """Put in one record."""
+        if record.kind == PUSH:
+            self.pushes([record.text], record.received_ns)
+            return
         if self.current.stopping:
             return
         self.now_ns = record.received_ns

@@ -284,7 +284,8 @@ class _RemoteDriver(Puts, Driver):
             self._changes.wait_for(lambda: run.stopping, STANDBY)
         key, group, consumer = self._source.keys.events, self._source.group, self._source.consumer
         with suppress(self._exists):
-            self._redis.xgroup_create(key, group, id="$", mkstream=True)
+            begin = "$" if self._last is None else _text(self._last)  # the server has lost it
+            self._redis.xgroup_create(key, group, id=begin, mkstream=True)
         # What a member before this one has not acknowledged is this one's.
         start: Any = b"0-0"
         while True:
