@@ -17,7 +17,7 @@ from collections.abc import Callable
 from math import inf
 from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
 from .account.book import Book
 from .clock import monotonic
@@ -104,6 +104,8 @@ class PositionStream(Callbacks):
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
     """
+
+    _drives_itself: ClassVar[str | None] = None  # why it can't be in a fleet or a replay
 
     @takes(Settings)
     def __init__(self, settings: Settings) -> None:
@@ -487,6 +489,8 @@ _handing_over = threading.Lock()  # guards which driver a stream has; held for s
 def _handed_over(stream: PositionStream, new_driver: Callable[[Parts], D]) -> D:
     stream._come_home()
     own = stream._own_driver
+    if stream._drives_itself is not None:
+        raise ValueError(f"{stream.name} {stream._drives_itself}")
     if stream._driver is not own:
         raise ValueError(f"{stream.name} is in a fleet already")
     if stream._own_dispatcher is not None:

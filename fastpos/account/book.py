@@ -87,10 +87,6 @@ class Book:
         """Have all that is known count as stale, until `mark_stale`."""
         self._interrupted = True
 
-    def resume(self) -> None:
-        """Take that back: nothing was missed."""
-        self._interrupted = False
-
     @property
     def has_open_position(self) -> bool:
         """Whether a position is open of which something was told since the last gap."""
@@ -200,8 +196,15 @@ class Book:
         self._journal = None
         return events
 
-    def replace(self, content: dict[str, Any], received_ns: int) -> list[Position]:
-        """Know what another's `content` says, and nothing else.
+    def replace(
+        self, content: dict[str, Any], received_ns: int, keep: bool = False
+    ) -> list[Position]:
+        """Know what another's `content` says.
+
+        Args:
+            content: what it is.
+            received_ns: when it was told.
+            keep: what it does not tell of is kept, as stale; else it is known no more.
 
         Returns:
             What has changed by it, as events.
@@ -218,11 +221,37 @@ class Book:
                     state.stores[name].entries[part.id_of(wire)] = entry_of(
                         wire, latest, frozenset(item["stale"]), complete=item["complete"]
                     )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no state of an account: {error!r}") from None
+        self._journal = None
+        return self._settle(state, keep, received_ns)
+
+    def take_out(self) -> State:
+        """Know nothing any more; give what was known, for `put_over`."""
+        state = self._state
+        self.forget()
+        return state
+
+    def put_over(self, before: State, received_ns: int, keep: bool) -> list[Position]:
+        """Put what has become known since `take_out` over what was known before.
+
+        Args:
+            before: what was.
+            received_ns: now.
+            keep: see `replace`.
+
+        Returns:
+            What has changed since then, as events.
+        """
+        state = State(self._number, base=before)
+        state.go_on_from(self._state)
+        return self._settle(state, keep, received_ns)
+
+    def _settle(self, state: State, keep: bool, received_ns: int) -> list[Position]:
+        if keep:
+            state.keep_base()
         events = state.settle(received_ns)
         self._state = state
-        self._journal = None
         self._interrupted = False
         return events
 

@@ -341,14 +341,25 @@ class State:
         for name, part in STORED.items():
             entries = self.stores[name].entries
             for id, entry in [*entries.items()]:
-                entries[id] = entry_of(
-                    wire := whole(entry),
-                    entry.latest,
-                    frozenset(wire.keys() & part.names),
-                    entry.complete,
-                    entry.published,
-                    heard=self.ticks,
-                )
+                entries[id] = _doubtful(entry, part, self.ticks)
+
+    def go_on_from(self, other: State) -> None:
+        """Know what `other` does, into an empty state that has a base."""
+        for name, store in other.stores.items():
+            self.stores[name].entries.update(store.entries)
+            self.stores[name].ended.update(store.ended)
+        self._closed.update(other._closed)
+        self.ticks = other.ticks
+        self.contradicted = other.contradicted
+
+    def keep_base(self) -> None:
+        """Know what only the base does, too, as stale."""
+        assert self.base is not None
+        for name, part in STORED.items():
+            store = self.stores[name]
+            for id, entry in self.base.stores[name].entries.items():
+                if id not in store.entries:
+                    store.entries[id] = _doubtful(entry, part, self.ticks)
 
     def take(self, snapshot: Snapshot, received_ns: int) -> None:
         """Put a snapshot in, into an empty state that has a base.
@@ -472,6 +483,19 @@ class State:
                     record._missing = True
             shown[id] = record
         return shown
+
+
+def _doubtful(entry: Entry, part: Part, ticks: int) -> Entry:
+    """Give the same, all of it stale."""
+    wire = whole(entry)
+    return entry_of(
+        wire,
+        entry.latest,
+        frozenset(wire.keys() & part.names),
+        entry.complete,
+        entry.published,
+        heard=ticks,
+    )
 
 
 def wire_of(record: Record, adapted: Callable[[Any], Any] | None = None) -> dict[str, Any]:

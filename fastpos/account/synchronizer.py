@@ -59,11 +59,16 @@ class Synchronizer:
         self.synced = False
         self._book.interrupt()
 
-    def resume(self, synced: bool) -> None:
-        """What `interrupt` said was not so: nothing was missed."""
-        self._interrupted = False
+    def adopt(self, synced: bool, gap_s: float | None) -> None:
+        """Know what another does: whether the book is what the account is, and `gap_s`."""
         self.synced = synced
-        self._book.resume()
+        self._gap_s = gap_s
+        self._wanted = False
+
+    @property
+    def gap_s(self) -> float | None:
+        """How long no pushes came, in all, since the last snapshot; None: there was none yet."""
+        return self._gap_s
 
     @property
     def interrupted(self) -> bool:

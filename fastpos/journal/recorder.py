@@ -70,7 +70,8 @@ class Recorder:
     """
 
     __slots__ = (
-        "_connection", "_credential", "_entries", "_is_open", "_journal", "_label", "_lost",
+        "_connection", "_credential", "_entries", "_is_asked", "_is_open", "_is_overtaken",
+        "_journal", "_label", "_lost",
         "_noted", "_put", "_runs", "follows_state", "stream", "taken", "told", "wants_state",
     )  # fmt: skip
 
@@ -89,6 +90,8 @@ class Recorder:
         self._put = 0  # bytes that were handed over
         self._runs = 0
         self._is_open = False  # between `open` and `close`
+        self._is_asked = False  # a snapshot is asked for
+        self._is_overtaken = False  # and the state was told since then
         self.told: FastposError | None = None
         """The journal's last failure that was told of."""
         # Of all that was not taken: how many records, since when and until when of the last.
@@ -140,6 +143,7 @@ class Recorder:
     def state(self, content: dict[str, Any]) -> None:
         """All that is known, for who has not followed from the beginning."""
         self.wants_state = False
+        self._is_overtaken = self._is_asked
         self._line("state", time_ns(), content)
 
     def paused(self) -> None:
@@ -194,6 +198,7 @@ class Recorder:
 
     def snapshot_asked(self) -> None:
         """A snapshot is asked for."""
+        self._is_asked, self._is_overtaken = True, False
         self._line("snapshot_asked", time_ns())
 
     def snapshot_doubted(self) -> None:
@@ -202,6 +207,9 @@ class Recorder:
 
     def snapshot(self, snapshot: Snapshot, ns: int) -> None:
         """One was taken, and is merged now."""
+        # Who begins with a state in between can't lay the pushes since the question over it.
+        self.wants_state |= self._is_overtaken
+        self._is_asked = self._is_overtaken = False
         values = {name: _wires(given) for name, given in snapshot._asdict().items()}
         self._line("snapshot", ns, values)
 

@@ -210,29 +210,30 @@ class Puts:
     _delivery: Delivery
     _tell: Callable[[list[tuple[str, object]]], None]
 
-    def pushes(self, texts: list[bytes], received_ns: int) -> None:
-        """Put in pushes that were read at once."""
+    def pushes(self, texts: list[bytes], received_ns: int) -> bool:
+        """Put in pushes that were read at once; whether all of them were, before it is to stop."""
         if self.current.stopping:
-            return
+            return False
         self.now_ns = received_ns
         counters = self.stream._counters
         counters.messages += len(texts)
         counters.last_message_ns = received_ns
         self._delivery.received(monotonic())
         self._delivery.pushes(texts, received_ns)
+        return self._delivery.begun == len(texts)
 
-    def put(self, record: Record) -> None:
-        """Put in one record."""
+    def put(self, record: Record) -> bool:
+        """Put in one record; whether that was done, before it is to stop."""
         if record.kind == PUSH:
-            self.pushes([record.text], record.received_ns)
-            return
+            return self.pushes([record.text], record.received_ns)
         if self.current.stopping:
-            return
+            return False
         self.now_ns = record.received_ns
         step = getattr(self, f"put_{record.kind}", None)
         if step is None:
             raise JournalError(f"a record of kind {record.kind!r} is not known here")
         step(record.received_ns, **record.values)
+        return True
 
     # --- the kinds --------------------------------------------------------------------------
 
@@ -312,12 +313,6 @@ class Puts:
 
     def put_undelivered(self, ns: int, **_: Any) -> None:
         """No function was called, so none is."""
-
-    def put_state(self, ns: int, synced: bool = False, **content: Any) -> None:
-        """All that was known: news for who has not followed from the beginning."""
-        events = self.stream.book.replace(content, ns)
-        self.snapshots.rules.synced = synced
-        self._tell([("on_position", event) for event in events])
 
     def put_stopped(self, ns: int, **_: Any) -> None:
         """What was told of it is told by what came before."""

@@ -94,11 +94,12 @@ return last
 )
 
 HOLD = """
--- KEYS: a lock. ARGV: who, for so many milliseconds. Gives whether it is his.
+-- KEYS: a lock. ARGV: who, for so many milliseconds. Gives 0 if it is another's, 1 if it is his
+-- now, 2 if it was before.
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+return held and 2 or 1
 """
 
 LET_GO = """

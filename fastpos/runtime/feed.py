@@ -307,11 +307,12 @@ class Feed:
             self._tell_state(recorder)
 
     def _tell_state(self, recorder: Recorder | Several) -> None:
-        recorder.state({**self._book.content(), "synced": self._snapshots.synced})
+        rules = self._snapshots.rules
+        recorder.state({**self._book.content(), "synced": rules.synced, "gap_s": rules.gap_s})
 
     def _pong(self, link: Link) -> None:
-        self._check_recorder()
         """All that was sent before it has been read: ticks that are missed now are missing."""
+        self._check_recorder()
         since = None if self._lookout is None else self._lookout.confirmed()
         if since is not None:
             silent_s = monotonic() - since
