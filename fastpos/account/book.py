@@ -36,7 +36,16 @@ class Book:
         heartbeat: of the stream. While pongs are owed since a sleep, all counts as stale.
     """
 
-    __slots__ = ("_heartbeat", "_interrupted", "_journal", "_number", "_owner", "_state", "now_ns")
+    __slots__ = (
+        "_heartbeat",
+        "_held",
+        "_interrupted",
+        "_journal",
+        "_number",
+        "_owner",
+        "_state",
+        "now_ns",
+    )
 
     def __init__(
         self,
@@ -48,6 +57,7 @@ class Book:
         self._owner = owner or OwnerProcess()
         self._heartbeat = heartbeat or Heartbeat()
         self._state = State(number)
+        self._held: State | None = None  # is shown in place of it
         self._interrupted = False
         self.now_ns: Callable[[], int] = time_ns
         """The wall clock, nanoseconds since the epoch; a replay has another."""
@@ -80,7 +90,8 @@ class Book:
     def _shown(self, name: str) -> dict[Any, Any]:
         self._owner.check()
         stale = self._interrupted or self._heartbeat.owed_since_sleep > 0
-        shown: dict[Any, Any] = self._state.show(name, stale, self.now_ns() // 1_000_000)
+        state = self._held or self._state
+        shown: dict[Any, Any] = state.show(name, stale, self.now_ns() // 1_000_000)
         return shown
 
     def interrupt(self) -> None:
@@ -227,8 +238,8 @@ class Book:
         return self._settle(state, keep, received_ns)
 
     def take_out(self) -> State:
-        """Know nothing any more; give what was known, for `put_over`."""
-        state = self._state
+        """Know nothing any more; give what was known, which is shown until `put_over`."""
+        state = self._held = self._state
         self.forget()
         return state
 
@@ -252,6 +263,7 @@ class Book:
             state.keep_base()
         events = state.settle(received_ns)
         self._state = state
+        self._held = None
         self._interrupted = False
         return events
 

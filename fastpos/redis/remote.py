@@ -189,6 +189,7 @@ class _RemoteDriver(Puts, Driver):
         self._lock_renewed = 0.0
         self._back_at = 0.0  # when Redis was last reached
         self._reached = False  # by the present connection
+        self._epoch: int | None = None  # of what is known from the run or the pause before
         self._is_told = False  # what comes is told, and not only put in
         self._is_subscribed = False  # the owner is, to the exchange
         self._subscribed_ns = 0  # when it last was known to be
@@ -203,14 +204,14 @@ class _RemoteDriver(Puts, Driver):
     @property
     def is_ready(self) -> bool:
         """Whether it follows an owner that is subscribed."""
-        return self._is_told and self._is_subscribed and not self._is_doubtful
+        return self._is_subscribed and not self.stream._heartbeat.owed_since_sleep
 
     @property
     def _is_doubtful(self) -> bool:
         return self._away or self._orphaned or self._broken
 
     def _weigh(self) -> None:
-        """Have what is known count as stale while it is doubtful."""
+        """Have what is known count as stale while it is doubtful, or not told."""
         # In the way of a stream whose machine has slept: until it is confirmed.
         self.stream._heartbeat.owed_since_sleep = int(self._is_doubtful or not self._is_told)
         self._changes.notify()
@@ -384,14 +385,21 @@ class _RemoteDriver(Puts, Driver):
                 self._put(id, values)
         finally:
             self._delivery.silent = False
-            # An owner that has not heard all yet says nothing of what it does not know.
-            keep = self._is_unproven or self._last is None
-            news = self.stream.book.put_over(before, time_ns(), keep and not self._is_proven)
+            # Another owner that has not heard all yet says nothing of what it does not know.
+            is_same = self._last is not None and self._epoch in (None, end[0])
+            keep = not (self.snapshots.synced or is_same)
+            news = self.stream.book.put_over(before, time_ns(), keep)
+            self._is_unproven |= keep
+            self._epoch = end[0]
+        epoch = self._owners_epoch()
+        # Of a Redis that is back the owner may not have heard yet.
+        self._orphaned = epoch is None and not self._away
+        self._away = epoch is None and self._away
+        if epoch is not None and epoch != end[0]:
+            self._broken = True  # until its state
         self._last = end
         self._is_told = True
-        if group is None:
-            self._tell([("on_position", event) for event in news])
-        self._changes.notify()
+        self._weigh()
         log.info(
             "%s: follows %s from %s on",
             self.stream.name,
@@ -399,23 +407,12 @@ class _RemoteDriver(Puts, Driver):
             _text(end),
             extra=fields("following", stream=self.stream.name, key=self._keys.events),
         )
-        epoch = self._owners_epoch()
-        self._orphaned = False
-        if epoch is None:
-            if not self._away:  # else the owner may not have noticed yet that Redis is back
-                self._orphaned = True
-                self._tell_orphaned()
-        else:
-            self._away = False
-            if epoch != end[0]:
-                self._broken = True  # until its state
-        self._weigh()
+        if group is None:
+            self._tell([("on_position", event) for event in news])
+        if self._orphaned:
+            self._tell_orphaned()
         if self.is_ready:
             self._tell_ready(self._gap())
-
-    @property
-    def _is_proven(self) -> bool:
-        return self.snapshots.synced
 
     def _gap(self) -> float:
         """Give the seconds since it was last subscribed."""
@@ -500,6 +497,7 @@ class _RemoteDriver(Puts, Driver):
         if record.kind != PUSH and not hasattr(self, f"put_{record.kind}"):
             self._last = id  # of a later version
             return True
+        self._epoch = id[0] if self._is_told else self._epoch
         self._following = last is not None and last[0] == id[0] and not self._broken
         try:
             done = self.put(record)
@@ -529,6 +527,8 @@ class _RemoteDriver(Puts, Driver):
         """An owner has begun: until its state comes, what the last one knew may be out of date."""
         self.snapshots.end()
         self._is_subscribed = False
+        self._broken = True
+        self._weigh()
         if run > 1 or book is not None:  # it goes on with what it knew
             self._is_unproven = False
         self.feed.attempt()
