@@ -12,6 +12,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import inf
 from time import time_ns
 from typing import Any, Protocol
 
@@ -46,6 +47,10 @@ class Sink(Protocol):
     def wants_states(self) -> bool:
         """Whether streams are to say all that they know whenever they were subscribed."""
 
+    @property
+    def state_every(self) -> int:
+        """And after so many records; 0: not."""
+
     def enter(self, recorder: Any) -> deque[Any]:
         """Have `recorder` hand over; give the queue for its entries."""
 
@@ -70,9 +75,25 @@ class Recorder:
     """
 
     __slots__ = (
-        "_connection", "_credential", "_entries", "_is_asked", "_is_open", "_is_overtaken",
-        "_journal", "_label", "_lost",
-        "_noted", "_put", "_runs", "follows_state", "stream", "taken", "told", "wants_state",
+        "_connection",
+        "_credential",
+        "_entries",
+        "_is_asked",
+        "_is_open",
+        "_is_overtaken",
+        "_journal",
+        "_label",
+        "_lost",
+        "_noted",
+        "_put",
+        "_runs",
+        "_since_state",
+        "_state_every",
+        "follows_state",
+        "stream",
+        "taken",
+        "told",
+        "wants_state",
     )  # fmt: skip
 
     def __init__(self, journal: Sink, stream: str, credential: Credential) -> None:
@@ -83,6 +104,8 @@ class Recorder:
         """Whether `state` is wanted soon; set by who reads, taken back by `state`."""
         self.follows_state = journal.wants_states
         """Whether it is wanted whenever the stream was subscribed."""
+        self._state_every = journal.state_every or inf
+        self._since_state = 0  # how many records came after the last
         self._label = label_of(stream)
         self._credential = credential
         self._entries: deque[Any] = deque()  # the journal's, from `open` on
@@ -143,6 +166,7 @@ class Recorder:
     def state(self, content: dict[str, Any]) -> None:
         """All that is known, for who has not followed from the beginning."""
         self.wants_state = False
+        self._since_state = 0
         self._is_overtaken = self._is_asked
         self._line("state", time_ns(), content)
 
@@ -163,6 +187,9 @@ class Recorder:
         journal = self._journal
         if self._is_full(len(texts), received_ns):
             return None
+        self._since_state += len(texts)
+        if self._since_state >= self._state_every:
+            self.wants_state = True
         entry = [self, size, self._connection, received_ns, texts, len(texts), False]
         self._entries.append(entry)
         self._put += size

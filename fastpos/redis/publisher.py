@@ -94,6 +94,8 @@ class Publisher:
         """Never: the oldest go."""
         self.wants_states = True
         """Whether streams are to say all that they know whenever they were subscribed."""
+        self.state_every = max(self.max_length // 2, 1)
+        """And after so many records, so that Redis has one of all that it keeps."""
         self.buffer_bytes = 1 << 62
 
     def __repr__(self) -> str:

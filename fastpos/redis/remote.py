@@ -479,7 +479,8 @@ class _RemoteDriver(Puts, Driver):
         """Put in a record, and tell what is to be told of it; whether that was done."""
         self.stream._counters.bytes_received += len(values.get(b"record", b""))
         last = self._last
-        expected = 0 if last is None or last[0] != id[0] else last[1] + 1
+        # An epoch's first record is 1; 0 is what tells of records that are missing.
+        expected = 1 if last is None or last[0] != id[0] else last[1] + 1
         kind = values.get(b"kind", b"?").decode()
         if last is not None and last[0] and last[0] != id[0]:
             self._is_unproven = self._broken = True  # until its state; `started` may say more

@@ -94,7 +94,7 @@ class Author:
     def __init__(self, redis: RedisServer, epoch: int = 1) -> None:
         self.redis = redis.client()
         self.epoch = epoch
-        self.sequence = 0
+        self.sequence = 1
         self.stay()
 
     def stay(self, seconds: float = 60.0) -> None:
@@ -373,6 +373,28 @@ def test_what_the_owner_is_not_subscribed_to_is_not_ready(redis: RedisServer) ->
         assert not stream.wait_ready(0)
 
 
+def test_redis_always_has_a_state_to_begin_with(exchange: Exchange, redis: RedisServer) -> None:
+    with PositionStream(
+        exchange.url,
+        api_key=KEY,
+        broker=exchange.broker,
+        name="alice",
+        publisher=Publisher(redis.url, max_length=100),
+    ) as first:
+        assert first.wait_ready(5)
+        position = exchange.open_position(volume=5)
+        for _ in range(1000):
+            exchange.place_order(price=1, volume=1)
+        until(lambda: first.stats.events.get("Order") == 1000)
+        with redis.client() as client:
+            until(lambda: client.xrevrange("fastpos:{alice}:events", count=200))
+            client.xtrim("fastpos:{alice}:events", maxlen=100, approximate=False)
+        with follower(redis) as stream:
+            assert stream.wait_ready(5)
+            assert [*stream.positions] == [position]
+            assert len(stream.orders) == 1000
+
+
 # --- records that are missing ---------------------------------------------------------------------
 
 
@@ -392,6 +414,18 @@ def test_records_that_redis_let_go_are_told_and_a_state_mends_it(redis: RedisSer
         author.state(8, synced=True)
         assert stream.wait_ready(5)
         assert [*stream.positions] == [8]
+
+
+def test_records_of_a_new_owner_that_are_missing_are_told(redis: RedisServer) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(7)
+    with follower(redis, log) as stream:
+        assert stream.wait_ready(5)
+        successor = Author(redis, epoch=2)
+        successor.sequence = 4
+        successor.state(7)
+        assert "3 records" in str(log.wait("on_error")[0])
+        assert stream.wait_ready(5)
 
 
 def test_what_could_not_be_published_is_told(redis: RedisServer) -> None:
@@ -793,7 +827,7 @@ def test_a_group_misses_nothing_while_redis_restarts(redis: RedisServer) -> None
         log.wait("on_order")
         redis.restart()
         author = Author(redis)
-        author.sequence = 4
+        author.sequence = 5
         author.order(2)
         log.wait("on_order", 2)
         assert stream.wait_ready(5)
