@@ -75,25 +75,10 @@ class Recorder:
     """
 
     __slots__ = (
-        "_connection",
-        "_credential",
-        "_entries",
-        "_is_asked",
-        "_is_open",
-        "_is_overtaken",
-        "_journal",
-        "_label",
-        "_lost",
-        "_noted",
-        "_put",
-        "_runs",
-        "_since_state",
-        "_state_every",
-        "follows_state",
-        "stream",
-        "taken",
-        "told",
-        "wants_state",
+        "_connection", "_credential", "_entries", "_is_asked", "_is_open", "_is_overtaken",
+        "_journal", "_label", "_lost",
+        "_noted", "_put", "_runs", "_since_state", "_state_every", "follows_state", "stream",
+        "taken", "told", "wants_state",
     )  # fmt: skip
 
     def __init__(self, journal: Sink, stream: str, credential: Credential) -> None:
