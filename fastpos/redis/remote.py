@@ -318,7 +318,7 @@ class _RemoteDriver(Puts, Driver):
             self.stream.name,
             reason,
             extra=fields(
-                "redis_away", stream=self.stream.name, reason=reason, retry_in_s=verdict.retry_in_s
+                "redis_lost", stream=self.stream.name, reason=reason, retry_in_s=verdict.retry_in_s
             ),
         )
         if verdict.final is not None:
