@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +38,7 @@ from fastpos.journal.format import kind_of, label_of, line_of, push_lines
 from fastpos.redis import Publisher, RemoteStream, remote
 from fastpos.simulator import Exchange
 from tests.support.digest import told
+from tests.support.programs import ROOT
 from tests.support.recording import KEY, Recorder, until
 from tests.support.redis_server import RedisServer
 from tests.support.rig import free_port
@@ -889,3 +892,77 @@ def test_it_is_not_copied_and_not_driven_by_others() -> None:
     with pytest.raises(ValueError, match="RemoteStream"):
         Fleet().add(stream)
     assert "secret" not in repr(stream)
+
+
+# --- members that are killed ----------------------------------------------------------------------
+
+_MEMBER = """
+import os, sys
+from fastpos.redis import RemoteStream, remote
+
+remote.LOCK, remote.RENEWAL, remote.STANDBY = 1.0, 0.3, 0.1
+stream = RemoteStream(sys.argv[1], "alice", group="risk")
+stream.on_error(lambda error: os.write(1, f"error {error}\\n".encode()))
+stream.on_order(lambda order: os.write(1, f"{order.order_id}\\n".encode()))
+stream.run_forever()
+"""
+
+
+def test_members_that_are_killed_miss_nothing_and_keep_the_order(redis: RedisServer) -> None:
+    author = Author(redis)
+    author.begin()
+    author.redis.xgroup_create("fastpos:{alice}:events", "risk", id="$")
+    read, write = os.pipe()
+    ended = threading.Event()
+    count = 0
+
+    def tell() -> None:
+        nonlocal count
+        while not ended.wait(0.001):
+            author.order(count)
+            count += 1
+
+    def start() -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-c", _MEMBER, redis.url]
+        return subprocess.Popen(
+            words, stdout=write, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+
+    output: list[bytes] = []
+
+    def listen() -> None:
+        while part := os.read(read, 65536):
+            output.append(part)
+
+    listener, teller = threading.Thread(target=listen), threading.Thread(target=tell)
+    members = [start(), start()]
+    listener.start()
+    teller.start()
+    try:
+        for _ in range(4):
+            seen = len(output)
+            until(lambda seen=seen: len(output) > seen + 50, 20)
+            for each in members:  # the one that reads, and the one that waits for it
+                each.kill()
+                each.wait()
+                members[members.index(each)] = start()
+                seen = len(output)
+                until(lambda seen=seen: len(output) > seen, 20)
+        ended.set()
+        teller.join()
+        last = b"%d\n" % (count - 1)
+        until(lambda: last in b"".join(output), 20)
+        until(lambda: unacknowledged(redis) == 0)
+    finally:
+        ended.set()
+        for each in members:
+            each.kill()
+            each.wait()
+        os.close(write)
+        listener.join()
+        os.close(read)
+    lines = b"".join(output).decode().split()
+    assert "error" not in lines
+    numbers = [int(line) for line in lines]
+    first_times = [*dict.fromkeys(numbers)]
+    assert first_times == [*range(count)]
