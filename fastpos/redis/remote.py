@@ -36,6 +36,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from time import time_ns
 from typing import Any, NoReturn
 
@@ -56,7 +57,7 @@ from ..settings import takes
 from ..stream import PositionStream
 from .arguments import RemoteSettings
 from .connecting import connect, shown
-from .scripts import HOLD, LET_GO, Keys
+from .scripts import HOLD, LET_GO, READ, Keys
 
 __all__ = ["RemoteStream"]
 
@@ -159,6 +160,11 @@ def _text(id: Id) -> str:
     return f"{epoch}-{sequence}"
 
 
+def _fields_of(flat: list[bytes] | None) -> dict[bytes, bytes]:
+    """Give an entry's fields as redis-py does; none where it is kept no more."""
+    return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
+
+
 def _record(name: str, values: dict[bytes, bytes]) -> Record:
     """Take a record apart; raises ValueError or KeyError where it is none."""
     line = values[b"record"]
@@ -185,6 +191,7 @@ class _RemoteDriver(Puts, Driver):
         self._last: Id | None = None  # the last record that was put in; None: begin anew
         self._told: Id | None = None  # the last that was told, in this run
         self._done: list[bytes] = []  # records to be acknowledged
+        self._is_awaited = False  # there is something new, which was not read yet
         self._has_pending = False  # some may be left that another member did not acknowledge
         self._lock_renewed = 0.0
         self._back_at = 0.0  # when Redis was last reached
@@ -638,7 +645,11 @@ class _RemoteDriver(Puts, Driver):
             start, *_ = self._redis.xautoclaim(key, group, self._consumer, 0, start, count=COUNT)
             if start in (b"0-0", "0-0"):
                 break
+        for each in self._redis.xinfo_consumers(key, group):  # or there would be more and more
+            if each["name"] != self._consumer.encode() and not each["pending"]:
+                self._redis.xgroup_delconsumer(key, group, each["name"])
         self._has_pending = True
+        self._is_awaited = False
 
     def _hold(self) -> int:
         """Take the group's lock, or take it again: 2 if it was held, 1 if it is now, 0 if not."""
@@ -667,18 +678,25 @@ class _RemoteDriver(Puts, Driver):
         Returns:
             Whether this is the member that reads yet, and how many records came.
         """
-        key, group, consumer = self._keys.events, self._settings.group, self._consumer
-        if self._has_pending:
-            answer = self._redis.xreadgroup(group, consumer, {key: "0"}, count=COUNT)
-            found = answer[0][1] if answer else []
-            self._has_pending = bool(found)
-        else:
-            start = {key: ">"}
-            found = self._wait(
-                run,
-                lambda: self._redis.xreadgroup(group, consumer, start, count=COUNT, block=BLOCK),
-            )
-        is_mine = True
+        renewed = monotonic()
+        answer = self._redis.eval(
+            READ, 2, self._lock_key, self._keys.events, self._member, int(LOCK * 1000),
+            self._settings.group, self._consumer, "0" if self._has_pending else ">", COUNT,
+        )  # fmt: skip
+        found = [(id, _fields_of(flat)) for id, flat in answer or ()]
+        if answer is not None:
+            self._lock_renewed = renewed
+            if self._has_pending:
+                self._has_pending = bool(found)
+            elif not found and self._is_awaited:  # somebody else's of the group is reading
+                self._last = None
+            elif not found and self._last is not None:
+                start = {self._keys.events: _text(self._last)}
+                wait = partial(self._redis.xread, start, count=1, block=BLOCK)
+                self._is_awaited = bool(self._wait(run, wait))
+                return True, 0
+            self._is_awaited = False
+        is_mine = answer is not None
         for id, values in found:
             if run.stopping or not self._wanted:
                 break

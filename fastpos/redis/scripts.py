@@ -23,7 +23,17 @@ One call appends a batch, all of it or nothing.
 
 from __future__ import annotations
 
-__all__ = ["ACQUIRE", "APPEND", "FENCED", "HOLD", "LET_GO", "MISSING", "RELEASE", "Keys"]
+__all__ = [
+    "ACQUIRE",
+    "APPEND",
+    "FENCED",
+    "HOLD",
+    "LET_GO",
+    "MISSING",
+    "READ",
+    "RELEASE",
+    "Keys",
+]
 
 FENCED = b"FENCED"
 """What `APPEND` answers who is the owner no more."""
@@ -106,6 +116,18 @@ LET_GO = """
 -- KEYS: a lock. ARGV: who.
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 0
+"""
+
+READ = """
+-- KEYS: a lock, events. ARGV: who, for so many milliseconds, group, consumer, where to read from,
+-- how many at most. Gives the entries, or nothing if the lock is not his: who has lost it must take
+-- none away from who has it.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local found = redis.call('XREADGROUP', 'GROUP', ARGV[3], ARGV[4], 'COUNT', ARGV[6],
+  'STREAMS', KEYS[2], ARGV[5])
+if not found then return {} end
+return found[1][2]
 """
 
 RELEASE = """
