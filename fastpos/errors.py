@@ -14,6 +14,7 @@ __all__ = [
     "FastposError",
     "JournalError",
     "ProtocolError",
+    "PublisherError",
     "ReconnectExhausted",
     "SnapshotError",
     "SubscriptionError",
@@ -151,6 +152,14 @@ class JournalError(FastposError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class PublisherError(FastposError):
+    """Nothing can be published, or another publishes the account.
+
+    It comes to `on_error`, once for each time in which nothing can be published, and the stream
+    goes on.
+    """
 
 
 class SnapshotError(FastposError):

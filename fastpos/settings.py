@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, FrozenInstanceError, InitVar, dataclass, field, fields
+from dataclasses import MISSING, Field, FrozenInstanceError, InitVar, dataclass, field
 from decimal import Decimal
 from functools import wraps
 from typing import (
@@ -38,8 +38,21 @@ if TYPE_CHECKING:
     import ssl
 
     from .journal.writer import Journal
+    from .redis import Publisher
 
-__all__ = ["Settings", "check_seconds", "takes"]
+__all__ = [
+    "Dispatch",
+    "Frozen",
+    "Label",
+    "Number",
+    "Reconnect",
+    "Seconds",
+    "Settings",
+    "Size",
+    "check_seconds",
+    "frozen",
+    "takes",
+]
 
 # Headers of the upgrade that are not the user's to set.
 _RESERVED = ("host", "upgrade", "connection")
@@ -132,9 +145,20 @@ def _journal(name: str, value: Any) -> None:
         raise ValueError(f"{name} must not be an empty path")
 
 
+def _publisher(name: str, value: Any) -> None:
+    if value is not None:
+        from .redis import Publisher  # noqa: PLC0415 -- who has one has imported it
+
+        _instance_of(Publisher)(name, value)
+
+
 Integer = Annotated[int, _integer]
 Seconds = Annotated[float, check_seconds]
 Size = Annotated[int, _size]
+Label = Annotated[str, _label]
+Number = Annotated[type[float] | type[Decimal], _number_type]
+Dispatch = Annotated[str, _one_of("reader", "thread")]
+Reconnect = Annotated[ReconnectPolicy | None, _instance_of(ReconnectPolicy)]
 
 
 # --- the list -------------------------------------------------------------------------------------
@@ -171,7 +195,7 @@ else:
         """Make a frozen dataclass, of which the callbacks are fields too.
 
         What `dataclass` would compile for ``__init__`` and ``__setattr__`` takes as long as the
-        rest of this module when it is imported, so these two are in `_Frozen`.
+        rest of this module when it is imported, so these two are in `Frozen`.
         """
 
         def decorate(cls: type) -> type:
@@ -180,6 +204,11 @@ else:
             made._parameters = inspect.Signature(
                 _parameter(each) for each in made.__dataclass_fields__.values() if each.init
             )
+            made._checks = [
+                (each.name, check)
+                for each in made.__dataclass_fields__.values()
+                for check in getattr(each.type, "__metadata__", ())
+            ]
             for each in made.__dataclass_fields__.values():
                 if isinstance(each.type, InitVar):  # nobody shall take the default for the value
                     delattr(made, each.name)
@@ -188,11 +217,17 @@ else:
         return decorate
 
 
-class _Frozen:
+class Frozen:
     """What `frozen` leaves out of a dataclass."""
 
     _parameters: ClassVar[inspect.Signature]
+    _checks: ClassVar[list[tuple[str, Callable[[str, Any], object]]]]
     _of: ClassVar[str]  # the constructor that takes them
+
+    def _check(self) -> None:
+        """Raise TypeError or ValueError for a value that is not what its type says."""
+        for name, check in self._checks:
+            check(name, getattr(self, name))
 
     if not TYPE_CHECKING:  # which knows them from `dataclass`
 
@@ -217,7 +252,7 @@ class _Frozen:
 
 
 @frozen(kw_only=True, eq=False, repr=False)
-class Settings(_Frozen, Callbacks):
+class Settings(Frozen, Callbacks):
     """The arguments of a `PositionStream`; see there for what they mean.
 
     Raises:
@@ -228,14 +263,14 @@ class Settings(_Frozen, Callbacks):
     token: InitVar[CredentialSource | None] = None
     api_key: InitVar[CredentialSource | None] = None
     broker: Integer
-    name: Annotated[str, _label] = "stream-<n>"
-    number: Annotated[type[float] | type[Decimal], _number_type] = float
+    name: Label = "stream-<n>"
+    number: Number = float
     ping_interval: Seconds = 30.0
     pong_timeout: Seconds = 10.0
     connect_timeout: Seconds = 10.0
     subscribe_timeout: Seconds = 10.0
     tick_timeout: Annotated[float | None, _seconds_or_none] = 10.0
-    reconnect: Annotated[ReconnectPolicy | None, _instance_of(ReconnectPolicy)] = ReconnectPolicy()
+    reconnect: Reconnect = ReconnectPolicy()
     headers: Mapping[str, str | None] | None = None
     ssl_context: Annotated["ssl.SSLContext | None", _ssl_context] = None
     proxy: InitVar[str | None] = None
@@ -243,10 +278,11 @@ class Settings(_Frozen, Callbacks):
     max_message_size: Size = 1024 * 1024
     snapshot: Annotated[SnapshotSource | None, _function] = None
     snapshot_timeout: Seconds = 10.0
-    dispatch: Annotated[str, _one_of("reader", "thread")] = "reader"
+    dispatch: Dispatch = "reader"
     queue_size: Size = 10_000
     slow_callback_s: Seconds = 1.0
     journal: Annotated["Journal | str | os.PathLike[str] | None", _journal] = None
+    publisher: Annotated["Publisher | None", _publisher] = None
 
     # Worked out of these:
     address: Address = field(init=False)
@@ -261,8 +297,7 @@ class Settings(_Frozen, Callbacks):
         api_key: CredentialSource | None,
         proxy: str | None,
     ) -> None:
-        for name, check in _CHECKS:
-            check(name, getattr(self, name))
+        self._check()
         credential = _credential(token, api_key)
         known: dict[str, Any] = {
             "name": self.name.replace("<n>", str(next(_numbers))),
@@ -275,13 +310,6 @@ class Settings(_Frozen, Callbacks):
         }
         for name, value in known.items():
             object.__setattr__(self, name, value)
-
-
-_CHECKS: list[tuple[str, Callable[[str, Any], object]]] = [
-    (each.name, check)
-    for each in fields(Settings)
-    for check in getattr(each.type, "__metadata__", ())
-]
 
 
 def _credential(token: CredentialSource | None, api_key: CredentialSource | None) -> Credential:

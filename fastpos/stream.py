@@ -17,7 +17,7 @@ from collections.abc import Callable
 from math import inf
 from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn, TypeVar
 
 from .account.book import Book
 from .clock import monotonic
@@ -35,7 +35,7 @@ from .settings import Settings, takes
 from .wire.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from .journal.recorder import Recorder
+    from .journal.recorder import Recorder, Several
     from .runtime.loop import Seat
     from .runtime.pool import PooledQueue
     from .runtime.run import Control, Parts, Run
@@ -98,10 +98,14 @@ class PositionStream(Callbacks):
             has been running for longer is named while it does, seconds.
         journal: where all that comes is written down, for `fastpos.journal.read` and `replay`: a
             `fastpos.journal.Journal`, or a folder's path. None: nowhere.
+        publisher: sends the same to Redis, for streams on other machines; a
+            `fastpos.redis.Publisher`. None: nobody does.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message names it.
     """
+
+    _drives_itself: ClassVar[str | None] = None  # why it can't be in a fleet or a replay
 
     @takes(Settings)
     def __init__(self, settings: Settings) -> None:
@@ -447,17 +451,19 @@ class PositionStream(Callbacks):
         )
 
 
-def _recorder(settings: Settings) -> Recorder | None:
-    """Make what writes a stream's journal; None: there is none."""
-    if settings.journal is None:
+def _recorder(settings: Settings) -> Recorder | Several | None:
+    """Make what writes down and publishes what comes to a stream; None: nobody does."""
+    if settings.journal is None and settings.publisher is None:
         return None
-    from .journal.recorder import Recorder  # noqa: PLC0415 -- for who has a journal only
+    from .journal.recorder import Recorder, Several, Sink  # noqa: PLC0415 -- for who has one only
     from .journal.writer import Journal, journal_at  # noqa: PLC0415
 
     journal = settings.journal
-    if not isinstance(journal, Journal):
+    if journal is not None and not isinstance(journal, Journal):
         journal = journal_at(journal)
-    return Recorder(journal, settings.name, settings.credential)
+    sinks: list[Sink] = [sink for sink in (journal, settings.publisher) if sink is not None]
+    recorders = [Recorder(sink, settings.name, settings.credential) for sink in sinks]
+    return recorders[0] if len(recorders) == 1 else Several(recorders)
 
 
 # --- for fleet.py ---------------------------------------------------------------------------------
@@ -483,6 +489,8 @@ _handing_over = threading.Lock()  # guards which driver a stream has; held for s
 def _handed_over(stream: PositionStream, new_driver: Callable[[Parts], D]) -> D:
     stream._come_home()
     own = stream._own_driver
+    if stream._drives_itself is not None:
+        raise ValueError(f"{stream.name} {stream._drives_itself}")
     if stream._driver is not own:
         raise ValueError(f"{stream.name} is in a fleet already")
     if stream._own_dispatcher is not None:

@@ -16,6 +16,7 @@ from fastpos import (
     PositionStream,
     ReconnectPolicy,
 )
+from fastpos.redis import RemoteStream
 from fastpos.runtime.callbacks import Handlers
 
 
@@ -42,6 +43,11 @@ def decorated(event: Order) -> int:
     return 1
 
 
+remote = RemoteStream("redis://localhost", "alice", group="risk", on_order=on_order)
+remote = RemoteStream("redis://localhost", name="alice", number=Decimal, dispatch="thread")
+assert_type(remote.on_order, Handlers[Order])
+stream = remote
+
 order = Order(order_id="1", price=2.5, take_profit=None)
 assert_type(decorated(order), int)
 assert_type(order.order_id, str | None)
@@ -66,6 +72,9 @@ PositionStream(api_key="x", broker="1")  # type: ignore[arg-type]
 PositionStream(api_key="x", broker=1, ping_interval="30")  # type: ignore[arg-type]
 PositionStream(api_key="x", broker=1, on_order=on_position)  # type: ignore[arg-type]
 PositionStream(api_key="x", broker=1, on_orders=on_order)  # type: ignore[call-arg]
+RemoteStream("redis://localhost")  # type: ignore[call-arg]
+RemoteStream("redis://localhost", "alice", on_order=on_position)  # type: ignore[arg-type]
+RemoteStream("redis://localhost", "alice", broker=1)  # type: ignore[call-arg]
 stream.on_order = on_position  # type: ignore[assignment]
 stream.on_orders = on_order  # type: ignore[attr-defined]
 stream.ping_interval  # type: ignore[attr-defined]  # noqa: B018

@@ -4,7 +4,7 @@ from .state cimport State
 
 cdef class Book:
     cdef public object now_ns, _owner, _number, _heartbeat
-    cdef readonly State _state
+    cdef readonly State _state, _held
     cdef readonly list _journal
     cdef bint _interrupted
 

@@ -18,7 +18,7 @@ from ..model.fields import NumberType
 from ..model.snapshot import Snapshot
 from ..model.table import Channel
 from ..wire.heartbeat import Heartbeat
-from .state import STORED, State, entry_of, no_push, whole
+from .state import STORED, State, adapted, entry_of, no_push, whole
 
 __all__ = ["Book"]
 
@@ -36,7 +36,16 @@ class Book:
         heartbeat: of the stream. While pongs are owed since a sleep, all counts as stale.
     """
 
-    __slots__ = ("_heartbeat", "_interrupted", "_journal", "_number", "_owner", "_state", "now_ns")
+    __slots__ = (
+        "_heartbeat",
+        "_held",
+        "_interrupted",
+        "_journal",
+        "_number",
+        "_owner",
+        "_state",
+        "now_ns",
+    )
 
     def __init__(
         self,
@@ -48,6 +57,7 @@ class Book:
         self._owner = owner or OwnerProcess()
         self._heartbeat = heartbeat or Heartbeat()
         self._state = State(number)
+        self._held: State | None = None  # is shown in place of it
         self._interrupted = False
         self.now_ns: Callable[[], int] = time_ns
         """The wall clock, nanoseconds since the epoch; a replay has another."""
@@ -80,7 +90,8 @@ class Book:
     def _shown(self, name: str) -> dict[Any, Any]:
         self._owner.check()
         stale = self._interrupted or self._heartbeat.owed_since_sleep > 0
-        shown: dict[Any, Any] = self._state.show(name, stale, self.now_ns() // 1_000_000)
+        state = self._held or self._state
+        shown: dict[Any, Any] = state.show(name, stale, self.now_ns() // 1_000_000)
         return shown
 
     def interrupt(self) -> None:
@@ -117,6 +128,20 @@ class Book:
                     {"complete": entry.complete, "wire": whole(entry)} for entry in entries
                 ]
         return json.dumps(content, default=str)
+
+    def content(self) -> dict[str, Any]:
+        """Give all that is known, with what is stale of it, for another's `replace`."""
+        return {
+            name: [
+                {
+                    "wire": whole(entry),
+                    "complete": entry.complete,
+                    "stale": sorted(entry.stale),
+                }
+                for entry in store.entries.copy().values()
+            ]
+            for name, store in self._state.stores.items()
+        }
 
     # --- the writer's -----------------------------------------------------------------------
 
@@ -180,6 +205,66 @@ class Book:
         events = state.settle(received_ns)
         self._state = state
         self._journal = None
+        return events
+
+    def replace(
+        self, content: dict[str, Any], received_ns: int, keep: bool = False
+    ) -> list[Position]:
+        """Know what another's `content` says.
+
+        Args:
+            content: what it is.
+            received_ns: when it was told.
+            keep: what it does not tell of is kept, as stale; else it is known no more.
+
+        Returns:
+            What has changed by it, as events.
+
+        Raises:
+            ValueError: it is none. Nothing has changed then.
+        """
+        latest = no_push(self._number, received_ns)
+        state = State(self._number, base=self._state)
+        try:
+            for name, part in STORED.items():
+                for item in content[name]:
+                    wire = adapted(item["wire"], self._number)
+                    state.stores[name].entries[part.id_of(wire)] = entry_of(
+                        wire, latest, frozenset(item["stale"]), complete=item["complete"]
+                    )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no state of an account: {error!r}") from None
+        self._journal = None
+        return self._settle(state, keep, received_ns)
+
+    def take_out(self) -> State:
+        """Know nothing any more; give what was known, which is shown until `put_over`."""
+        state = self._held = self._state
+        self.forget()
+        return state
+
+    def put_over(self, before: State, received_ns: int, keep: bool) -> list[Position]:
+        """Put what has become known since `take_out` over what was known before.
+
+        Args:
+            before: what was.
+            received_ns: now.
+            keep: see `replace`.
+
+        Returns:
+            What has changed since then, as events.
+        """
+        state = State(self._number, base=before)
+        state.go_on_from(self._state)
+        return self._settle(state, keep, received_ns)
+
+    def _settle(self, state: State, keep: bool, received_ns: int) -> list[Position]:
+        if keep:
+            state.keep_base()
+        events = state.settle(received_ns)
+        self._state = state
+        self._held = None
+        self._interrupted = False
         return events
 
     def forget(self) -> None:

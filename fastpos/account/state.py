@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from ..logs import fields, log
@@ -24,7 +25,7 @@ from ..model.slots import EventSlots, position_of, view
 from ..model.snapshot import Snapshot
 from ..model.table import Channel, Merge, Part
 
-__all__ = ["STORED", "Entry", "State", "no_push", "wire_of"]
+__all__ = ["STORED", "Entry", "State", "adapted", "no_push", "wire_of"]
 
 # A position that so many ticks in a row do not list is marked.
 MISSED_TICKS = 3
@@ -340,14 +341,25 @@ class State:
         for name, part in STORED.items():
             entries = self.stores[name].entries
             for id, entry in [*entries.items()]:
-                entries[id] = entry_of(
-                    wire := whole(entry),
-                    entry.latest,
-                    frozenset(wire.keys() & part.names),
-                    entry.complete,
-                    entry.published,
-                    heard=self.ticks,
-                )
+                entries[id] = _doubtful(entry, part, self.ticks)
+
+    def go_on_from(self, other: State) -> None:
+        """Know what `other` does, into an empty state that has a base."""
+        for name, store in other.stores.items():
+            self.stores[name].entries.update(store.entries)
+            self.stores[name].ended.update(store.ended)
+        self._closed.update(other._closed)
+        self.ticks = other.ticks
+        self.contradicted = other.contradicted
+
+    def keep_base(self) -> None:
+        """Know what only the base does, too, as stale."""
+        assert self.base is not None
+        for name, part in STORED.items():
+            store = self.stores[name]
+            for id, entry in self.base.stores[name].entries.items():
+                if id not in store.entries:
+                    store.entries[id] = _doubtful(entry, part, self.ticks)
 
     def take(self, snapshot: Snapshot, received_ns: int) -> None:
         """Put a snapshot in, into an empty state that has a base.
@@ -367,7 +379,7 @@ class State:
                 store.entries.update(before)
                 continue
             for record, id, latest in self._items(records, part, received_ns):
-                wire = wire_of(record, self._adapted)
+                wire = wire_of(record, partial(adapted, number=self._number))
                 known, stale = before.get(id), _NOTHING
                 if known is not None:
                     lasting = whole(known)
@@ -395,13 +407,6 @@ class State:
             if type(id) is not (str if part.id_is_text else int):
                 raise ValueError(f"the snapshot holds a {part.record.__name__} of no {name}")
             yield record, id, no_push(self._number, received_ns, record._raw)
-
-    def _adapted(self, value: Any) -> Any:
-        if type(value) is Decimal and self._number is float:
-            return float(value)
-        if type(value) is float and self._number is Decimal:
-            return Decimal(repr(value))  # the shortest decimal that is this float
-        return value
 
     def settle(self, received_ns: int) -> list[Position]:
         """Part from the base: what was published is from now on what is known.
@@ -480,6 +485,19 @@ class State:
         return shown
 
 
+def _doubtful(entry: Entry, part: Part, ticks: int) -> Entry:
+    """Give the same, all of it stale."""
+    wire = whole(entry)
+    return entry_of(
+        wire,
+        entry.latest,
+        frozenset(wire.keys() & part.names),
+        entry.complete,
+        entry.published,
+        heard=ticks,
+    )
+
+
 def wire_of(record: Record, adapted: Callable[[Any], Any] | None = None) -> dict[str, Any]:
     """Give what the wire would have said of a record that is made by other means.
 
@@ -499,6 +517,19 @@ def wire_of(record: Record, adapted: Callable[[Any], Any] | None = None) -> dict
                 parts = {prefix + k: v for k, v in wire_of(attached, adapted).items()}
                 wire["otoOrder"] = {**wire.get("otoOrder", {}), **parts}
     return wire
+
+
+def adapted(value: Any, number: NumberType) -> Any:
+    """Give a value, or all within it, with its numbers of the type that is wanted."""
+    if type(value) is dict:
+        return {key: adapted(each, number) for key, each in value.items()}
+    if type(value) is list:
+        return [adapted(each, number) for each in value]
+    if type(value) is Decimal and number is float:
+        return float(value)
+    if type(value) is float and number is Decimal:
+        return Decimal(repr(value))  # the shortest decimal that is this float
+    return value
 
 
 def _told(wire: dict[str, Any]) -> frozenset[str]:

@@ -59,6 +59,17 @@ class Synchronizer:
         self.synced = False
         self._book.interrupt()
 
+    def adopt(self, synced: bool, gap_s: float | None) -> None:
+        """Know what another does: whether the book is what the account is, and `gap_s`."""
+        self.synced = synced
+        self._gap_s = gap_s
+        self._wanted = False
+
+    @property
+    def gap_s(self) -> float | None:
+        """How long no pushes came, in all, since the last snapshot; None: there was none yet."""
+        return self._gap_s
+
     @property
     def interrupted(self) -> bool:
         """Whether that is so, and `begin` has not come yet."""

@@ -1,4 +1,4 @@
-"""The command line: ``fastpos demo``, ``watch``, ``record``, ``replay``, ``serve`` and others."""
+"""The command line: ``fastpos demo``, ``watch``, ``record``, ``replay``, ``tail`` and others."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
-        # watch and simulate have no other end than this; record and serve were asked once before.
-        status = 0 if options.run in (_watch, _simulate) else 130
+        # watch, tail and simulate have no other end; record and serve were asked once before.
+        status = 0 if options.run in (_watch, _tail, _simulate) else 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
@@ -181,6 +181,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
 
+    tail = commands.add_parser(
+        "tail",
+        help="print what is published to Redis of a stream, as watch does, until Ctrl-C",
+        epilog="It begins with what is open. In a group it goes on where the group stopped, and "
+        "acknowledges what it has printed.",
+    )
+    tail.add_argument("url", metavar="URL", help="of Redis or Valkey: redis://HOST:PORT/DB")
+    tail.add_argument("name", metavar="NAME", help="the stream's")
+    tail.add_argument(
+        "--prefix", default="fastpos", help="what the keys begin with (default: %(default)s)"
+    )
+    tail.add_argument("--group", metavar="G", help="as a member of this group")
+    tail.add_argument("--consumer", metavar="C", help="called so in it (default: host and process)")
+    tail.set_defaults(run=_tail)
+
     simulate = commands.add_parser(
         "simulate", help="serve the simulator, with a position that ticks, until Ctrl-C"
     )
@@ -250,6 +265,20 @@ def _watch(options: argparse.Namespace) -> int:
     if not _has_credential():
         return 2
 
+    stream = PositionStream(
+        options.url,
+        token=os.environ.get("FASTPOS_TOKEN") or None,
+        api_key=os.environ.get("FASTPOS_API_KEY") or None,
+        broker=options.broker,
+        proxy=options.proxy,
+    )
+    _print_all(stream)
+    return 0
+
+
+def _print_all(stream: PositionStream) -> None:
+    """Print what a stream tells, until it has ended."""
+
     def note(event: object) -> None:
         try:
             _show(line(event))
@@ -258,18 +287,24 @@ def _watch(options: argparse.Namespace) -> int:
             stream.stop()
 
     gone = threading.Event()  # the reader of our output, as `head` does
-    stream = PositionStream(
-        options.url,
-        token=os.environ.get("FASTPOS_TOKEN") or None,
-        api_key=os.environ.get("FASTPOS_API_KEY") or None,
-        broker=options.broker,
-        proxy=options.proxy,
-    )
     for name in CALLBACK_NAMES:
         getattr(stream, name)(note)
     stream.run_forever()
     if gone.is_set():
         raise BrokenPipeError
+
+
+def _tail(options: argparse.Namespace) -> int:
+    from ..redis import RemoteStream  # noqa: PLC0415 -- needs the extra
+
+    try:
+        stream = RemoteStream(
+            options.url, options.name, options.prefix, options.group, options.consumer
+        )
+    except ValueError as error:
+        print(f"fastpos: {error}", file=sys.stderr)
+        return 2
+    _print_all(stream)
     return 0
 
 

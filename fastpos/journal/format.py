@@ -32,10 +32,12 @@ __all__ = [
     "crc_of",
     "header_line",
     "is_json_line",
+    "kind_of",
     "label_of",
     "line_of",
     "parse",
     "push_lines",
+    "time_of",
 ]
 
 FORMAT = "fastpos-journal"
@@ -92,6 +94,17 @@ def line_of(label: bytes, connection: int, ns: int, kind: str, values: dict[str,
     """Give the line of anything else; Decimals are written as numbers, in full."""
     head = b'{"ns":%d,%b,"connection":%d,"kind":"%b"' % (ns, label, connection, kind.encode())
     return head + _rest(values)
+
+
+def kind_of(line: bytes) -> bytes:
+    """Give the kind of a line that was made here."""
+    begin = line.index(b'"kind":"') + 8
+    return line[begin : line.index(b'"', begin)]
+
+
+def time_of(line: bytes) -> int:
+    """Give the time of a line that was made here."""
+    return int(line[6 : line.index(b",")])
 
 
 def header_line(ns: int, values: dict[str, Any]) -> bytes:

@@ -14,19 +14,64 @@ from __future__ import annotations
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import inf
 from time import time_ns
-from typing import Any
+from typing import Any, Protocol
 
 from ..account.state import wire_of
-from ..errors import DecodeError, FastposError, JournalError, SnapshotError
+from ..errors import DecodeError, FastposError, SnapshotError
 from ..model.events import Disconnect, Ready, Stale
 from ..model.fields import Record
 from ..model.snapshot import Snapshot
 from ..wire.credential import Credential, Hider
 from .format import encoded_line, is_json_line, label_of, line_of, push_lines
-from .writer import HURRY, Journal
+from .writer import HURRY
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "Several", "Sink"]
+
+
+class Sink(Protocol):
+    """What a stream's records go to: a `Journal`, or another that takes them."""
+
+    @property
+    def failure(self) -> FastposError | None:
+        """What hinders it, or did last; None where nothing did."""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it is hindered now."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is taken."""
+
+    def fall_behind(self) -> None:
+        """Note that something is not taken, as too much waits."""
+
+    @property
+    def buffer_bytes(self) -> int:
+        """How much of a stream may wait, bytes."""
+
+    @property
+    def wants_states(self) -> bool:
+        """Whether streams are to say all that they know whenever they were subscribed."""
+
+    @property
+    def state_every(self) -> int:
+        """And after so many records; 0: not."""
+
+    def enter(self, recorder: Any) -> deque[Any]:
+        """Have `recorder` hand over; give the queue for its entries."""
+
+    def leave(self, recorder: Any) -> Callable[[], None] | None:
+        """Have it hand over no more; give what must be called yet, and waits, if there is such."""
+
+    def hurry(self) -> None:
+        """Have what waits taken soon."""
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether `hurry` is to be called when something comes."""
 
 
 class Recorder:
@@ -39,12 +84,21 @@ class Recorder:
     """
 
     __slots__ = (
-        "_batch", "_connection", "_credential", "_entries", "_is_open", "_journal", "_label",
-        "_lost", "_noted", "_put", "_runs", "taken", "told",
+        "_batch", "_connection", "_credential", "_entries", "_is_asked", "_is_open",
+        "_is_overtaken", "_journal", "_label", "_lost", "_noted", "_put", "_runs", "_since_state",
+        "_state_every", "follows_state", "stream", "taken", "told", "wants_state",
     )  # fmt: skip
 
-    def __init__(self, journal: Journal, stream: str, credential: Credential) -> None:
+    def __init__(self, journal: Sink, stream: str, credential: Credential) -> None:
         self._journal = journal
+        self.stream = stream
+        """The stream's name."""
+        self.wants_state = False
+        """Whether `state` is wanted soon; set by who reads, taken back by `state`."""
+        self.follows_state = journal.wants_states
+        """Whether it is wanted whenever the stream was subscribed."""
+        self._state_every = journal.state_every or inf
+        self._since_state = 0  # how many records came after the last
         self._label = label_of(stream)
         self._credential = credential
         self._entries: deque[Any] = deque()  # the journal's, from `open` on
@@ -53,7 +107,9 @@ class Recorder:
         self._put = 0  # bytes that were handed over
         self._runs = 0
         self._is_open = False  # between `open` and `close`
-        self.told: JournalError | None = None
+        self._is_asked = False  # a snapshot is asked for
+        self._is_overtaken = False  # and the state was told since then
+        self.told: FastposError | None = None
         """The journal's last failure that was told of."""
         # Of all that was not taken: how many records, since when and until when of the last.
         self._lost: tuple[int, int, int] = 0, 0, 0
@@ -108,6 +164,13 @@ class Recorder:
         values = {"first": event.first, "gap_s": event.gap_s, "attempts": event.attempts}
         self._line("subscribed", event.received_ns, values)
 
+    def state(self, content: dict[str, Any]) -> None:
+        """All that is known, for who has not followed from the beginning."""
+        self.wants_state = False
+        self._since_state = 0
+        self._is_overtaken = self._is_asked
+        self._line("state", time_ns(), content)
+
     def paused(self, begun: int) -> None:
         """Pushes are not wanted any more; on the ping thread.
 
@@ -131,6 +194,9 @@ class Recorder:
         journal = self._journal
         if self._is_full(len(texts), received_ns):
             return None
+        self._since_state += len(texts)
+        if self._since_state >= self._state_every:
+            self.wants_state = True
         entry = [
             self, size, self._connection, received_ns, texts, len(texts), False, [True],
             self._credential.hider,  # as of now: when it is written the credential may be another
@@ -144,8 +210,8 @@ class Recorder:
 
     @property
     def has_news(self) -> bool:
-        """Whether `new_failure` has something to give."""
-        return self._journal.failure is not self.told
+        """Whether `new_failure` has something to give, or `state` is wanted."""
+        return self.wants_state or self._journal.failure is not self.told
 
     def delivered(self, entry: list[Any], count: int, are_json: bool) -> None:
         """So many of those pushes were delivered, before the stream was stopped.
@@ -178,6 +244,7 @@ class Recorder:
 
     def snapshot_asked(self) -> None:
         """A snapshot is asked for."""
+        self._is_asked, self._is_overtaken = True, False
         self._line("snapshot_asked", time_ns())
 
     def snapshot_unwanted(self) -> None:
@@ -190,6 +257,9 @@ class Recorder:
 
     def snapshot(self, snapshot: Snapshot, ns: int) -> None:
         """One was taken, and is merged now."""
+        # Who begins with a state in between can't lay the pushes since the question over it.
+        self.wants_state |= self._is_overtaken
+        self._is_asked = self._is_overtaken = False
         values = {name: _wires(given) for name, given in snapshot._asdict().items()}
         self._line("snapshot", ns, values)
 
@@ -213,13 +283,13 @@ class Recorder:
         if self._is_open:
             self._line("stopped", time_ns(), {"error": _told(failure)})
 
-    def new_failure(self) -> JournalError | None:
+    def new_failure(self) -> FastposError | None:
         """Give what hinders the journal, once."""
         failure = self._journal.failure
         if failure is self.told or failure is None:
             return None
         self.told = failure
-        return JournalError(str(failure))
+        return type(failure)(str(failure))
 
     def _line(self, kind: str, ns: int, values: dict[str, Any] | None = None) -> None:
         if self._is_full(1, ns):
@@ -327,6 +397,83 @@ def _without(value: Any, hider: Hider) -> Any:
     if isinstance(value, str) or hider.occurs_in(str(value).encode("utf-8", "replace")):
         return hider.hide(str(value))
     return value
+
+
+class Several:
+    """Hands over to several recorders, as one."""
+
+    def __init__(self, recorders: Iterable[Recorder]) -> None:
+        self._recorders = tuple(recorders)
+
+    def open(self) -> None:
+        """See `Recorder.open`."""
+        opened = []
+        try:
+            for each in self._recorders:
+                each.open()
+                opened.append(each)
+        except BaseException:
+            for each in opened:
+                each.close()
+            raise
+
+    def close(self) -> Callable[[], None] | None:
+        """See `Recorder.close`."""
+        waits = [wait for each in self._recorders if (wait := each.close()) is not None]
+
+        def wait_for_all() -> None:
+            for wait in waits:
+                wait()
+
+        return wait_for_all if waits else None
+
+    def pushes(self, texts: list[bytes], received_ns: int) -> list[list[Any] | None]:
+        """See `Recorder.pushes`."""
+        return [each.pushes(texts, received_ns) for each in self._recorders]
+
+    def delivered(self, entries: list[list[Any] | None], count: int, are_json: bool) -> None:
+        """See `Recorder.delivered`."""
+        for each, entry in zip(self._recorders, entries, strict=True):
+            if entry is not None:
+                each.delivered(entry, count, are_json)
+
+    @property
+    def has_news(self) -> bool:
+        """See `Recorder.has_news`."""
+        return any(each.has_news for each in self._recorders)
+
+    @property
+    def wants_state(self) -> bool:
+        """See `Recorder.wants_state`."""
+        return any(each.wants_state for each in self._recorders)
+
+    @property
+    def follows_state(self) -> bool:
+        """See `Recorder.follows_state`."""
+        return any(each.follows_state for each in self._recorders)
+
+    def state(self, content: dict[str, Any]) -> None:
+        """See `Recorder.state`; for those alone who want it."""
+        for each in self._recorders:
+            if each.follows_state:
+                each.state(content)
+
+    def __getattr__(self, kind: str) -> Callable[..., None]:
+        """All other methods, the kinds of records: each recorder's, one after the other."""
+
+        def call(*arguments: Any) -> None:
+            for each in self._recorders:
+                getattr(each, kind)(*arguments)
+
+        return call
+
+    def new_failure(self) -> FastposError | None:
+        """See `Recorder.new_failure`."""
+        for each in self._recorders:
+            failure = each.new_failure()
+            if failure is not None:
+                return failure
+        return None
 
 
 def _wires(records: Iterable[Record] | None) -> list[dict[str, Any]] | None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import errors
 from ..account.state import STORED
@@ -33,7 +33,12 @@ from ..stream import PositionStream, begin, hand_over, let_go
 from .format import PUSH
 from .reader import Record, Time, read
 
-__all__ = ["Players", "replay"]
+if TYPE_CHECKING:
+    from ..runtime.delivery import Delivery
+    from ..runtime.feed import Feed
+    from ..runtime.snapshots import Snapshots
+
+__all__ = ["Players", "Puts", "replay"]
 
 _numbers = itertools.count(1)
 # What a stream that is only replayed would connect to, and never does.
@@ -269,66 +274,37 @@ def _player_of(stream: PositionStream) -> _Player:
     return player
 
 
-class _Player(Control):
-    """Drives one stream by its records."""
+class Puts:
+    """Puts records in where they came in: for a driver of a stream (`Control`)."""
 
-    __slots__ = ("_book", "_counters", "_now_ns", "run", "stream")
+    # The driver's.
+    feed: Feed
+    snapshots: Snapshots
+    stream: PositionStream
+    current: Run
+    now_ns: int
+    _delivery: Delivery
+    _tell: Callable[[list[tuple[str, object]]], None]
 
-    def __init__(self, stream: PositionStream, parts: Parts) -> None:
-        super().__init__(parts)
-        self.stream = stream
-        self.run: Run
-        self._book = stream.book
-        self._counters = stream._counters
-        self._now_ns = 0
-
-    def begin_at(self, run: Run) -> None:
-        """Begin; what is known is shown as of the record at hand."""
-        self.run = run
-        self._book.now_ns = lambda: self._now_ns
-        self.snapshots.rules.has_source = True
-
-    def stop(self, run: Run) -> None:
-        """Put in no record any more."""
-        self._stop(run)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it was subscribed then."""
-        return not self.run.ended
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether no more records are wanted."""
-        return self.run.stopping
-
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or until it is stopped."""
-        self._changes.wait_for(lambda: self.run.stopping, seconds)
-
-    def end(self) -> None:
-        """There is no more."""
-        self.snapshots.rules.has_source = self.snapshots.has_source
-        self.run.ended = True
-        self._changes.notify()
-        let_go(self.stream)
-
-    def pushes(self, texts: list[bytes], received_ns: int) -> None:
-        """Put in pushes that were read at once."""
-        if self.run.stopping:
-            return
-        self._now_ns = received_ns
-        counters = self._counters
+    def pushes(self, texts: list[bytes], received_ns: int) -> bool:
+        """Put in pushes that were read at once; whether all of them were, before it is to stop."""
+        if self.current.stopping:
+            return False
+        self.now_ns = received_ns
+        counters = self.stream._counters
         counters.messages += len(texts)
         counters.last_message_ns = received_ns
         self._delivery.received(monotonic())
         self._delivery.pushes(texts, received_ns)
+        return self._delivery.begun == len(texts)
 
-    def put(self, record: Record) -> None:
-        """Put in anything else."""
-        if self.run.stopping:
-            return
-        self._now_ns = record.received_ns
+    def put(self, record: Record) -> bool:
+        """Put in one record; whether that was done, before it is to stop."""
+        if record.kind == PUSH:
+            return self.pushes([record.text], record.received_ns)
+        if self.current.stopping:
+            return False
+        self.now_ns = record.received_ns
         step = getattr(self, f"put_{record.kind}", None)
         if step is None:
             raise JournalError(f"a record of kind {record.kind!r} is not known here")
@@ -337,20 +313,22 @@ class _Player(Control):
         except NONSENSE as error:  # never of a user's function
             message = f"a record of kind {record.kind!r} can't be used: {error}"
             raise JournalError(message) from error
+        return True
 
     # --- the kinds --------------------------------------------------------------------------
 
     def put_started(self, ns: int, run: int = 1, book: str | None = None, **_: Any) -> None:
         if run == 1:  # another process, which knew nothing
             self.snapshots.end()
-            self._book.forget()
-        if book is not None and self._book.is_empty:  # also where the replay begins with this run
-            self._book.load(book)
+            self.stream.book.forget()
+        # Also where the replay begins with this run.
+        if book is not None and self.stream.book.is_empty:
+            self.stream.book.load(book)
         self.feed.begin()
         self.feed.attempt()
 
     def put_connected(self, ns: int, **_: Any) -> None:
-        self._counters.connects += 1
+        self.stream._counters.connects += 1
 
     def put_subscribed(self, ns: int, first: bool, gap_s: Any, attempts: int, **_: Any) -> None:
         gap = None if gap_s is None else float(gap_s)
@@ -419,6 +397,49 @@ class _Player(Control):
 
     def put_stopped(self, ns: int, **_: Any) -> None:
         """What was told of it is told by what came before."""
+
+
+class _Player(Puts, Control):
+    """Drives one stream by its records."""
+
+    __slots__ = ("current", "now_ns", "stream")
+
+    def __init__(self, stream: PositionStream, parts: Parts) -> None:
+        super().__init__(parts)
+        self.stream = stream
+        self.current: Run
+        self.now_ns = 0
+
+    def begin_at(self, run: Run) -> None:
+        """Begin; what is known is shown as of the record at hand."""
+        self.current = run
+        self.stream.book.now_ns = lambda: self.now_ns
+        self.snapshots.rules.has_source = True
+
+    def stop(self, run: Run) -> None:
+        """Put in no record any more."""
+        self._stop(run)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it was subscribed then."""
+        return not self.current.ended
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no more records are wanted."""
+        return self.current.stopping
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until it is stopped."""
+        self._changes.wait_for(lambda: self.current.stopping, seconds)
+
+    def end(self) -> None:
+        """There is no more."""
+        self.snapshots.rules.has_source = self.snapshots.has_source
+        self.current.ended = True
+        self._changes.notify()
+        let_go(self.stream)
 
 
 E = TypeVar("E", bound=FastposError)

@@ -115,6 +115,11 @@ class Journal:
         self._owner = OwnerProcess()
         self._owner.in_child = self._leave_to_parent
 
+        self.wants_states = False
+        """Whether streams are to say all that they know whenever they were subscribed: it is known
+        from the beginning here."""
+        self.state_every = 0
+        """And after so many records: not."""
         self.failure: JournalError | None = None
         """The episode that is under way or was last; None where there was none. For anybody."""
         self._episode = threading.Lock()

@@ -21,6 +21,7 @@ cdef class Delivery:
     cdef readonly double _received
     cdef readonly bint _muted, _halted, _background
     cdef public Py_ssize_t begun
+    cdef public bint silent
 
     @cython.locals(closes=bint)
     cpdef bint pushes(self, list texts, received_ns) except -1

@@ -69,7 +69,7 @@ class Delivery:
 
     __slots__ = (
         "_background", "_book", "_callbacks", "_counters", "_dispatcher", "_halted", "_hide",
-        "_muted", "_number", "_received", "_routes", "_stream", "_times", "begun",
+        "_muted", "_number", "_received", "_routes", "_stream", "_times", "begun", "silent",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +97,8 @@ class Delivery:
         self._background = True  # on a thread of ours, where a user's sys.exit() would end nothing
         self.begun = 0
         """How many pushes the last call of `pushes` has begun with; the others came too late."""
+        self.silent = False
+        """Whether what comes is merged, but nobody is told; the reader's."""
         self._routes = {
             channel.event: Route(channel, callbacks) for channel in (*CHANNELS, UNDOCUMENTED)
         }
@@ -123,6 +125,11 @@ class Delivery:
     def abandon(self) -> None:
         """Deliver nothing any more, not even what is at hand: this is a copy in another process."""
         self._muted = self._halted = True
+
+    @property
+    def is_muted(self) -> bool:
+        """Whether no function is called any more."""
+        return self._muted
 
     @property
     def counts(self) -> dict[str, int]:
@@ -234,6 +241,8 @@ class Delivery:
         event: Any,
         queued: bool,
     ) -> None:
+        if self.silent and not queued:
+            return
         if self._dispatcher is not None and not queued:
             self._dispatcher.put(handlers, event, self._received)
             return
@@ -292,6 +301,8 @@ class Delivery:
         self._report(error, False)
 
     def _report(self, error: FastposError, queued: bool) -> None:
+        if self.silent and not queued:
+            return
         error.stream = self._stream
         on_error = self._callbacks.on_error
         if on_error.functions:

@@ -49,7 +49,7 @@ from .snapshots import Snapshots
 from .stats import Counters, count
 
 if TYPE_CHECKING:
-    from ..journal.recorder import Recorder
+    from ..journal.recorder import Recorder, Several
 
 __all__ = ["Feed"]
 
@@ -87,7 +87,7 @@ class Feed:
         snapshots: Snapshots,
         heartbeat: Heartbeat,
         book: Book,
-        recorder: Recorder | None = None,
+        recorder: Recorder | Several | None = None,
     ) -> None:
         self._settings = settings
         self._recorder = recorder
@@ -288,7 +288,7 @@ class Feed:
             )
             link.system_closes()
 
-    def _recorded(self, recorder: Recorder, texts: list[bytes], received_ns: int) -> bool:
+    def _recorded(self, recorder: Recorder | Several, texts: list[bytes], received_ns: int) -> bool:
         """Deliver pushes that are written down."""
         errors = self._counters.decode_errors
         self._delivery.begun = 0  # for the ping thread, which may look at once
@@ -300,18 +300,27 @@ class Feed:
                 are_json = self._counters.decode_errors == errors
                 recorder.delivered(entry, self._delivery.begun, are_json)
         if recorder.has_news:
-            self._check_journal()
+            self._check_recorder()
         return closes
 
-    def _check_journal(self) -> None:
-        """Tell the user that the journal can't be written, once each time."""
-        failure = None if self._recorder is None else self._recorder.new_failure()
+    def _check_recorder(self) -> None:
+        """Tell the user that nothing can be written, once each time; say what is known if asked."""
+        recorder = self._recorder
+        if recorder is None:
+            return
+        failure = recorder.new_failure()
         if failure is not None:
             self._delivery.report(failure)
+        if recorder.wants_state:
+            self._tell_state(recorder)
+
+    def _tell_state(self, recorder: Recorder | Several) -> None:
+        rules = self._snapshots.rules
+        recorder.state({**self._book.content(), "synced": rules.synced, "gap_s": rules.gap_s})
 
     def _pong(self, link: Link) -> None:
         """All that was sent before it has been read: ticks that are missed now are missing."""
-        self._check_journal()
+        self._check_recorder()
         since = None if self._lookout is None else self._lookout.confirmed()
         if since is not None:
             silent_s = monotonic() - since
@@ -416,6 +425,8 @@ class Feed:
         if self._recorder is not None:
             self._recorder.subscribed(event)
         self._snapshots.begin(event.gap_s)
+        if self._recorder is not None and self._recorder.follows_state:
+            self._tell_state(self._recorder)
         session = None if link is None else link.session
         if session is not None and session.phase is not Phase.READY:
             # Seen after `begin`: what is paused from here on, the ping thread tells of.
@@ -449,7 +460,7 @@ class Feed:
         self._delivery.tell("on_disconnect", event)
         if isinstance(event.error, FastposError) and event.retry_in_s is not None:
             self._delivery.report(event.error)
-        self._check_journal()
+        self._check_recorder()
 
     def _fields(self, event: str, **values: object) -> dict[str, object]:
         settings = self._settings

@@ -26,7 +26,7 @@ from ..reconnect import ReconnectPolicy
 from .callbacks import _shown
 
 if TYPE_CHECKING:
-    from ..journal.recorder import Recorder
+    from ..journal.recorder import Recorder, Several
 
 __all__ = ["POLL_INTERVAL", "Snapshots", "on_a_thread_of_its_own"]
 
@@ -103,7 +103,7 @@ class Snapshots:
         timeout: float,
         policy: ReconnectPolicy,
         book: Book,
-        recorder: Recorder | None = None,
+        recorder: Recorder | Several | None = None,
     ) -> None:
         self._source = source
         self._recorder = recorder

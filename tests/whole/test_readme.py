@@ -13,6 +13,8 @@ import pytest
 from fastpos.runtime.callbacks import CALLBACK_NAMES
 from fastpos.simulator import Exchange
 from tests.support.programs import ROOT, read_until, run, started
+from tests.support.recording import until
+from tests.support.redis_server import RedisServer
 
 README = (ROOT / "README.md").read_text()
 PLACES = (ROOT, ROOT / "fastpos", ROOT / ".github" / "workflows")
@@ -114,15 +116,34 @@ def test_what_the_journal_has_is_replayed(exchange: Exchange, tmp_path: Path) ->
     assert "connection was lost" in done.stdout
 
 
+def test_what_is_published_is_followed(exchange: Exchange, tmp_path: Path) -> None:
+    there = "redis://127.0.0.1:6379/0"
+    with RedisServer() as redis:
+        scripts = []
+        for number in (6, 7):
+            (tmp_path / str(number)).mkdir()
+            script = Path(snippet(number, tmp_path / str(number), exchange))
+            script.write_text(script.read_text().replace(there, redis.url))
+            scripts.append(str(script))
+        with started(scripts[0]), started(scripts[1]) as follower:
+            exchange.wait_for_subscribers(1, timeout=20)
+            with redis.client() as client:
+                until(lambda: client.exists("fastpos:{alice}:events:risk"), 20)
+            position = exchange.open_position(volume=3)
+            exchange.update_position(position, volume=2)
+            output = read_until(follower, f"UPDATE {position} BUY 2.0")
+    assert f"CREATE {position} BUY 3.0" in output
+
+
 def test_the_snippet_for_own_tests(exchange: Exchange, tmp_path: Path) -> None:
-    done = run(snippet(6, tmp_path, exchange))
+    done = run(snippet(8, tmp_path, exchange))
     assert done.returncode == 0, done.stderr
 
 
 def test_no_snippet_is_without_a_test_and_the_commands_end_in_what_is_tested() -> None:
     # .ci/run runs both as they stand, in fresh virtual environments.
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
-    assert len(SNIPPETS) == 7
+    assert len(SNIPPETS) == 9
     ends = [shlex.split(command.rsplit("&&", 1)[1]) for command in COMMANDS]
     assert ends == [[".venv/bin/fastpos", "demo"], [".venv/bin/pytest"]]
 

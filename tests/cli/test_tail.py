@@ -1,0 +1,64 @@
+"""`fastpos tail`: what is published of a stream, as lines."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("redis")
+
+from fastpos import PositionStream
+from fastpos.redis import Publisher
+from fastpos.simulator import Exchange
+from tests.support.programs import interrupted, read_until, run, started
+from tests.support.recording import until
+from tests.support.redis_server import RedisServer
+from tests.support.rig import free_port
+
+
+def publishing(exchange: Exchange, redis: RedisServer) -> PositionStream:
+    return PositionStream(
+        exchange.url,
+        api_key=exchange.api_key,
+        broker=exchange.broker,
+        name="alice",
+        publisher=Publisher(redis.url),
+    )
+
+
+def test_it_prints_what_is_open_and_what_comes_until_it_is_interrupted() -> None:
+    with RedisServer() as redis, Exchange() as exchange, publishing(exchange, redis) as stream:
+        assert stream.wait_ready(5)
+        position = exchange.open_position()
+        with started("tail", redis.url, "alice") as process:
+            read_until(process, "subscribed")
+            exchange.place_order()
+            read_until(process, "Order ")
+            exchange.close_position(position)
+            assert "DELETE" in read_until(process, "DELETE")
+            assert interrupted(process) == (0, "")
+
+
+def test_in_a_group_it_goes_on_where_the_last_one_stopped() -> None:
+    words = ("--group", "risk", "--consumer", "one")
+    with RedisServer() as redis, Exchange() as exchange, publishing(exchange, redis) as stream:
+        assert stream.wait_ready(5)
+        with started("tail", redis.url, "alice", *words) as process:
+            read_until(process, "subscribed")
+            first = exchange.place_order()
+            read_until(process, first)
+            with redis.client() as client:  # else what was printed is printed again
+                until(lambda: client.xpending("fastpos:{alice}:events", "risk")["pending"] == 0)
+            assert interrupted(process) == (0, "")
+        second = exchange.place_order()
+        with started("tail", redis.url, "alice", *words) as process:
+            output = read_until(process, second)
+            assert first not in output
+
+
+def test_what_can_not_be_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    done = run("tail", "http://127.0.0.1/", "alice")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "redis://" in done.stderr
+    with started("tail", f"redis://127.0.0.1:{free_port()}/0", "alice") as process:
+        assert "is away" in read_until(process, "Disconnect")
+        interrupted(process)
