@@ -19,9 +19,8 @@ cdef class Delivery:
     cdef readonly Book _book
     cdef readonly CallbackTimes _times
     cdef readonly double _received
-    cdef readonly bint _muted, _halted, _background
+    cdef public bint _muted, _halted, _background, silent
     cdef public Py_ssize_t begun
-    cdef public bint silent
 
     @cython.locals(closes=bint)
     cpdef bint pushes(self, list texts, received_ns) except -1
