@@ -12,8 +12,8 @@ clock, the only one that all share):
 
 and a channel, fastpos:{workers}:news, on which is said that something has changed.
 
-One script does all of it. A worker calls it every 1.5 s, and sooner where there is a reason: it says
-which shards it has, which it wants and which it is done with, and gets what is its own now.
+One script does all of it. A worker calls it every 1.5 s, and sooner where there is a reason: it
+says which shards it has, which it wants and which it is done with, and gets what is its own now.
 
 A shard's epoch rises whenever it changes hands. It never goes back, whatever a server has lost: a
 new one is at least the server's time in seconds.

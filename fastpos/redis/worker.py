@@ -4,14 +4,14 @@ It tells Redis that it is there, has the shards that are its part (shards.py) fo
 so in time (leases.py), and says what is to be done:
 
 * shards were gained: begin to serve what is in them;
-* shards are to be given to another, who asks for them: end what is in them in order, then `release`.
-  Who joins asks for a few at a time, as many as it can connect at once, and until then their owner
-  goes on. Nobody has to wait long for an account that somebody serves;
+* shards are to be given to another, who asks for them: end what is in them in order, then
+  `release`. Who joins asks for a few at a time, as many as it can connect at once, and until then
+  their owner goes on: nobody has to wait long for an account that somebody serves;
 * shards are lost, as Redis did not answer in time, or this process was held up: close what is in
   them now. It says so on whatever thread has found out.
 
-While Redis is away it goes on until its leases are over by its own clock, lets go of them, and takes
-part again when Redis is back. Who takes part anew looks around for a moment before it takes
+While Redis is away it goes on until its leases are over by its own clock, lets go of them, and
+takes part again when Redis is back. Who takes part anew looks around for a moment before it takes
 anything, so that several that come back together do not take what is the others' part.
 
 Threads: one talks to Redis, one hears there that something has changed, and one looks at the clock,
@@ -155,13 +155,16 @@ class Worker:
     def _hear(self) -> None:
         """Wake the one that talks when another worker says that something has changed."""
         while not self._ending.is_set():
-            with suppress(*_errors()), connect(self._url, 2 * RENEWAL) as redis:
-                with redis.pubsub(ignore_subscribe_messages=True) as news:
-                    news.subscribe(self._keys.news)
-                    while not self._ending.is_set():
-                        message: Any = news.get_message(timeout=RENEWAL)
-                        if message is not None and message["data"] != self.name.encode():
-                            self._wake.set()
+            with (
+                suppress(*_errors()),
+                connect(self._url, 2 * RENEWAL) as redis,
+                redis.pubsub(ignore_subscribe_messages=True) as news,
+            ):
+                news.subscribe(self._keys.news)
+                while not self._ending.is_set():
+                    message: Any = news.get_message(timeout=RENEWAL)
+                    if message is not None and message["data"] != self.name.encode():
+                        self._wake.set()
             self._ending.wait(RENEWAL)
 
     # --- the thread that talks --------------------------------------------------------------
@@ -242,7 +245,7 @@ class Worker:
             )
 
     def _follow(self, wanted: frozenset[int], lost: frozenset[int]) -> float:
-        """Do what follows from the last answer; give in how many seconds it is to be asked again."""
+        """Do what follows from the last answer; give in how many seconds to ask again."""
         answer = self._answer
         asked = frozenset(
             shard

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -102,26 +103,38 @@ class Crowd(Rig):
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
         self._cleanup.callback(self._stop, thread)
-        self._serving = asyncio.run_coroutine_threadsafe(self._serve(listener), self._loop)
+        asyncio.run_coroutine_threadsafe(self._begin(listener), self._loop).result(TIMEOUT)
 
     def _stop(self, thread: threading.Thread) -> None:
-        self._serving.cancel()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(TIMEOUT)
         self._loop.call_soon_threadsafe(self._loop.stop)
         thread.join(TIMEOUT)
         self._loop.close()
 
-    async def _serve(self, listener: socket.socket) -> None:
-        server = await self._loop.create_server(lambda: _Client(self), sock=listener, backlog=1024)
+    async def _begin(self, listener: socket.socket) -> None:
+        self._server = await self._loop.create_server(
+            lambda: _Client(self), sock=listener, backlog=1024
+        )
+        self._pushing = self._loop.create_task(self._push())
+
+    async def _end(self) -> None:
+        self._server.close()
+        for client in tuple(self.clients):
+            client.transport.abort()
+        self._pushing.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._pushing
+
+    async def _push(self) -> None:
         number = 0
-        async with server:
-            while True:
-                await asyncio.sleep(1 / self._rate)
-                number += 1
-                order = {"orderId": "1", "volume": number, "orderAction": "1"}
-                data = push_frame({"channel": "order", "order": order})
-                for client in self.clients:
-                    if client.visit is not None and client.visit.subscribed != inf:
-                        client.transport.write(data)
+        while True:
+            await asyncio.sleep(1 / self._rate)
+            number += 1
+            order = {"orderId": "1", "volume": number, "orderAction": "1"}
+            data = push_frame({"channel": "order", "order": order})
+            for client in self.clients:
+                if client.visit is not None and client.visit.subscribed != inf:
+                    client.transport.write(data)
 
     # --- for tests --------------------------------------------------------------------------
 

@@ -100,8 +100,10 @@ class RedisServer(Rig):
             self.process.wait()
             self.process = None
 
-    def restart(self, away: float = 0.0) -> None:
-        """Kill it, and begin again after so many seconds."""
+    def restart(self, away: float = 0.0, empty: bool = False) -> None:
+        """Kill it, and begin again after so many seconds; `empty`: it has lost all it knew."""
         self.kill()
+        if empty:
+            shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
         time.sleep(away)
         self.start()
