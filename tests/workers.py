@@ -20,7 +20,8 @@ where nobody can own anything meanwhile, after its end. Exit status 1 unless
 - what was published of each account is in order: epochs never go back, and no record of an owner
   comes after the first of its successor;
 - where Redis was away for less than a lease lasts, nothing was disconnected;
-- whoever was stopped or cut off has said that it has lost its shards.
+- whoever was stopped or cut off has said that it has lost its shards, and who was stopped, that
+  what it sent yet was refused.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from tests.support.workers import Workers
 STOPPED, CUT, CUT_ALL, BLIP = 12.0, 12.0, 8.0, 2.0
 WITHIN, WITHIN_TERM = 10.0, 2.0
 PATIENCE = 40.0
+FENCED = "is the owner no more"
 KINDS = ("kill", "stop", "term", "restart", "cut", "cut all", "empty", "blip")
 
 
@@ -122,11 +124,12 @@ class Trial:
             time.sleep(max(began + STOPPED - time.monotonic(), 0.0))
             workers.go_on(victim, 1.0)
             workers.wait(lambda: self.losses(victim) > lost, PATIENCE)
+            workers.wait(lambda: FENCED in workers.log(victim).read_text(), PATIENCE)
         elif kind in ("restart", "empty"):
             if kind == "empty":
                 self._last = {}
             self.redis.restart(1.0, empty=kind == "empty")
-            took = self.owned_again(began)
+            took = self.owned_again(time.monotonic())
             if not self.keeps(6.0):
                 self.problems.append("accounts were let go while Redis was away for a second")
         elif kind == "blip":
@@ -136,7 +139,7 @@ class Trial:
                 self.problems.append("accounts were let go at once")
             for proxy in proxies:
                 proxy.resume()
-            took = self.owned_again(began)
+            took = self.owned_again(time.monotonic())
             if not self.keeps(4.0):
                 self.problems.append("accounts were let go although their leases had not ended")
         elif kind == "cut":

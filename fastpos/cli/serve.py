@@ -153,7 +153,9 @@ class _Program:
             self._want(accounts)
             self._fleet.start()
             if self._sharing is not None:
-                self._sharing.start(self._fleet, self._cut, self._settle, self._ask)
+                self._sharing.start(
+                    self._fleet, self._cut, self._settle, self._begin_anew, self._ask
+                )
             ended = False
             while not (self._ending or ended):
                 with suppress(Empty):
@@ -250,6 +252,14 @@ class _Program:
         for served in tuple(self._served.values()):
             if served.shard in shards:
                 served.cut()
+
+    def _begin_anew(self, name: str) -> None:
+        """Another has published an account: if its shard is here that one was held up in the midst
+        of beginning, and has ended by now."""
+        served = self._served.get(name)
+        if served is not None and not served.is_leaving and self._may_serve(served.shard):
+            served.cut()
+            self._settle()
 
     def _add(self, name: str) -> None:
         """Serve an account, if it is wanted, in its shards, and its name is free."""

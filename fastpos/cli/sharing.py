@@ -56,6 +56,7 @@ class Sharing:
         fleet: Fleet,
         cut: Callable[[frozenset[int]], object],
         settle: Callable[[], object],
+        anew: Callable[[str], object],
         ask: Callable[[Callable[[], object]], object],
     ) -> None:
         """Begin to take part.
@@ -64,6 +65,7 @@ class Sharing:
             fleet: that serves.
             cut: closes what is in shards, at once; for any thread.
             settle: has what is to be served begun, and what is not ended.
+            anew: has an account begin anew that another has published, if its shard is here.
             ask: has the main thread do something.
         """
 
@@ -86,6 +88,7 @@ class Sharing:
             choose=self._choose,
         )
         self.publisher.who = self._worker.name
+        self.publisher.on_fenced = lambda name: ask(partial(anew, name))
         self._worker.start()
 
     def has(self, shard: int) -> bool:

@@ -69,6 +69,10 @@ class Workers(Rig):
         """Where its output goes."""
         return self._folder / f"{worker}.log"
 
+    def log_has(self, text: str, times: int = 1) -> bool:
+        """Whether each that runs has written it so often."""
+        return all(self.log(each).read_text().count(text) >= times for each in self.processes)
+
     def kill(self, worker: str) -> None:
         """SIGKILL."""
         process = self.processes.pop(worker)
