@@ -180,7 +180,7 @@ class Trial:
     def _published(self, client: Any, name: str) -> list[str]:
         """What is wrong with what was published of an account."""
         found = []
-        last, times = self._last.get(name, (0, -1)), 0
+        last = self._last.get(name, (0, -1))
         start = f"({last[0]}-{last[1]}" if name in self._last else "-"
         for id, values in client.xrange(f"fastpos:{{{name}}}:events", start):
             epoch, sequence = map(int, id.split("-"))
@@ -188,9 +188,9 @@ class Trial:
                 found.append(f"{name}: {id} after {last}")
             if epoch > last[0] and values["kind"] not in ("started", "state", "dropped"):
                 found.append(f"{name}: epoch {epoch} begins with {values['kind']}")
-            last, times = (epoch, sequence), times + 1
+            last = epoch, sequence
         self._last[name] = last
-        if not times:
+        if not last[0]:
             found.append(f"{name}: nothing was published")
         return found[:3]
 

@@ -54,8 +54,9 @@ class Workers(Rig):
             process.wait()
 
     def add(self, worker: str, url: str) -> None:
-        """Start one; `url` is the Redis' for it."""
-        keys = {f"KEY_{n}": f"{name}@{worker}" for n, name in enumerate(self.accounts)}
+        """Start one; `url` is the Redis' for it. It has a key for an account named new, too."""
+        names = [*self.accounts, "new"]
+        keys = {f"KEY_{number}": f"{name}@{worker}" for number, name in enumerate(names)}
         with self.log(worker).open("ab") as output:
             self.processes[worker] = subprocess.Popen(
                 [sys.executable, "-u", "-m", "fastpos", "serve", str(self.file), *self._words,
