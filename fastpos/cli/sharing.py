@@ -20,6 +20,9 @@ from ..redis.worker import Worker
 
 __all__ = ["Sharing"]
 
+# Others are asked for as much as can be connected in so many seconds.
+SOON = 0.25
+
 
 class Sharing:
     """Which accounts are served here.
@@ -108,12 +111,12 @@ class Sharing:
             self._worker.leave(timeout)
 
     def _choose(self, shards: frozenset[int]) -> list[int]:
-        """Give as many of these shards as can be connected in a second."""
+        """Give as many of these shards as can be connected soon."""
         assert self._fleet is not None
         stats = self._fleet.stats
-        room = self._rate - (stats.connecting + stats.waiting)
+        room = max(self._rate * SOON, 1) - (stats.connecting + stats.waiting)
         chosen = []
-        for shard in sorted(shards, key=lambda each: self._counts[each]):
+        for shard in sorted(shards, key=lambda each: (self._counts[each], each)):
             if room <= 0 and self._counts[shard]:
                 break
             chosen.append(shard)

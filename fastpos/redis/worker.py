@@ -43,7 +43,7 @@ __all__ = ["Worker"]
 TIMEOUT, RETRY = 1.0, 0.25
 # Who takes part anew takes nothing for so long, seconds.
 SETTLE = 0.7
-# How often the clock is looked at, seconds.
+# How often the clock is looked at, and whether there is room to ask for more, seconds.
 LOOK = 0.1
 # What is free is asked for so soon after that was seen, and a lease that ends so soon after its
 # end, seconds.
@@ -274,7 +274,7 @@ class Worker:
             if missing - others - wanted - lost or (others and not wanted):
                 delay = SOON
             elif others:  # there may be room for more of them soon
-                delay = min(delay, RETRY)
+                delay = min(delay, LOOK)
         return delay
 
     def _failed(self, error: Exception) -> None:
