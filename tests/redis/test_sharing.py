@@ -55,6 +55,22 @@ def test_whatever_happens_every_account_is_owned_again_soon(trial: Trial, kind: 
     assert trial.round(kind) < (WITHIN_TERM if kind == "term" else WITHIN)
 
 
+def test_an_owner_that_is_fenced_by_one_without_the_lease_begins_anew(trial: Trial) -> None:
+    events = "fastpos:{account-7}:events"
+
+    def last() -> tuple[int, str]:
+        ((id, values),) = client.xrevrange(events, count=1)
+        return int(id.partition("-")[0]), values["kind"]
+
+    with trial.redis.client() as client:
+        trial.workers.wait(lambda: client.exists(events), 10)
+        epoch, _ = last()
+        client.xadd(events, {"kind": "started", "record": "{}"}, f"{epoch + 1}-0")
+        client.set("fastpos:{account-7}:epoch", epoch + 1)
+        trial.workers.wait(lambda: last()[0] > epoch + 1 and last()[1] == "push", 10)
+    trial.workers.wait(trial.workers.all_owned, 10)
+
+
 def test_status_tells_who_has_what(trial: Trial) -> None:
     url = trial.redis.url
     done = run("status", "--redis", url, "--json")
