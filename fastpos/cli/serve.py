@@ -23,6 +23,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from ..clock import monotonic
 from ..errors import FastposError
 from ..fleet import Fleet
 from ..runtime.callbacks import CALLBACK_NAMES
@@ -42,6 +43,8 @@ GOODBYE = 6.0
 LAST_LINES = 1.0
 # So many streams that are let go end at once.
 ENDING_THREADS = 16
+# An account that is not subscribed so long after it began may take long, seconds.
+EXPECTED = 10.0
 # How long Redis is told at the end that others may have the accounts, seconds.
 LAST_WORDS = 2.0
 # How long a signal that came just before a wait may have to wait, seconds.
@@ -108,7 +111,17 @@ class _Served:
         self.shard = 0 if sharing is None else sharing.shard_of(account.name)
         self.is_leaving = False
         self.is_cut = False
-        """Its shard was lost; set by a worker's thread."""
+        """Its connection was closed as its shard was lost, or another published it; for any thread."""
+        self._expected_until = monotonic() + EXPECTED  # set to 0 by whoever calls its functions
+        self.stream.on_ready(self._has_come)
+
+    def _has_come(self, _: object) -> None:
+        self._expected_until = 0.0
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether it has just begun, and will be subscribed soon."""
+        return monotonic() < self._expected_until
 
     def cut(self) -> None:
         """Close its connection at once; for any thread."""
@@ -154,7 +167,7 @@ class _Program:
             self._fleet.start()
             if self._sharing is not None:
                 self._sharing.start(
-                    self._fleet, self._cut, self._settle, self._begin_anew, self._ask
+                    self._expected, self._cut, self._settle, self._begin_anew, self._ask
                 )
             ended = False
             while not (self._ending or ended):
@@ -246,6 +259,10 @@ class _Program:
 
     def _may_serve(self, shard: int) -> bool:
         return self._sharing is None or self._sharing.has(shard)
+
+    def _expected(self) -> int:
+        """Count what will be subscribed soon; for any thread."""
+        return sum(each.is_expected for each in tuple(self._served.values()))
 
     def _cut(self, shards: frozenset[int]) -> None:
         """Shards are lost: close what is in them; on a thread of the worker's."""

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from ..fleet import Fleet
 from ..redis import Publisher
 from ..redis.shards import shard_of
 from ..redis.worker import Worker
@@ -41,7 +40,7 @@ class Sharing:
         self.publisher = Publisher(url, prefix)
         self._url, self._prefix, self._rate = url, prefix, rate
         self._counts: Counter[int] = Counter()  # accounts in each shard; replaced, never changed
-        self._fleet: Fleet | None = None
+        self._expected: Callable[[], int] = int
         self._worker: Worker | None = None
         self.giving: set[int] = set()
         """What is to be released as soon as nothing of it is served any more."""
@@ -56,7 +55,7 @@ class Sharing:
 
     def start(
         self,
-        fleet: Fleet,
+        expected: Callable[[], int],
         cut: Callable[[frozenset[int]], object],
         settle: Callable[[], object],
         anew: Callable[[str], object],
@@ -65,7 +64,7 @@ class Sharing:
         """Begin to take part.
 
         Args:
-            fleet: that serves.
+            expected: gives how many accounts are about to be connected; for any thread.
             cut: closes what is in shards, at once; for any thread.
             settle: has what is to be served begun, and what is not ended.
             anew: has an account begin anew that another has published, if its shard is here.
@@ -81,7 +80,7 @@ class Sharing:
             cut(shards)
             ask(settle)
 
-        self._fleet = fleet
+        self._expected = expected
         self._worker = Worker(
             self._url,
             self._prefix,
@@ -112,9 +111,7 @@ class Sharing:
 
     def _choose(self, shards: frozenset[int]) -> list[int]:
         """Give as many of these shards as can be connected soon."""
-        assert self._fleet is not None
-        stats = self._fleet.stats
-        room = max(self._rate * SOON, 1) - (stats.connecting + stats.waiting)
+        room = max(self._rate * SOON, 1) - self._expected()
         chosen = []
         for shard in sorted(shards, key=lambda each: (self._counts[each], each)):
             if room <= 0 and self._counts[shard]:

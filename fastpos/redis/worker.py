@@ -238,7 +238,7 @@ class Worker:
             lasted, self._failed_at = monotonic() - self._failed_at, None
             url = shown(self._url)
             log.warning(
-                "%s answers again, after %.1f s",
+                "%s can be used again, after %.1f s",
                 url,
                 lasted,
                 extra=fields("redis_again", url=url, seconds=lasted),
@@ -287,7 +287,7 @@ class Worker:
             self._failed_at = monotonic()
             url = shown(self._url)
             log.error(
-                "%s does not answer, so no accounts can be shared: %s: %s",
+                "%s can't be used, so no accounts can be shared: %s: %s",
                 url,
                 type(error).__name__,
                 error,

@@ -133,7 +133,7 @@ def test_an_account_that_is_added_is_served_by_one_and_what_is_removed_by_none(
 def test_who_is_told_to_end_before_there_is_a_redis_ends(trial: Trial) -> None:
     workers = trial.workers
     workers.add("lonely", f"redis://127.0.0.1:{free_port()}/0")
-    workers.wait(lambda: "does not answer" in workers.log("lonely").read_text(), 20)
+    workers.wait(lambda: "can't be used" in workers.log("lonely").read_text(), 20)
     assert workers.terminate("lonely") == 0
     assert workers.log("lonely").read_text().count("ERROR") == 1
 
