@@ -111,7 +111,7 @@ class _Served:
         self.shard = 0 if sharing is None else sharing.shard_of(account.name)
         self.is_leaving = False
         self.is_cut = False
-        """Its connection was closed as its shard was lost, or another published it; for any thread."""
+        """Its connection was closed, as its shard was lost or another has published it."""
         self._expected_until = monotonic() + EXPECTED  # set to 0 by whoever calls its functions
         self.stream.on_ready(self._has_come)
 

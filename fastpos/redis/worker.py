@@ -99,6 +99,7 @@ class Worker:
             threading.Thread(target=run, name=f"fastpos-worker-{what}", daemon=True)
             for what, run in (("redis", self._talk), ("news", self._hear), ("clock", self._watch))
         ]
+        self._talking = self._threads[0]
 
     # --- for whoever serves -----------------------------------------------------------------
 
@@ -126,9 +127,7 @@ class Worker:
         self._leaving = True
         self._ending.set()
         self._wake.set()
-        deadline = monotonic() + timeout
-        for thread in self._threads[:1]:
-            thread.join(max(deadline - monotonic(), 0.0))
+        self._talking.join(timeout)
 
     # --- the thread that looks at the clock -------------------------------------------------
 
@@ -142,7 +141,10 @@ class Worker:
 
     def _lose(self, shards: frozenset[int], why: str) -> None:
         """Have what is in them closed, before anything else."""
-        self._lost(shards)
+        try:
+            self._lost(shards)
+        except Exception:  # a mistake of ours: the next time this is needed again
+            log.exception("closing what is lost fails", extra=fields("worker_failed"))
         log.error(
             "%d shards are not served here any more: %s",
             len(shards),
@@ -186,11 +188,20 @@ class Worker:
                 self._failed(error)
                 delay = RENEWAL
         if self._leaving:
-            with suppress(*_errors()):
-                self._ask()
+            self._say_goodbye()
         with suppress(*_errors()):
             if self._redis is not None:
                 self._redis.close()
+
+    def _say_goodbye(self) -> None:
+        """Tell Redis that others may have all of it; a connection that is broken is made again."""
+        for _ in range(2):
+            try:
+                self._ask()
+            except _errors() as error:
+                self._failed(error)
+            else:
+                return
 
     def _ask(self) -> tuple[frozenset[int], frozenset[int]]:
         """Tell Redis what it has, and hear what is so.
