@@ -71,7 +71,9 @@ class WorkerKeys:
         return [self.alive, self.leases, self.asked, self.server]
 
 
-SYNC = """
+# What it writes is small and of bounded size: a server whose memory is full takes it, so that
+# nobody has to let go of what is still being pushed.
+SYNC = """#!lua flags=allow-oom
 -- KEYS: alive, leases, asked, server. ARGV: the channel, and what is asked for as JSON: who,
 -- ttl (ms), held {shard: epoch}, wanted, released and asked [shard], leaving.
 -- Gives JSON: held {shard: epoch}, leases {shard: [owner, epoch, ms left]}, alive [worker],

@@ -66,6 +66,16 @@ def test_what_is_nobodys_is_granted_and_what_is_anothers_is_not(redis: Any) -> N
     assert all(0 < lease.left <= LEASE for lease in answer.leases.values())
 
 
+def test_a_server_whose_memory_is_full_still_renews_and_grants(redis: Any) -> None:
+    alice = Party(redis, "alice")
+    alice.sync({1})
+    redis.config_set("maxmemory", 1)
+    try:
+        assert sorted(alice.sync({1, 2}).held) == [1, 2]
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
 def test_an_epoch_rises_when_a_shard_changes_hands_and_only_then(redis: Any) -> None:
     alice, bob = Party(redis, "alice"), Party(redis, "bob")
     first = alice.sync({1}).held[1]
