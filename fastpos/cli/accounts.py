@@ -35,6 +35,7 @@ from .reference import (
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from ..redis import Publisher
     from ..rest import AccountSnapshot
 
 __all__ = ["Account", "AccountsError", "read_accounts"]
@@ -71,17 +72,21 @@ class Account:
 
     @clears_locals
     def new_stream(
-        self, snapshot: FreshSnapshot | None, journal: Journal | None = None
+        self,
+        snapshot: FreshSnapshot | None,
+        journal: Journal | None = None,
+        publisher: Publisher | None = None,
     ) -> PositionStream:
         """Make its stream; raises TypeError, ValueError.
 
         Args:
             snapshot: its source of snapshots.
             journal: where what comes is written, if its arguments do not say.
+            publisher: where it is published, None: nowhere.
         """
         arguments = {key: _argument(key, value) for key, value in self.arguments.items()}
         arguments.setdefault("journal", journal)
-        return PositionStream(name=self.name, snapshot=snapshot, **arguments)
+        return PositionStream(name=self.name, snapshot=snapshot, publisher=publisher, **arguments)
 
     @clears_locals
     def new_snapshot(self) -> FreshSnapshot | None:

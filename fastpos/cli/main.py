@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import platform
@@ -179,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write down what comes to all accounts, but for those that say journal= themselves",
     )
+    _takes_redis(serve, "share the accounts with all others on this Redis, and publish there")
     serve.set_defaults(run=_serve)
 
     tail = commands.add_parser(
@@ -196,6 +198,13 @@ def _parser() -> argparse.ArgumentParser:
     tail.add_argument("--consumer", metavar="C", help="called so in it (default: host and process)")
     tail.set_defaults(run=_tail)
 
+    status = commands.add_parser(
+        "status", help="show who serves which accounts, of those that are shared on a Redis"
+    )
+    _takes_redis(status, "which Redis")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    status.set_defaults(run=_status)
+
     simulate = commands.add_parser(
         "simulate", help="serve the simulator, with a position that ticks, until Ctrl-C"
     )
@@ -208,6 +217,21 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="show versions, and which C extensions are in use")
     info.set_defaults(run=_info)
     return parser
+
+
+def _takes_redis(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--redis",
+        metavar="URL",
+        default=os.environ.get("FASTPOS_REDIS_URL") or None,
+        help=f"{what}; a URL with a password should be in the environment: FASTPOS_REDIS_URL",
+    )
+    parser.add_argument(
+        "--redis-prefix",
+        metavar="PREFIX",
+        default="fastpos",
+        help="what all keys there begin with (default: %(default)s)",
+    )
 
 
 def _positive(text: str) -> float:
@@ -362,7 +386,23 @@ def _serve(options: argparse.Namespace) -> int:
         from ..journal.writer import journal_at  # noqa: PLC0415
 
         journal = journal_at(options.journal)  # an account may name the same folder
-    return serve(options.file, options.log_format == "json", fleet, journal)
+    sharing = None
+    if options.redis is not None:
+        from .sharing import Sharing  # noqa: PLC0415 -- needs the extra
+
+        sharing = Sharing(options.redis, options.redis_prefix, options.connect_rate)
+    return serve(options.file, options.log_format == "json", fleet, journal, sharing)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from .status import read_status, table  # noqa: PLC0415 -- needs the extra
+
+    if options.redis is None:
+        print("fastpos: give --redis, or set FASTPOS_REDIS_URL", file=sys.stderr)
+        return 2
+    status = read_status(options.redis, options.redis_prefix)
+    _show(json.dumps(status, indent=1) if options.json else table(status))
+    return 0
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -1,9 +1,13 @@
 """``fastpos serve``: a `Fleet` as a program, of the accounts that a file names.
 
+With a Redis several of these share the accounts: each serves those that are in its shards
+(redis/worker.py), and publishes what comes to them.
+
 Threads: the main thread waits for what is asked for, by signals and by the other threads, and does
 it, one after the other; what is served is its own. The fleet runs in a thread of its own. Streams
 that are let go end on a few threads, as each may take seconds; what comes of that is asked of the
-main thread. Signal handlers only ask.
+main thread. Signal handlers only ask. Where shards are lost the worker's threads close what is in
+them, at once.
 """
 
 from __future__ import annotations
@@ -12,12 +16,14 @@ import logging
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from ..clock import monotonic
 from ..errors import FastposError, JournalError
 from ..fleet import Fleet
 from ..runtime.callbacks import CALLBACK_NAMES
@@ -29,17 +35,22 @@ from .signals import heard
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from .sharing import Sharing
 
 __all__ = ["check", "serve"]
 
 # How long streams are given to say goodbye at the end, the last records and lines to be written,
 # and the last file of the journal to be compressed, seconds.
-GOODBYE = 6.0
+GOODBYE = 5.5
 LAST_RECORDS = 1.5
 LAST_LINES = 1.0
 LAST_FILE = 1.0
 # So many streams that are let go end at once.
 ENDING_THREADS = 16
+# An account that is not subscribed so long after it began may take long, seconds.
+EXPECTED = 10.0
+# How long Redis is told at the end that others may have the accounts, seconds.
+LAST_WORDS = 1.0
 # How long a signal that came just before a wait may have to wait, seconds.
 SLICE = 0.5
 # What comes of a stream and is not written: a tick a second of each that has a position.
@@ -54,10 +65,23 @@ def check(path: str) -> int:
     return int(accounts is None)
 
 
-def serve(path: str, as_json: bool, fleet: Fleet, journal: Journal | None) -> int:
+def serve(
+    path: str,
+    as_json: bool,
+    fleet: Fleet,
+    journal: Journal | None,
+    sharing: Sharing | None = None,
+) -> int:
     """Have a fleet serve the accounts of a file until a signal ends it; give the exit status.
 
     SIGTERM and SIGINT end it, SIGHUP has it read the file again.
+
+    Args:
+        path: the file.
+        as_json: how its lines are written.
+        fleet: which has no streams yet.
+        journal: where what comes is written, None: nowhere.
+        sharing: with whom the accounts are shared, None: with nobody.
 
     Raises:
         OSError: nobody can be told any more what happens.
@@ -69,7 +93,7 @@ def serve(path: str, as_json: bool, fleet: Fleet, journal: Journal | None) -> in
     with ExitStack() as stack:
         if journal is not None:
             stack.callback(journal.open().close, LAST_FILE)
-        return _Program(path, as_json, fleet, journal).run(accounts)
+        return _Program(path, as_json, fleet, journal, sharing).run(accounts)
 
 
 def _read(path: str) -> dict[str, Account] | None:
@@ -85,11 +109,30 @@ def _read(path: str) -> dict[str, Account] | None:
 class _Served:
     """An account that is served, or just let go."""
 
-    def __init__(self, account: Account, journal: Journal | None) -> None:
+    def __init__(self, account: Account, journal: Journal | None, sharing: Sharing | None) -> None:
         self.account = account
         self.snapshot: FreshSnapshot | None = account.new_snapshot()
-        self.stream: PositionStream = account.new_stream(self.snapshot, journal)
+        publisher = None if sharing is None else sharing.publisher
+        self.stream: PositionStream = account.new_stream(self.snapshot, journal, publisher)
+        self.shard = 0 if sharing is None else sharing.shard_of(account.name)
         self.is_leaving = False
+        self.is_cut = False
+        """Its connection was closed, as its shard was lost or another has published it."""
+        self._expected_until = monotonic() + EXPECTED  # set to 0 by whoever calls its functions
+        self.stream.on_ready(self._has_come)
+
+    def _has_come(self, _: object) -> None:
+        self._expected_until = 0.0
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether it has just begun, and will be subscribed soon."""
+        return monotonic() < self._expected_until
+
+    def cut(self) -> None:
+        """Close its connection at once; for any thread."""
+        self.is_cut = True
+        self.stream.stop(0)
 
     @property
     def has_ended(self) -> bool:
@@ -101,13 +144,22 @@ class _Served:
 
 
 class _Program:
-    def __init__(self, path: str, as_json: bool, fleet: Fleet, journal: Journal | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        as_json: bool,
+        fleet: Fleet,
+        journal: Journal | None,
+        sharing: Sharing | None,
+    ) -> None:
         self._path = path
         self._journal = journal
+        self._sharing = sharing
         self._requests: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._fleet = fleet
         self._wanted: dict[str, Account] = {}
         self._served: dict[str, _Served] = {}
+        self._in_shards: Counter[int] = Counter()  # how many of these each shard has
         self._ending = False
         self._lost: OSError | None = None
         self._output = Output(as_json, lambda error: self._ask(partial(self._lose, error)))
@@ -119,6 +171,10 @@ class _Program:
             )
             self._fleet.start()  # first, so that an account that can't begin is no other's trouble
             self._want(accounts)
+            if self._sharing is not None:
+                self._sharing.start(
+                    self._expected, self._cut, self._settle, self._begin_anew, self._ask
+                )
             ended = False
             while not (self._ending or ended):
                 with suppress(Empty):
@@ -126,6 +182,8 @@ class _Program:
                 ended = self._fleet.join(0)
             self._ending = True
             self._fleet.stop(GOODBYE)
+            if self._sharing is not None:
+                self._sharing.leave(LAST_WORDS)
             is_recorded = self._has_recorded()
             self._output.note("info", "stopped", "stopped")
             self._output.close(LAST_LINES)
@@ -184,25 +242,66 @@ class _Program:
         been refused, and its secret is another now.
         """
         self._wanted = accounts
+        if self._sharing is not None:
+            self._sharing.count(accounts)
+        self._settle(again=True)
+
+    def _settle(self, again: bool = False) -> None:
+        """Serve what is wanted and in its shards, and nothing else.
+
+        Args:
+            again: what has ended for good begins anew.
+        """
         leaving: SimpleQueue[_Served] = SimpleQueue()
         for name, served in self._served.items():
             if served.is_leaving:
                 continue
-            if served.account != accounts.get(name) or served.has_ended:
+            if (
+                served.account != self._wanted.get(name)
+                or not self._may_serve(served.shard)
+                or served.is_cut
+                or (again and served.has_ended)
+            ):
                 served.is_leaving = True
                 leaving.put(served)
         for _ in range(min(leaving.qsize(), ENDING_THREADS)):
             threading.Thread(target=self._let_go, args=(leaving,), daemon=True).start()
-        for name in accounts:
+        for name in self._wanted:
             self._add(name)
+        if self._sharing is not None:
+            free = [shard for shard in self._sharing.giving if not self._in_shards[shard]]
+            self._sharing.are_free(free)
+
+    def _may_serve(self, shard: int) -> bool:
+        return self._sharing is None or self._sharing.has(shard)
+
+    def _expected(self) -> int:
+        """Count what will be subscribed soon; for any thread."""
+        return sum(each.is_expected for each in tuple(self._served.values()))
+
+    def _cut(self, shards: frozenset[int]) -> None:
+        """Shards are lost: close what is in them; on a thread of the worker's."""
+        for served in tuple(self._served.values()):
+            if served.shard in shards:
+                served.cut()
+
+    def _begin_anew(self, name: str) -> None:
+        """Another has published an account: if its shard is here that one was held up in the midst
+        of beginning, and has ended by now."""
+        served = self._served.get(name)
+        if served is not None and not served.is_leaving and self._may_serve(served.shard):
+            served.cut()
+            self._settle()
 
     def _add(self, name: str) -> None:
-        """Serve an account, if it is wanted and its name is free."""
+        """Serve an account, if it is wanted, in its shards, and its name is free."""
         account = self._wanted.get(name)
-        if account is None or name in self._served:
+        if account is None or name in self._served or self._ending:
+            return
+        if self._sharing is not None and not self._sharing.has(self._sharing.shard_of(name)):
             return
         try:
-            served = _Served(account, self._journal)
+            served = _Served(account, self._journal, self._sharing)
             for slot in CALLBACK_NAMES:
                 if slot not in _LEFT_OUT:
                     getattr(served.stream, slot)(partial(self._output.event, name, slot))
@@ -210,8 +309,12 @@ class _Program:
         except (ValueError, TypeError, JournalError) as error:
             # A secret went while the file was being read, or another writes in the journal.
             self._output.note("error", "ended", f"it can't be served: {error}", name)
-        else:
-            self._served[name] = served
+            return
+        self._served[name] = served
+        self._in_shards[served.shard] += 1
+        if not self._may_serve(served.shard):  # it was lost meanwhile
+            served.cut()
+            self._ask(self._settle)
 
     def _let_go(self, leaving: SimpleQueue[_Served]) -> None:
         """End streams, one after the other; on a thread of its own."""
@@ -227,10 +330,13 @@ class _Program:
 
     def _gone(self, served: _Served) -> None:
         """A stream that was let go has ended: its name is free."""
-        name = served.account.name
+        name, shard = served.account.name, served.shard
         del self._served[name]
+        self._in_shards[shard] -= 1
         if name not in self._wanted:
             self._output.note("info", "removed", "removed", name)
+        if self._sharing is not None and not self._in_shards[shard]:
+            self._sharing.are_free([shard])
         self._add(name)
 
     # --- the rest of the world --------------------------------------------------------------

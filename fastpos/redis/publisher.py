@@ -89,6 +89,8 @@ class Publisher:
         self._owner.in_child = self._leave_to_parent
         self.recorders: tuple[Recorder, ...] = ()
         """Who publishes; replaced under `_lock`."""
+        self.on_fenced: Callable[[str], object] | None = None
+        """Called with the name of a stream that another publishes now, on a thread of this."""
         self.failure: PublisherError | None = None
         """What hinders it, or did last; None where nothing did. For anybody."""
         self.is_full = False
@@ -393,6 +395,8 @@ class _Sender:
             )
             log.error("%s", message, extra=fields("fenced", stream=account.recorder.stream))
             self._publisher.failure = PublisherError(message)
+            if self._publisher.on_fenced is not None:
+                self._publisher.on_fenced(account.recorder.stream)
 
     def _end_some(self, now: float) -> None:
         """Let go of what has left, once all of it was sent or its time is up."""

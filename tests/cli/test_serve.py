@@ -376,7 +376,7 @@ def test_wrong_usage_is_refused(words: str, said: str) -> None:
 def test_the_fleet_is_what_the_command_line_says(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
 
-    def look(path: str, as_json: bool, fleet: Fleet, journal: object) -> int:
+    def look(path: str, as_json: bool, fleet: Fleet, *more: object) -> int:
         with fleet:
             names.extend(thread.name for thread in threading.enumerate())
         return 0

