@@ -304,7 +304,7 @@ def test_when_the_owner_is_gone_all_is_stale_until_the_next_ones_state(redis: Re
         assert stream.positions[7].stale
         assert not stream.wait_ready(0)
         assert not log.on_ready[1].first
-        assert 0 <= log.on_ready[1].gap_s < 60
+        assert 0.1 < log.on_ready[1].gap_s < 5
         successor.state(8, synced=True)
         assert stream.wait_ready(5)
         assert stream.synced
@@ -674,7 +674,7 @@ def test_a_pause_ends_with_what_has_changed(redis: RedisServer) -> None:
         stream.subscribe()
         assert stream.wait_ready(5)
         ready = log.wait("on_ready", 2)[1]
-        assert ready.gap_s > 0
+        assert 0 < ready.gap_s < 5
         assert ids(log) == []
         assert [each.id for each in log.on_position] == [7, 8]
         author.order(2)
