@@ -41,7 +41,13 @@ from time import time_ns
 from typing import Any, NoReturn
 
 from ..clock import monotonic
-from ..errors import AuthenticationError, ConnectionFailed, FastposError, PublisherError
+from ..errors import (
+    AuthenticationError,
+    ConnectionFailed,
+    FastposError,
+    JournalError,
+    PublisherError,
+)
 from ..fork import Forked
 from ..journal.format import PUSH, parse, time_of
 from ..journal.reader import Record
@@ -516,7 +522,7 @@ class _RemoteDriver(Puts, Driver):
         self._before_ns = self.now_ns
         try:
             done = self.put(record)
-        except (Forked, AssertionError, TypeError, KeyError, ValueError) as error:
+        except (Forked, JournalError, AssertionError, TypeError, KeyError, ValueError) as error:
             if isinstance(error, Forked) or self.owner.is_another:
                 raise
             log.exception("record %s is unusable", _text(id), extra=fields("internal_error"))
