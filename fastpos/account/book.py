@@ -37,15 +37,8 @@ class Book:
     """
 
     __slots__ = (
-        "_heartbeat",
-        "_held",
-        "_interrupted",
-        "_journal",
-        "_number",
-        "_owner",
-        "_state",
-        "now_ns",
-    )
+        "_heartbeat", "_held", "_interrupted", "_journal", "_number", "_owner", "_state", "now_ns",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -41,7 +41,13 @@ from time import time_ns
 from typing import Any, NoReturn
 
 from ..clock import monotonic
-from ..errors import AuthenticationError, ConnectionFailed, FastposError, PublisherError
+from ..errors import (
+    AuthenticationError,
+    ConnectionFailed,
+    FastposError,
+    JournalError,
+    PublisherError,
+)
 from ..fork import Forked
 from ..journal.format import PUSH, parse, time_of
 from ..journal.reader import Record
@@ -200,6 +206,8 @@ class _RemoteDriver(Puts, Driver):
         self._is_told = False  # what comes is told, and not only put in
         self._is_subscribed = False  # the owner is, to the exchange
         self._subscribed_ns = 0  # when it last was known to be
+        self._before_ns = 0  # when the record before the present one came
+        self._left_ns = 0  # when this one was last ready
         self._readies = 0  # how often `on_ready` was called in this run
         self._attempts = 1  # connections tried for the present one
         self._away = self._orphaned = self._broken = False  # see above
@@ -220,7 +228,10 @@ class _RemoteDriver(Puts, Driver):
     def _weigh(self) -> None:
         """Have what is known count as stale while it is doubtful, or not told."""
         # In the way of a stream whose machine has slept: until it is confirmed.
+        was_ready = self.is_ready
         self.stream._heartbeat.owed_since_sleep = int(self._is_doubtful or not self._is_told)
+        if was_ready and not self.is_ready:
+            self._left_ns = time_ns()
         self._changes.notify()
 
     def _connect_and_reconnect(self, run: Run) -> None:
@@ -244,9 +255,9 @@ class _RemoteDriver(Puts, Driver):
         finally:
             if not self.owner.is_another:
                 self._is_told = False
+                self._weigh()
                 self._is_subscribed = False
                 self.snapshots.end()  # what is known is of the past from now on
-                self._weigh()
                 self._leave()
 
     # --- one connection to Redis ------------------------------------------------------------
@@ -370,9 +381,9 @@ class _RemoteDriver(Puts, Driver):
         self._leave()
         self._is_told = False
         self._last = None
+        self._weigh()
         self._is_subscribed = False
         self.snapshots.end()
-        self._weigh()
         log.info("%s: paused", self.stream.name, extra=fields("paused", stream=self.stream.name))
         self._changes.wait_for(lambda: run.stopping or self._wanted)
 
@@ -380,7 +391,9 @@ class _RemoteDriver(Puts, Driver):
         """Put in all up to where it begins to tell, from the last state before that."""
         group = self._settings.group
         end = self._end() if group is None else self._end_of_group(group)
-        self._is_told = self._broken = self._is_unproven = self._is_subscribed = False
+        self._is_told = False
+        self._weigh()
+        self._broken = self._is_unproven = self._is_subscribed = False
         self._last = None
         before = self.stream.book.take_out()
         self.snapshots.end()
@@ -422,13 +435,12 @@ class _RemoteDriver(Puts, Driver):
             self._tell_ready(self._gap())
 
     def _gap(self) -> float:
-        """Give the seconds since it was last subscribed."""
-        return max(time_ns() - self._subscribed_ns, 0) / 1e9
+        """Give the seconds since it was last ready."""
+        return max(time_ns() - self._left_ns, 0) / 1e9
 
     def _tell_ready(self, gap_s: float) -> None:
         first = self._readies == 0
         self._readies += 1
-        self._subscribed_ns = time_ns()
         self.stream._counters.subscriptions += 1
         event = Ready(
             first=first,
@@ -507,9 +519,10 @@ class _RemoteDriver(Puts, Driver):
             return True
         self._epoch = id[0] if self._is_told else self._epoch
         self._following = last is not None and last[0] == id[0] and not self._broken
+        self._before_ns = self.now_ns
         try:
             done = self.put(record)
-        except (Forked, AssertionError, TypeError, KeyError, ValueError) as error:
+        except (Forked, JournalError, AssertionError, TypeError, KeyError, ValueError) as error:
             if isinstance(error, Forked) or self.owner.is_another:
                 raise
             log.exception("record %s is unusable", _text(id), extra=fields("internal_error"))
@@ -534,7 +547,7 @@ class _RemoteDriver(Puts, Driver):
     def put_started(self, ns: int, run: int = 1, book: str | None = None, **_: Any) -> None:
         """An owner has begun: until its state comes, what the last one knew may be out of date."""
         self.snapshots.end()
-        self._is_subscribed = False
+        self._unsubscribed(self._before_ns)  # where the last one was killed
         self._broken = True
         self._weigh()
         if run > 1 or book is not None:  # it goes on with what it knew
@@ -554,7 +567,6 @@ class _RemoteDriver(Puts, Driver):
                 gap_s = max(ns - self._subscribed_ns, 0) / 1e9
             self._readies += 1
         self._is_subscribed = True
-        self._subscribed_ns = ns
         super().put_subscribed(ns, first=first, gap_s=gap_s, attempts=attempts)
         self._changes.notify()
 
@@ -575,6 +587,8 @@ class _RemoteDriver(Puts, Driver):
 
     def _unsubscribed(self, ns: int) -> None:
         if self._is_subscribed:
+            if self.is_ready:
+                self._left_ns = ns
             self._is_subscribed = False
             self._subscribed_ns = ns
 

@@ -24,16 +24,8 @@ One call appends a batch, all of it or nothing.
 from __future__ import annotations
 
 __all__ = [
-    "ACQUIRE",
-    "APPEND",
-    "FENCED",
-    "HOLD",
-    "LET_GO",
-    "MISSING",
-    "READ",
-    "RELEASE",
-    "Keys",
-]
+    "ACQUIRE", "APPEND", "FENCED", "HOLD", "LET_GO", "MISSING", "READ", "RELEASE", "Keys",
+]  # fmt: skip
 
 FENCED = b"FENCED"
 """What `APPEND` answers who is the owner no more."""

@@ -304,7 +304,7 @@ def test_when_the_owner_is_gone_all_is_stale_until_the_next_ones_state(redis: Re
         assert stream.positions[7].stale
         assert not stream.wait_ready(0)
         assert not log.on_ready[1].first
-        assert 0 <= log.on_ready[1].gap_s < 60
+        assert 0.1 < log.on_ready[1].gap_s < 5
         successor.state(8, synced=True)
         assert stream.wait_ready(5)
         assert stream.synced
@@ -387,10 +387,9 @@ def test_redis_always_has_a_state_to_begin_with(exchange: Exchange, redis: Redis
         assert first.wait_ready(5)
         position = exchange.open_position(volume=5)
         for _ in range(1000):
-            exchange.place_order(price=1, volume=1)
-        until(lambda: first.stats.events.get("Order") == 1000)
+            last = exchange.place_order(price=1, volume=1)
         with redis.client() as client:
-            until(lambda: client.xrevrange("fastpos:{alice}:events", count=200))
+            until(lambda: last in str(client.xrevrange("fastpos:{alice}:events", count=3)), 20)
             client.xtrim("fastpos:{alice}:events", maxlen=100, approximate=False)
         with follower(redis) as stream:
             assert stream.wait_ready(5)
@@ -674,7 +673,7 @@ def test_a_pause_ends_with_what_has_changed(redis: RedisServer) -> None:
         stream.subscribe()
         assert stream.wait_ready(5)
         ready = log.wait("on_ready", 2)[1]
-        assert ready.gap_s > 0
+        assert 0 < ready.gap_s < 5
         assert ids(log) == []
         assert [each.id for each in log.on_position] == [7, 8]
         author.order(2)
