@@ -50,6 +50,7 @@ class Files:
         self._tail = Tail(journal.folder, end_of(journal.folder))
         self._boxes: tuple[Outbox, ...] = ()
         self._is_at_end = True
+        self._seen = 0  # how many bytes were not written yet at the last look
         self._missing: dict[Outbox, int] = {}  # what Redis has at the least of those that it lost
 
     def close(self) -> None:
@@ -68,7 +69,13 @@ class Files:
     @property
     def is_pressed(self) -> bool:
         """Whether much comes: the reader is at work, and is not to be held up."""
-        return sum([box.recorder.waiting for box in self._boxes]) > MUCH
+        before, self._seen = self._seen, sum([box.recorder.waiting for box in self._boxes])
+        return self._seen > MUCH and self._seen != before
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last `take` has left something."""
+        return not self._is_at_end
 
     def key(self, recorder: Recorder) -> Any:
         """What tells an outbox from others."""

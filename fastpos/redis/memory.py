@@ -15,6 +15,8 @@ __all__ = ["Memory"]
 
 # So much is taken before some is sent, records.
 AT_ONCE = 10_000
+# A reader is busy that has read so often, or so many bytes at once.
+MANY, LARGE = 20, 8 * 1024
 
 
 class Memory:
@@ -30,6 +32,9 @@ class Memory:
         self._most = most
         self.entries: deque[Any] = deque()
         """What was handed over, the oldest first."""
+        self.is_behind = False
+        """Whether the last `take` has left something."""
+        self._seen = 0  # how many there were at the last look
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -47,7 +52,9 @@ class Memory:
     def is_pressed(self) -> bool:
         """Whether much comes: the reader is at work, and is not to be held up."""
         entries = self.entries
-        return len(entries) > 20
+        before, self._seen = self._seen, len(entries)
+        is_much = self._seen > MANY or (self._seen > 0 and entries[-1][1] > LARGE)
+        return is_much and self._seen != before
 
     def key(self, recorder: Recorder) -> Any:
         """What tells an outbox from others."""
@@ -88,6 +95,7 @@ class Memory:
             taken += len(records)
             if may_wait and taken >= AT_ONCE:
                 break
+        self.is_behind = bool(entries)
         for box in boxes.values() if not entries else ():
             box.heard_all = box.leaving is not None
         self._drop_oldest(boxes.values())

@@ -154,9 +154,7 @@ class Publisher:
         sender = self._sender
         if self.journal is not None:
             self.journal.hurry()
-            if sender is None or not sender.is_asleep:
-                return
-        if sender is not None:
+        if sender is not None and sender.is_asleep:
             sender.wake.set()
 
     @property

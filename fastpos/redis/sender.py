@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from math import inf
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
@@ -43,7 +44,7 @@ LEASE, RENEWAL = 5.0, 1.5
 # How long is waited at the end for what is to be sent yet, and for the thread's end, seconds.
 LAST_RECORDS, LAST_TURN = 2.0, 1.0
 # While a reader is busy so long is waited at the most before records are taken, in steps, seconds.
-LULL, STEP = 0.1, 0.01
+LULL, STEP = 0.2, 0.01
 
 Call = tuple[Outbox, int, int]
 """Whose, how many records, and after how many that wait."""
@@ -141,10 +142,10 @@ class Sender:
             if self._ending is not None:
                 until = min(until, self._ending)
             if until > now:
-                self.wake.wait(until - now)
+                self.wake.wait(min(until - now, LULL))  # what comes is not to be too much
                 self.wake.clear()
             return
-        if self._active or self._doors or self._leaving:
+        if self._active or self._doors or self._leaving or self._source.is_behind:
             return
         if not self._source.has_news:
             self.is_asleep = True
@@ -154,8 +155,7 @@ class Sender:
         self.wake.clear()
         end = monotonic() + LULL
         while self._source.is_pressed and self._ending is None and monotonic() < end:
-            self.wake.wait(STEP)
-            self.wake.clear()
+            sleep(STEP)
 
     def _turn(self) -> None:
         self._let_in()
