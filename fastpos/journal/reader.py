@@ -25,7 +25,7 @@ from ..wire.session import GZIP_MAGIC
 from .format import CHECK, FORMAT, HEADER, PUSH, VERSION, parse
 from .segments import segments
 
-__all__ = ["Record", "opened", "read"]
+__all__ = ["Record", "read"]
 
 _MARK = b',"kind":"push","json":'
 _inflate_error: type[Exception] = isal_zlib.error  # type: ignore[assignment]
@@ -135,7 +135,7 @@ def _filtered(
             yield record
 
 
-def opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> IO[bytes]:
     """Open a segment; its name need not tell what it is."""
     if not path.exists() and path.with_name(path.name + ".gz").exists():
         path = path.with_name(path.name + ".gz")  # it was closed meanwhile
@@ -159,7 +159,7 @@ def _records(path: Path, on_error: Callable[[JournalError], object]) -> Iterator
     new = partial(tuple.__new__, Record)
     wrong = partial(_wrong, name, on_error)
     try:
-        with opened(path) as file:
+        with _opened(path) as file:
             for line in file:
                 number += 1
                 before, crc = crc, crc32(line, crc)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from .reader import opened
+from isal import igzip
+
 from .segments import segments, stem_of
 
 __all__ = ["Piece", "Place", "Tail", "end_of", "holds"]
@@ -118,7 +119,7 @@ class Tail:
             self._is_after_gap |= bool(segment)
             segment, offset = stem_of(after), 0
             found, self.place = after, (segment, 0)
-        file = opened(found)
+        file = _opened(found)
         self._is_final = self._next() is not None
         left = offset
         while left and (skipped := file.read(min(left, _AT_ONCE))):
@@ -162,6 +163,18 @@ def end_of(folder: Path) -> Place:
 def holds(folder: Path, place: Place) -> bool:
     """Whether a place is in this journal."""
     return _holding(folder, place[0]) is not None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a file of a journal, which may be replaced by its gzip meanwhile."""
+    if path.suffix != ".gz":
+        try:
+            return open(path, "rb", buffering=0)
+        except FileNotFoundError:
+            path = path.with_name(path.name + ".gz")
+    packed: Any = igzip
+    opened: IO[bytes] = packed.open(path, "rb")
+    return opened
 
 
 def _holding(folder: Path, segment: str) -> Path | None:
