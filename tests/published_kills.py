@@ -18,6 +18,7 @@ import itertools
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,7 +65,13 @@ class Consumer(threading.Thread):
 
     def run(self) -> None:
         key = "fastpos:{killed}:events"
-        client: Any = self._server.client()
+        from redis import Redis  # noqa: PLC0415 -- an extra
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.retry import Retry  # noqa: PLC0415
+
+        # One that tries again by itself would go on after what it was given and has not got.
+        once = Retry(NoBackoff(), 0)
+        client: Any = Redis(port=self._server.port, decode_responses=True, retry=once)
         client.xgroup_create(key, "risk", id="0", mkstream=True)
         since = ">"
         while True:
@@ -103,6 +110,7 @@ def live_once(exchange: Exchange, folder: Path, redis: str, seconds: float) -> l
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--keep", help="a folder in which what led to a fault is put")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     random.seed(options.seed)
@@ -122,6 +130,9 @@ def main() -> int:
         consumer.ending = True
         consumer.join()
         wrong = check(due, consumer.got, path)
+        if wrong and options.keep:
+            shutil.copytree(path, options.keep)
+            Path(options.keep, "got").write_text(repr(consumer.got))
         print(f"{len(dict(consumer.got))} records, the last run's id is {last}")
     for what in wrong:
         print(what)
@@ -154,7 +165,11 @@ def check(due: list[int], got: list[tuple[str, dict[str, str]]], folder: Path) -
         wrong.append("some came twice, or in another order")
     written = _numbers(record.text for record in read(folder) if record.kind == "push")
     if written != numbers:
-        wrong.append(f"{len(written)} are in the journal, and {len(numbers)} came")
+        differing = sorted(set(written) ^ set(numbers))[:5]
+        wrong.append(f"{len(written)} are in the journal, {len(numbers)} came: {differing}")
+    for (epoch, before), (same, after) in itertools.pairwise(sorted(by_id)):
+        if after != (before + 1 if same == epoch else 1):
+            wrong.append(f"{same}-{after} follows {epoch}-{before}")
     if dropped := [text for text in by_id.values() if '"kind":"dropped"' in text]:
         wrong.append(f"{len(dropped)} records say that something was dropped")
     return wrong

@@ -22,6 +22,7 @@ from ..journal.format import label_of, line_of, time_of
 from ..journal.segments import begun_at
 from ..journal.tail import Place, Tail, end_of, holds
 from ..logs import fields, log
+from .marks import Marks
 from .outbox import Outbox
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ MUCH = 16 * 1024
 
 
 class Files:
-    """Takes what a journal's writer has written. All is the sender's, but for `place`.
+    """Takes what a journal's writer has written. All is the sender's, but for `begin`.
 
     Args:
         journal: whose files.
@@ -48,6 +49,7 @@ class Files:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._tail = Tail(journal.folder, end_of(journal.folder))
+        self._marks = Marks(journal.folder)
         self._boxes: tuple[Outbox, ...] = ()
         self._is_at_end = True
         self._seen = 0  # how many bytes were not written yet at the last look
@@ -57,9 +59,18 @@ class Files:
         """Close the file that is open."""
         self._tail.close()
 
-    def place(self) -> Place | None:
-        """Where the journal ends now; for anybody."""
-        return end_of(self._journal.folder)
+    def begin(self, stream: str) -> tuple[Place, Place] | None:
+        """A stream is about to begin; for anybody.
+
+        Returns:
+            Where the journal ends now, and from where on Redis may know nothing of the stream.
+        """
+        place = end_of(self._journal.folder)
+        return place, self._marks.begin(stream, place)
+
+    def end(self, stream: str) -> None:
+        """All of a stream is published, and it has ended."""
+        self._marks.end(stream)
 
     @property
     def has_news(self) -> bool:
@@ -115,8 +126,10 @@ class Files:
                 first = min(first, place)
             elif last is not None:
                 box.is_missing(last)
-            else:
-                box.place = box.live_from
+            else:  # who has another place has followed another journal
+                box.place = box.begun_at if answer is None else box.live_from
+                assert box.place is not None
+                first = min(first, box.place)
             box.wants_place = False
         if first < self._tail.place:
             self._tail.go_to(first)

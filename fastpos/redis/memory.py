@@ -39,9 +39,12 @@ class Memory:
     def close(self) -> None:
         """There is nothing to close."""
 
-    def place(self) -> Place | None:
+    def begin(self, stream: str) -> tuple[Place, Place] | None:
         """There are no places here."""
         return None
+
+    def end(self, stream: str) -> None:
+        """There is nothing to put down."""
 
     @property
     def has_news(self) -> bool:

@@ -33,9 +33,9 @@ class Outbox:
     """
 
     __slots__ = (
-        "_begins", "_ends", "_gone", "_put", "epoch", "heard_all", "is_fenced", "keys", "label",
-        "leaving", "live_from", "lost", "place", "recorder", "renewed", "sequence", "stored",
-        "users", "waiting", "wants_place",
+        "_begins", "_ends", "_gone", "_put", "begun_at", "epoch", "heard_all", "is_fenced", "keys",
+        "label", "leaving", "live_from", "lost", "place", "recorder", "renewed", "sequence",
+        "stored", "users", "waiting", "wants_place",
     )  # fmt: skip
 
     def __init__(self, prefix: str, recorder: Recorder) -> None:
@@ -70,6 +70,8 @@ class Outbox:
         """Up to where lines were taken; None: not known, and nothing is taken."""
         self.live_from: Place | None = None
         """Runs that begin here or later are this process' own."""
+        self.begun_at: Place | None = None
+        """Where the first of those began of which Redis may know nothing."""
         self.wants_place = False
         """Whether Redis is to be asked up to where it is published."""
 

@@ -76,7 +76,9 @@ class Sender:
         """What hinders it, or did last; None where nothing did."""
         self.is_broken = False
         """Whether it has stopped before its time, by a mistake in here."""
-        self._doors: deque[tuple[Recorder, bool, Place | None]] = deque()  # who came and went
+        self._doors: deque[tuple[Recorder, bool, tuple[Place, Place] | None]] = (
+            deque()
+        )  # who came and went
         self._ending: float | None = None  # until when
         self._thread = threading.Thread(target=self._run, name="fastpos-publisher", daemon=True)
         self._boxes: dict[Any, Outbox] = {}
@@ -97,7 +99,7 @@ class Sender:
 
     def enter(self, recorder: Recorder) -> None:
         """Have what a stream hands over from now on published."""
-        self._doors.append((recorder, True, self._source.place()))
+        self._doors.append((recorder, True, self._source.begin(recorder.stream)))
 
     def leave(self, recorder: Recorder) -> None:
         """A stream hands over nothing more; what it has is sent, for some seconds."""
@@ -179,7 +181,7 @@ class Sender:
 
     def _let_in(self) -> None:
         while self._doors:
-            recorder, is_coming, place = self._doors.popleft()
+            recorder, is_coming, places = self._doors.popleft()
             key = self._source.key(recorder)
             box = self._boxes.get(key)
             if not is_coming:
@@ -191,7 +193,8 @@ class Sender:
                 continue
             if box is None:
                 box = self._boxes[key] = Outbox(self._prefix, recorder)
-                box.live_from, box.wants_place = place, place is not None
+                if places is not None:
+                    (box.live_from, box.begun_at), box.wants_place = places, True
                 if self._failed_at is not None:
                     recorder.trouble = self.failure
             box.users += 1
@@ -209,14 +212,17 @@ class Sender:
             if not is_done and not box.is_fenced:
                 self._leave_behind(box)
             elif self._redis is not None and box.epoch:
-                with suppress(*errors()):
-                    keys = [box.keys.owner, box.keys.place]
-                    self._redis.evalsha(
-                        self._hashes[RELEASE], len(keys), *keys, box.epoch, self._who
-                    )
+                self._release(box)
             del self._leaving[box]
             self._active.pop(box, None)
             self._boxes.pop(self._source.key(box.recorder), None)
+
+    def _release(self, box: Outbox) -> None:
+        """All of it is published: nobody publishes it now."""
+        keys = [box.keys.owner, box.keys.place]
+        with suppress(*errors()):
+            self._redis.evalsha(self._hashes[RELEASE], len(keys), *keys, box.epoch, self._who)
+            self._source.end(box.recorder.stream)
 
     def _leave_behind(self, box: Outbox) -> None:
         extra = fields("unpublished", stream=box.recorder.stream, records=len(box.waiting))

@@ -697,6 +697,35 @@ def test_what_a_process_has_left_is_sent_by_the_next(
     assert "dropped" not in kinds(own)
 
 
+def test_what_a_process_has_left_that_never_saw_redis_is_sent_by_the_next(
+    exchange: Exchange,
+    own: RedisServer,
+    new_stream: NewStream,
+    recorder: Recorder,
+    tmp_path: Path,
+) -> None:
+    own.kill()
+    for number in range(2):
+        publisher = Publisher(own.url, journal=Journal(tmp_path))
+        with new_stream(exchange, name="alice", publisher=publisher) as stream:
+            assert stream.wait_ready(5)
+            push(exchange, number)
+            recorder.wait("on_unknown", number + 1)
+    own.start()
+    publisher = Publisher(own.url, journal=Journal(tmp_path))
+    for number in range(2, 4):
+        with new_stream(exchange, name="alice", publisher=publisher) as stream:
+            assert stream.wait_ready(5)
+            push(exchange, number)
+            until(lambda number=number: numbers(own) == [*range(number + 1)])  # type: ignore[misc]
+    ids = [id for id, kind, _ in entries(own) if kind == "started"]
+    assert ids == ["1-1", "2-1", "3-1", "4-1"]
+    assert (
+        not (tmp_path / ".publishing").read_bytes()
+        or b'["alice"]' in (tmp_path / ".publishing").read_bytes().splitlines()
+    )
+
+
 def test_what_another_has_overtaken_is_told_to_be_dropped(
     exchange: Exchange, own: RedisServer, new_stream: NewStream, tmp_path: Path
 ) -> None:
