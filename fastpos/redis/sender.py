@@ -46,6 +46,8 @@ LAST_RECORDS, LAST_TURN = 2.0, 1.0
 # While a reader is busy so long is waited at the most before records are taken, in steps, seconds.
 LULL, STEP = 0.2, 0.01
 
+Door = tuple[Recorder, bool, tuple[Place, Place] | None]
+"""Whose stream, whether it comes, and what `Files.begin` said."""
 Call = tuple[Outbox, int, int]
 """Whose, how many records, and after how many that wait."""
 
@@ -76,9 +78,7 @@ class Sender:
         """What hinders it, or did last; None where nothing did."""
         self.is_broken = False
         """Whether it has stopped before its time, by a mistake in here."""
-        self._doors: deque[tuple[Recorder, bool, tuple[Place, Place] | None]] = (
-            deque()
-        )  # who came and went
+        self._doors: deque[Door] = deque()  # who came and went
         self._ending: float | None = None  # until when
         self._thread = threading.Thread(target=self._run, name="fastpos-publisher", daemon=True)
         self._boxes: dict[Any, Outbox] = {}
@@ -204,7 +204,7 @@ class Sender:
     def _let_out(self) -> None:
         """Let go of who has left, once all of it is sent or its time is up."""
         now = monotonic()
-        for box in tuple(self._leaving):
+        for box in tuple(self._leaving) if not self._doors else ():
             is_late = now >= (box.leaving or 0.0) or (self._ending or inf) <= now
             is_done = box.heard_all and box.is_empty and not box.wants_epoch
             if not is_done and not is_late:
