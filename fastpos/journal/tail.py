@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from isal import igzip
+from isal import igzip, isal_zlib
 
 from .segments import segments, stem_of
 
@@ -24,6 +24,9 @@ Place = tuple[str, int]
 """A segment's name without its ending, and how many bytes stand before a line in there."""
 
 _CHECK = re.compile(rb'\{"ns":\d+,"kind":"check","crc32":"[0-9a-f]{8}"\}\n')
+_inflate_error: type[Exception] = isal_zlib.error  # type: ignore[assignment]
+END = 1 << 60
+"""In a place: after all that its segment has, and what it may have yet."""
 # So much is read at once, bytes.
 _AT_ONCE = 1024 * 1024
 
@@ -67,12 +70,23 @@ class Tail:
         self.close()
         self.place, self._is_after_gap = place, False
 
+    def skip_segment(self) -> None:
+        """Go on with the next file; what it gives is after a gap."""
+        self.go_to((self.place[0], END))
+        self._is_after_gap = True
+
     def read(self) -> Piece | None:
         """Give what comes next; None: there is nothing more yet.
 
         Raises:
-            OSError, EOFError: a file can't be read.
+            OSError: a file can't be read.
         """
+        try:
+            return self._read()
+        except (EOFError, _inflate_error) as error:
+            raise OSError(f"{self.place[0]} was altered: {error}") from error
+
+    def _read(self) -> Piece | None:
         while True:
             if self._file is None and not self._open():
                 return None
@@ -110,7 +124,11 @@ class Tail:
 
     def _open(self) -> bool:
         """Open the file of the place, or the first after it; whether there is one."""
+        if self.place[1] == END and self._next() is not None:
+            self._leave()
         segment, offset = self.place
+        if offset == END:
+            return False
         found = _holding(self._folder, segment)
         if found is None:
             after = self._next()
@@ -154,10 +172,10 @@ def end_of(folder: Path) -> Place:
         return "", 0
     try:
         return stem_of(found[-1]), (
-            found[-1].stat().st_size if found[-1].suffix == ".jsonl" else 1 << 60
+            found[-1].stat().st_size if found[-1].suffix == ".jsonl" else END
         )
     except FileNotFoundError:  # it was closed meanwhile
-        return stem_of(found[-1]), 1 << 60
+        return stem_of(found[-1]), END
 
 
 def holds(folder: Path, place: Place) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from ..journal.format import label_of, line_of, time_of
@@ -53,6 +54,7 @@ class Files:
         self._boxes: tuple[Outbox, ...] = ()
         self._is_at_end = True
         self._seen = 0  # how many bytes were not written yet at the last look
+        self._unreadable: Place | None = None  # where it was told last
         self._missing: dict[Outbox, int] = {}  # what Redis has at the least of those that it lost
 
     def close(self) -> None:
@@ -157,7 +159,7 @@ class Files:
         place = self._tail.place
         try:
             piece = self._tail.read()
-        except (OSError, EOFError, ValueError) as error:
+        except OSError as error:
             self._is_at_end = True
             self._skip(place, error)
             return given
@@ -215,7 +217,7 @@ class Files:
             if box.is_idle or box.is_fenced or box.place is None or box.place >= place:
                 continue
             # Nobody knows how many: at least one, since the last file that was read was begun.
-            since, until = begun_at(box.place[0]), begun_at(place[0])
+            since, until = _begun_at(box.place[0]), _begun_at(place[0])
             values = {"count": 1, "from_ns": since, "to_ns": until}
             line = line_of(box.label, 0, until, "dropped", values)[:-1]
             box.put_line(line, place)
@@ -224,13 +226,26 @@ class Files:
             given[box] = None
 
     def _skip(self, place: Place, error: Exception) -> None:
-        """A file can't be read: go on with the next."""
-        log.error(
-            "a file of the journal can't be published: %s",
-            error,
-            extra=fields("unreadable", folder=str(self._journal.folder)),
-        )
-        self._tail.go_to((place[0], 1 << 60))
+        """A file can't be read: say so once, and go on with the next, if it is not the folder."""
+        if place != self._unreadable:
+            self._unreadable = place
+            log.error(
+                "a file of the journal can't be published: %s",
+                error,
+                extra=fields("unreadable", folder=str(self._journal.folder)),
+            )
+        if holds(self._journal.folder, place):
+            self._tail.skip_segment()
+        else:
+            self._tail.go_to(place)
+
+
+def _begun_at(segment: str) -> int:
+    """When a segment was begun, by its name."""
+    try:
+        return begun_at(segment)
+    except OSError:  # somebody else has named it
+        return time_ns()
 
 
 def _parsed(answer: bytes | None) -> tuple[int, int, Place] | None:

@@ -185,6 +185,8 @@ class Publisher:
 
     def _leave_to_parent(self) -> None:
         self._lock = threading.Lock()  # which somebody may hold
+        if self._sender is not None:
+            self._sender.abandon()
         self._users, self._sender = 0, None
 
 

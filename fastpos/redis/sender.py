@@ -12,7 +12,9 @@ streams' reader is busy, and needs the interpreter: then the thread lets up to `
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections import deque
 from contextlib import suppress
 from math import inf
@@ -96,6 +98,7 @@ class Sender:
     def start(self) -> None:
         """Begin; raises RuntimeError where no thread can be started."""
         self._thread.start()
+        _senders.add(self)
 
     def enter(self, recorder: Recorder) -> None:
         """Have what a stream hands over from now on published."""
@@ -105,6 +108,14 @@ class Sender:
         """A stream hands over nothing more; what it has is sent, for some seconds."""
         self._doors.append((recorder, False, None))
         self.wake.set()
+
+    def drain(self, timeout: float) -> None:
+        """Wait until all that was handed over is sent, or that fails."""
+        deadline = monotonic() + timeout
+        while self._thread.is_alive() and self._failed_at is None and monotonic() < deadline:
+            if not (self._doors or self._active or self._source.has_news):
+                return
+            sleep(STEP)
 
     def finish(self) -> None:
         """Have it end once all is sent, or its time is up; waits for it."""
@@ -118,6 +129,10 @@ class Sender:
             with suppress(Exception):
                 redis.connection_pool.disconnect()
         self._thread.join(LAST_TURN)
+
+    def abandon(self) -> None:
+        """Give up, in a forked child: nothing here is its own."""
+        _senders.discard(self)
 
     # --- its turns --------------------------------------------------------------------------
 
@@ -133,6 +148,7 @@ class Sender:
             self._tell(PublisherError(f"the publisher has stopped: {error!r}"))
             self.is_broken = True
         finally:
+            _senders.discard(self)
             self._disconnect()
             self._source.close()
 
@@ -395,3 +411,15 @@ class Sender:
                 lasted,
                 extra=fields("publisher_again", url=url, seconds=lasted),
             )
+
+
+# --- at the end of the process --------------------------------------------------------------------
+
+_senders: weakref.WeakSet[Sender] = weakref.WeakSet()  # whose threads run
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Have sent what is handed over, where nobody has stopped the streams."""
+    for sender in tuple(_senders):
+        sender.drain(LAST_RECORDS)

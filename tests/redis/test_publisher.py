@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ import pytest
 
 from fastpos import Fleet, PositionStream
 from fastpos.errors import JournalError, PublisherError
-from fastpos.journal import Journal
+from fastpos.journal import Journal, replay
 from fastpos.redis import Publisher
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
@@ -578,6 +579,34 @@ def test_a_forked_child_does_no_harm(
     assert [id for id, kind, _ in entries(server) if kind == "started"] == ["1-1"]
 
 
+_ENDING = """
+import sys
+from fastpos import PositionStream
+from fastpos.redis import Publisher
+
+url, key, broker, redis = sys.argv[1:]
+stream = PositionStream(
+    url, api_key=key, broker=int(broker), name="alice", publisher=Publisher(redis)
+)
+stream.on_unknown = lambda event: got.append(event)
+got = []
+stream.start()
+while len(got) < 500:
+    pass
+"""
+
+
+def test_at_the_end_of_a_program_that_stops_nothing_what_came_is_sent(
+    exchange: Exchange, server: RedisServer
+) -> None:
+    command = [sys.executable, "-c", _ENDING, exchange.url, exchange.api_key]
+    with subprocess.Popen([*command, str(exchange.broker), server.url]) as program:
+        until(lambda: "state" in kinds(server), 20)
+        push(exchange, *range(500))
+        assert program.wait(20) == 0
+    assert numbers(server) == [*range(500)]
+
+
 # --- the way there --------------------------------------------------------------------------------
 
 
@@ -792,6 +821,50 @@ def test_a_stream_that_joins_later_disturbs_nobody(
     assert numbers(own) == [*range(20), *range(150, 200)]
     ids = [id for id, _, _ in entries(own, "bob")]
     assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
+
+
+def test_a_file_that_cannot_be_read_is_told_to_be_dropped(
+    exchange: Exchange,
+    own: RedisServer,
+    new_stream: NewStream,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _left_by_a_killed_process(exchange, own, tmp_path, new_stream)
+    (packed,) = tmp_path.glob("*.gz")
+    packed.write_bytes(packed.read_bytes()[:100] + b"altered" * 20)
+    publisher = Publisher(own.url, journal=Journal(tmp_path))
+    with new_stream(exchange, name="alice", publisher=publisher) as stream:
+        assert stream.wait_ready(5)
+        push(exchange, 20)
+        until(lambda: numbers(own)[-1] == 20)
+    assert len(logged(caplog, "unreadable")) == 1
+    found = kinds(own)
+    assert found.index("dropped") == len(found) - found[::-1].index("started") - 2
+
+
+def test_a_journal_of_a_publisher_is_replayed_as_any(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, tmp_path: Path
+) -> None:
+    publisher = Publisher(server.url, journal=Journal(tmp_path))
+    told = Recorder()
+    with new_stream(exchange, name="alice", publisher=publisher, **told.callbacks) as stream:
+        assert stream.wait_ready(5)
+        position = exchange.open_position(volume=5)
+        told.wait("on_position")
+        exchange.drop()
+        told.wait("on_ready", 2)
+        exchange.update_position(position, volume=7)
+        told.wait("on_position", 2)
+        lived = stream.positions
+    again = Recorder()
+    replayed = replay(tmp_path, **again.callbacks)
+    assert [(event.volume, event.change) for event in again.on_position] == [
+        (event.volume, event.change) for event in told.on_position
+    ]
+    assert {id: position.volume for id, position in replayed.positions.items()} == {
+        id: position.volume for id, position in lived.items()
+    }
 
 
 def test_a_journal_that_another_writes_is_said_to_be(
