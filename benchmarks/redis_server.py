@@ -1,5 +1,6 @@
 """A Redis or Valkey for a measurement, which keeps an append-only file as in earnest."""
 
+import atexit
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,7 @@ class Server:
         words = ["--port", str(port), "--bind", "127.0.0.1", "--dir", self._folder.name]
         words += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
         self._process = subprocess.Popen([_PROGRAM or "", *words], stdout=subprocess.DEVNULL)
+        atexit.register(self.close)  # a peer's process ends without a stop
         self.url = f"redis://127.0.0.1:{port}/0"
         deadline = time.monotonic() + _LIMIT
         while time.monotonic() < deadline:
