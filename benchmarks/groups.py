@@ -16,6 +16,7 @@ from benchmarks.fleet import FLEETS, SCALED, fleet, scale
 from benchmarks.frames import MIXED
 from benchmarks.journals import JOURNALS, REREAD, reread
 from benchmarks.peers import PEERS
+from benchmarks.publishers import PUBLISHED, PUBLISHERS, published
 from benchmarks.results import Group, Row
 from benchmarks.spec import Unavailable
 from benchmarks.worker import Worker
@@ -53,6 +54,7 @@ class Effort:
     fleet_seconds: float
     fleet_rates: tuple[int, int]
     reread_records: int
+    published_records: int
 
 
 FULL = Effort(
@@ -70,6 +72,7 @@ FULL = Effort(
     fleet_seconds=2,
     fleet_rates=(1, 5),
     reread_records=100_000,
+    published_records=100_000,
 )
 QUICK = Effort(
     rounds=3,
@@ -86,6 +89,7 @@ QUICK = Effort(
     fleet_seconds=0.2,
     fleet_rates=(5, 25),
     reread_records=10_000,
+    published_records=20_000,
 )
 
 
@@ -241,6 +245,12 @@ def journal_burst(bench: Bench) -> Group:
     rows = _bursts(bench, JOURNALS, tls=False)
     title = f"A burst of {bench.effort.burst_frames:,} frames, with a journal and without"
     return Group("journal-burst", title, "rate", rows, against=("fastpos-native",))
+
+
+def publisher_burst(bench: Bench) -> Group:
+    rows = _bursts(bench, PUBLISHERS, tls=False)
+    title = f"A burst of {bench.effort.burst_frames:,} frames, with a publisher and without"
+    return Group("publisher-burst", title, "rate", rows, against=("fastpos-native",))
 
 
 def journal_busy(bench: Bench) -> Group:
@@ -410,5 +420,7 @@ GROUPS = {
     "journal-burst": Plan(JOURNALS, journal_burst),
     "journal-busy": Plan(JOURNALS, journal_busy),
     "journal-read": Plan(tuple(REREAD), reread),
+    "publisher-burst": Plan(PUBLISHERS, publisher_burst),
+    "publisher-rate": Plan(tuple(PUBLISHED), published),
 }
 """Every group by its name, in the order in which they are shown."""

@@ -458,10 +458,14 @@ def _recorder(settings: Settings) -> Recorder | Several | None:
     from .journal.recorder import Recorder, Several, Sink  # noqa: PLC0415 -- for who has one only
     from .journal.writer import Journal, journal_at  # noqa: PLC0415
 
-    journal = settings.journal
+    journal, publisher = settings.journal, settings.publisher
     if journal is not None and not isinstance(journal, Journal):
         journal = journal_at(journal)
-    sinks: list[Sink] = [sink for sink in (journal, settings.publisher) if sink is not None]
+    if publisher is not None and publisher.journal is not None:
+        if journal not in (None, publisher.journal):
+            raise ValueError("journal must be that of the publisher, where it has one")
+        journal = None  # it hands over to that
+    sinks: list[Sink] = [sink for sink in (journal, publisher) if sink is not None]
     recorders = [Recorder(sink, settings.name, settings.credential) for sink in sinks]
     return recorders[0] if len(recorders) == 1 else Several(recorders)
 

@@ -81,6 +81,12 @@ PEERS = {
     "fastpos-native-journal": _spec(
         "fastpos, native, journal", "fastpos_journal", "Client", native=True
     ),
+    "fastpos-pure-publisher": _spec(
+        "fastpos, pure, publisher", "fastpos_publisher", "Client", native=False
+    ),
+    "fastpos-native-publisher": _spec(
+        "fastpos, native, publisher", "fastpos_publisher", "Client", native=True
+    ),
     # With nothing decoded: what it costs to get a frame off the socket.
     "recv-empty": _spec("websocket-client, WebSocket.recv_data", "websocket_recv", "Client"),
     "app-empty": _spec("websocket-client, WebSocketApp", "websocket_app", "empty"),

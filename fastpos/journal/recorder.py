@@ -86,7 +86,8 @@ class Recorder:
     __slots__ = (
         "_batch", "_connection", "_credential", "_entries", "_is_asked", "_is_open",
         "_is_overtaken", "_journal", "_label", "_lost", "_noted", "_put", "_runs", "_since_state",
-        "_state_every", "follows_state", "stream", "taken", "told", "wants_state",
+        "_state_every", "follows_state", "stream", "taken", "told", "trouble",
+        "wants_state",
     )  # fmt: skip
 
     def __init__(self, journal: Sink, stream: str, credential: Credential) -> None:
@@ -111,6 +112,8 @@ class Recorder:
         self._is_overtaken = False  # and the state was told since then
         self.told: FastposError | None = None
         """The journal's last failure that was told of."""
+        self.trouble: FastposError | None = None
+        """What the user is to be told soon, of this stream alone; set by who reads."""
         # Of all that was not taken: how many records, since when and until when of the last.
         self._lost: tuple[int, int, int] = 0, 0, 0
         # The writer's.
@@ -126,6 +129,7 @@ class Recorder:
         Raises:
             JournalError: the journal can't be written.
         """
+        self.trouble = None
         self._entries = self._journal.enter(self)
         self._is_open = True
         self.told = None if self._journal.is_failing else self._journal.failure
@@ -211,7 +215,9 @@ class Recorder:
     @property
     def has_news(self) -> bool:
         """Whether `new_failure` has something to give, or `state` is wanted."""
-        return self.wants_state or self._journal.failure is not self.told
+        return (
+            self.wants_state or self.trouble is not None or self._journal.failure is not self.told
+        )
 
     def delivered(self, entry: list[Any], count: int, are_json: bool) -> None:
         """So many of those pushes were delivered, before the stream was stopped.
@@ -284,12 +290,13 @@ class Recorder:
             self._line("stopped", time_ns(), {"error": _told(failure)})
 
     def new_failure(self) -> FastposError | None:
-        """Give what hinders the journal, once."""
+        """Give what hinders the journal, or this stream's part of it, once."""
         failure = self._journal.failure
         if failure is self.told or failure is None:
-            return None
-        self.told = failure
-        return type(failure)(str(failure))
+            failure, self.trouble = self.trouble, None
+        else:
+            self.told = failure
+        return None if failure is None else type(failure)(str(failure))
 
     def _line(self, kind: str, ns: int, values: dict[str, Any] | None = None) -> None:
         if self._is_full(1, ns):

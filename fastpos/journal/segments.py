@@ -30,10 +30,12 @@ from ..errors import JournalError
 __all__ = [
     "FolderLock",
     "Segment",
+    "begun_at",
     "compress",
     "leftovers",
     "next_name",
     "segments",
+    "stem_of",
     "sync_folder",
     "written",
 ]
@@ -48,7 +50,8 @@ _GZIP = 31  # zlib's name for a window of 32 KiB in gzip's format
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
+    """Give a segment's name without its ending."""
     return path.name.partition(".jsonl")[0]
 
 
@@ -62,20 +65,20 @@ def segments(folder: Path) -> list[Path]:
     # Twice, as one look may see neither name of what is closed meanwhile. The gzip sorts last.
     for path in sorted({*folder.iterdir(), *folder.iterdir()}):
         if path.name.endswith((PLAIN, PACKED)):
-            found[_stem(path)] = path
+            found[stem_of(path)] = path
     return [found[stem] for stem in sorted(found)]
 
 
 def written(folder: Path) -> list[Path]:
     """Give those of them that a journal has named, from the oldest to the newest."""
-    return [path for path in segments(folder) if _OURS.fullmatch(_stem(path))]
+    return [path for path in segments(folder) if _OURS.fullmatch(stem_of(path))]
 
 
 def leftovers(folder: Path) -> list[Path]:
     """Give a journal's segments that are plain; remove what was never made whole."""
     plain = []
     for path in sorted(folder.iterdir()):
-        if _OURS.fullmatch(_stem(path)):
+        if _OURS.fullmatch(stem_of(path)):
             if path.name.endswith(PART):
                 path.unlink()
             elif path.name.endswith(PLAIN):
@@ -85,17 +88,17 @@ def leftovers(folder: Path) -> list[Path]:
 
 def next_name(folder: Path, ns: int) -> str:
     """Give the name of a segment that is begun at `ns`; it sorts after all that are there."""
-    newest = max(map(_stem, written(folder)), default="")
+    newest = max(map(stem_of, written(folder)), default="")
     while True:
         seconds, rest = divmod(ns, 1_000_000_000)
         stem = f"{time.strftime(_FORM, time.gmtime(seconds))}.{rest // 1000:06}Z"
         if stem > newest:
             return stem + PLAIN
         # The clock was set back, or two were begun in one microsecond.
-        ns = _time_of(newest) + 1000
+        ns = begun_at(newest) + 1000
 
 
-def _time_of(stem: str) -> int:
+def begun_at(stem: str) -> int:
     """When a segment was begun, by its name, nanoseconds since the epoch."""
     date, _, fraction = stem.partition(".")
     try:
@@ -183,7 +186,7 @@ def compress(path: Path, sync: bool, between: Callable[[], object] = bool) -> No
     Raises:
         OSError: that did not work out; the plain one is there.
     """
-    packed = path.with_name(_stem(path) + PACKED)
+    packed = path.with_name(stem_of(path) + PACKED)
     part = packed.with_name(packed.name + PART)
     if packed.exists():  # it was done, and then this process's predecessor was killed
         path.unlink()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["connect", "shown"]
+__all__ = ["connect", "errors", "shown"]
 
-# How long a server may take to connect and to answer, seconds.
-TIMEOUT = 5.0
+# How long a server may take to answer, and to be reached, seconds.
+TIMEOUT, REACHING = 5.0, 2.0
 _SCHEMES = ("redis", "rediss", "unix")
+_OURS = frozenset(("protocol", "decode_responses"))
 
 
 def connect(url: str, timeout: float = TIMEOUT) -> Redis:
@@ -21,7 +22,7 @@ def connect(url: str, timeout: float = TIMEOUT) -> Redis:
     Args:
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, as redis-py takes it, with user,
             password and database in it.
-        timeout: seconds for connecting, and for each answer.
+        timeout: seconds for each answer.
 
     Raises:
         TypeError, ValueError: the URL is unusable; the message does not have it.
@@ -37,6 +38,8 @@ def connect(url: str, timeout: float = TIMEOUT) -> Redis:
         )
     if scheme not in _SCHEMES:
         raise ValueError(f"url must begin with redis://, rediss:// or unix://, not {scheme!r}")
+    for name in _OURS.intersection(parse_qs(urlsplit(url).query)):
+        raise ValueError(f"url may not say {name}: what answers look like is decided here")
     try:
         from redis import Redis  # noqa: PLC0415 -- an extra
         from redis.backoff import NoBackoff  # noqa: PLC0415
@@ -47,14 +50,21 @@ def connect(url: str, timeout: float = TIMEOUT) -> Redis:
         ) from error
     options: dict[str, Any] = {
         "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
+        "socket_connect_timeout": min(timeout, REACHING),
         "retry": Retry(NoBackoff(), 0),  # whoever calls tries again, and knows why
         "protocol": 2,
     }
     try:
         return Redis.from_url(url, **options)
-    except ValueError as error:  # it may have the password in it
+    except (TypeError, ValueError) as error:  # it may have the password in it
         raise ValueError(f"the URL of Redis can't be used: {type(error).__name__}") from None
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """Give what a client raises where something is wrong with Redis or the way to it."""
+    from redis.exceptions import RedisError  # noqa: PLC0415 -- an extra
+
+    return RedisError, OSError
 
 
 def shown(url: str) -> str:

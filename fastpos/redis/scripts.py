@@ -1,22 +1,24 @@
 """What Redis does in one step each: names of keys, and scripts (Lua, run by the server).
 
-Of each account there are three keys, with its name in braces so that a cluster keeps them together:
+Of each account there are four keys, with its name in braces so that a cluster keeps them together:
 
     fastpos:{alice}:events   a stream: its records, oldest first, of bounded length
     fastpos:{alice}:epoch    the epoch that was given last
     fastpos:{alice}:owner    who publishes, for as long as it says so in time
+    fastpos:{alice}:place    with a journal: up to where it is published (files.py)
 
 AN ID IS <epoch>-<sequence>
 
-Who begins to publish an account asks for an epoch: one more than the last that was given, or than
-that of the last record, whichever is higher, as a server that took over from another may have lost
-the one or the other. From then on each record has the next sequence number. The server takes no id
-that is not above the last one. So
+Who begins to publish a run of an account asks for an epoch: one more than the last that was given,
+or than that of the last record, whichever is higher, as a server that took over from another may
+have lost the one or the other. From then on each record has the next sequence number, from 1; 0 is
+for what tells of records that are missing before it. The server takes no id that is not above the
+last one. So
 
 * a batch that is sent again, as the answer to the first time was lost, is taken once;
 * a batch whose predecessor is not there is refused: it was refused itself, or a server that took
   over from another does not have it;
-* what has lost the ownership can't write any more once its successor has.
+* what has lost the ownership can't write any more once its successor has an epoch.
 
 One call appends a batch, all of it or nothing.
 """
@@ -41,12 +43,13 @@ class Keys:
         name: the account's.
     """
 
-    __slots__ = ("epoch", "events", "owner")
+    __slots__ = ("epoch", "events", "owner", "place")
 
     def __init__(self, prefix: str, name: str) -> None:
         self.events = f"{prefix}:{{{name}}}:events"
         self.epoch = f"{prefix}:{{{name}}}:epoch"
         self.owner = f"{prefix}:{{{name}}}:owner"
+        self.place = f"{prefix}:{{{name}}}:place"
 
 
 _LAST = """
@@ -61,12 +64,15 @@ end
 ACQUIRE = (
     _LAST
     + """
--- KEYS: events, epoch, owner. ARGV: who, for so many milliseconds. Gives the new epoch.
+-- KEYS: events, epoch, owner, place. ARGV: who, for so many milliseconds, the place of the run's
+-- first record or nothing. Gives the new epoch.
 local given = tonumber(redis.call('GET', KEYS[2]) or '0')
 local written = last_id(KEYS[1])
 local epoch = math.max(given, written) + 1
 redis.call('SET', KEYS[2], epoch)
 redis.call('SET', KEYS[3], epoch .. ' ' .. ARGV[1], 'PX', ARGV[2])
+if ARGV[3] == '' then redis.call('DEL', KEYS[4])
+else redis.call('SET', KEYS[4], epoch .. ' 1 ' .. ARGV[3]) end
 return epoch
 """
 )
@@ -74,23 +80,27 @@ return epoch
 APPEND = (
     _LAST
     + """
--- KEYS: events, owner. ARGV: epoch, sequence of the first, that of the record before it
--- (-1: none), greatest length, who, for so many milliseconds, then of each record its kind and
--- the record. Gives the last sequence there is, FENCED, or MISSING and the last there is.
+-- KEYS: events, epoch, owner, place. ARGV: epoch, sequence of the first, that of the record before
+-- it (-1: none), greatest length, who, for so many milliseconds, the place after the last or
+-- nothing, then the records. Gives the last sequence there is, FENCED, or MISSING and the last
+-- there is.
 local epoch, sequence, before = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local last_epoch, last = last_id(KEYS[1])
-if last_epoch > epoch then return 'FENCED' end
+local given = tonumber(redis.call('GET', KEYS[2]) or '0')
+if last_epoch > epoch or given > epoch then return 'FENCED' end
 if last_epoch < epoch then last = -1 end
 if last < before then return 'MISSING ' .. last end
-for n = 7, #ARGV, 2 do
+for n = 8, #ARGV do
   if sequence > last then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], ARGV[1] .. '-' .. sequence,
-      'kind', ARGV[n], 'record', ARGV[n + 1])
+      'kind', string.match(ARGV[n], '"kind":"([a-z_]+)"'), 'record', ARGV[n])
     last = sequence
   end
   sequence = sequence + 1
 end
-redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[5], 'PX', ARGV[6])
+if given < epoch then redis.call('SET', KEYS[2], ARGV[1]) end
+redis.call('SET', KEYS[3], ARGV[1] .. ' ' .. ARGV[5], 'PX', ARGV[6])
+if ARGV[7] ~= '' then redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. sequence .. ' ' .. ARGV[7]) end
 return last
 """
 )
@@ -123,7 +133,8 @@ return found[1][2]
 """
 
 RELEASE = """
--- KEYS: owner. ARGV: epoch, who.
-if redis.call('GET', KEYS[1]) == ARGV[1] .. ' ' .. ARGV[2] then redis.call('DEL', KEYS[1]) end
-return 0
+-- KEYS: owner, place. ARGV: epoch, who. All is published: nobody need look at where that ended.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] .. ' ' .. ARGV[2] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
 """
