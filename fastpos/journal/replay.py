@@ -434,6 +434,9 @@ class _Player(Puts, Control):
         """Wait so long, or until it is stopped."""
         self._changes.wait_for(lambda: self.current.stopping, seconds)
 
+    def put_state(self, ns: int, **_: Any) -> None:
+        """What is known: no news for who has followed from the beginning."""
+
     def end(self) -> None:
         """There is no more."""
         self.snapshots.rules.has_source = self.snapshots.has_source

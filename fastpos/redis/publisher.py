@@ -145,7 +145,8 @@ class Publisher:
         """Have it publish no more, after what it has handed over.
 
         Returns:
-            What must be called yet, as it was the last; it waits until all is written and sent.
+            What must be called yet: it waits until the journal, if there is one, has all of it, and
+            for the last stream until all is sent.
         """
         wait = None if self.journal is None else self.journal.leave(recorder)
         with self._lock:
@@ -155,16 +156,23 @@ class Publisher:
             sender, is_last = self._sender, self._users == 0
             if is_last:
                 self._sender = None
-        if sender is not None:
-            sender.leave(recorder)
+        journal = self.journal
 
         def finish() -> None:
             if wait is not None:
                 wait()
-            if sender is not None and is_last:
-                sender.finish()
+            elif journal is not None:
+                journal.flush()
+            if sender is not None:
+                sender.leave(recorder)
+                if is_last:
+                    sender.finish()
 
-        return finish if is_last or wait is not None else None
+        if journal is None and not is_last:
+            if sender is not None:
+                sender.leave(recorder)
+            return None
+        return finish
 
     def hurry(self) -> None:
         """Have what waits taken soon."""
