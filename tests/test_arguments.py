@@ -190,7 +190,8 @@ def test_the_constructor_shows_every_argument() -> None:
     assert set(documented) == there.keys() - set(CALLBACK_NAMES)
 
 
-@given(st.text(max_size=20))
+# Words of the message are no credentials; hypothesis takes texts from the sources, too.
+@given(st.text(max_size=20).filter(lambda text: "api_key" not in text))
 @settings(max_examples=100, deadline=None)
 def test_any_credential_is_one_visible_line_or_refused(text: str) -> None:
     visible = text != "" and text.isascii() and text.isprintable() and text == text.strip()

@@ -531,7 +531,9 @@ def test_a_child_that_is_forked_in_a_callback_leaves_the_journal_alone(
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork here")
     body = """
+    import warnings
     from fastpos.journal import Journal
+    warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from 3.12 on
     done = threading.Event()
 
     def fork(event):
