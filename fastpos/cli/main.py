@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .. import __version__
 from .._c import compiled, compiled_error
@@ -81,9 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help="print what a real exchange pushes, until Ctrl-C",
         epilog="The credential is taken from the environment: FASTPOS_TOKEN or FASTPOS_API_KEY.",
     )
-    watch.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
-    watch.add_argument("--broker", type=int, required=True, help="the merchant's id")
-    watch.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
+    _takes_exchange(watch)
     watch.set_defaults(run=_watch)
 
     record = commands.add_parser(
@@ -93,9 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "It is not written down. See also: fastpos replay.",
     )
     record.add_argument("directory", metavar="DIR", help="where; it is made if it is not there")
-    record.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
-    record.add_argument("--broker", type=int, required=True, help="the merchant's id")
-    record.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
+    _takes_exchange(record)
     record.add_argument("--name", default="recorded", help="the stream's (default: %(default)s)")
     record.add_argument(
         "--segment-bytes",
@@ -234,6 +230,13 @@ def _takes_redis(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def _takes_exchange(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that connects to a real exchange; see `_stream_to`."""
+    parser.add_argument("--url", default=DEFAULT_URL, help="default: %(default)s")
+    parser.add_argument("--broker", type=int, required=True, help="the merchant's id")
+    parser.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
+
+
 def _positive(text: str) -> float:
     return _number(text, float, "above 0", lambda value: 0 < value < float("inf"))
 
@@ -285,18 +288,22 @@ def _has_credential() -> bool:
     return len(given) == 1
 
 
-def _watch(options: argparse.Namespace) -> int:
-    if not _has_credential():
-        return 2
-
-    stream = PositionStream(
+def _stream_to(options: argparse.Namespace, **more: Any) -> PositionStream:
+    """Make a stream to the exchange of the options, with the environment's credential."""
+    return PositionStream(
         options.url,
         token=os.environ.get("FASTPOS_TOKEN") or None,
         api_key=os.environ.get("FASTPOS_API_KEY") or None,
         broker=options.broker,
         proxy=options.proxy,
+        **more,
     )
-    _print_all(stream)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    if not _has_credential():
+        return 2
+    _print_all(_stream_to(options))
     return 0
 
 
@@ -341,16 +348,7 @@ def _record(options: argparse.Namespace) -> int:
     journal = Journal(
         options.directory, segment_bytes=options.segment_bytes, keep_bytes=options.keep_bytes
     )
-    stream = PositionStream(
-        options.url,
-        token=os.environ.get("FASTPOS_TOKEN") or None,
-        api_key=os.environ.get("FASTPOS_API_KEY") or None,
-        broker=options.broker,
-        proxy=options.proxy,
-        name=options.name,
-        journal=journal,
-    )
-    record(stream, journal, _show)
+    record(_stream_to(options, name=options.name, journal=journal), journal, _show)
     return 0
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "FORMAT",
     "HEADER",
     "PUSH",
+    "RAW",
     "VERSION",
     "Head",
     "check_line",
@@ -48,7 +49,8 @@ HEADER, PUSH, CHECK = "header", "push", "check"
 # What is nested deeper is left out of a line.
 DEEPEST = 200
 
-_RAW = b',"kind":"push","json":'
+RAW = b',"kind":"push","json":'
+"""What stands between the head of a push's line and its text, where that stands as it came."""
 _ENCODED = b',"kind":"push","base64":'
 _END = b"}\n"
 
@@ -71,7 +73,7 @@ def label_of(stream: str) -> bytes:
 
 def push_lines(label: bytes, connection: int, received_ns: int, texts: list[bytes]) -> bytes:
     """Give the lines of pushes that were read at once. Each must be `is_json_line`."""
-    head = b'{"ns":%d,%b,"connection":%d' % (received_ns, label, connection) + _RAW
+    head = b'{"ns":%d,%b,"connection":%d' % (received_ns, label, connection) + RAW
     return head + (_END + head).join(texts) + _END
 
 
@@ -186,7 +188,7 @@ def parse(line: bytes) -> tuple[Head, str, bytes, dict[str, Any]]:
     text = b""
     if kind == PUSH:
         values.pop("json", None)
-        _, found, rest = line.partition(_RAW)
+        _, found, rest = line.partition(RAW)
         try:
             text = rest[: -len(_END)] if found else b64decode(values.pop("base64"), validate=True)
         except (KeyError, TypeError, ValueError):

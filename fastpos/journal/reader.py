@@ -26,12 +26,11 @@ from isal import igzip, isal_zlib
 
 from ..errors import JournalError
 from ..wire.session import GZIP_MAGIC
-from .format import CHECK, FORMAT, HEADER, PUSH, VERSION, parse
+from .format import CHECK, FORMAT, HEADER, PUSH, RAW, VERSION, parse
 from .segments import segments
 
 __all__ = ["Record", "read"]
 
-_MARK = b',"kind":"push","json":'
 _inflate_error: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 _PLAIN_SIZE = 1024 * 1024  # so much is read at once, bytes
 _HEADER_SIZE = 64 * 1024  # what has a longer first line is no segment, bytes
@@ -50,7 +49,7 @@ class Record(NamedTuple):
     kind: str
     """"push", or what explains it: "started", "connected", "subscribed", "paused", "stale",
     "undelivered", "undecodable", "snapshot_asked", "snapshot", "snapshot_failed",
-    "snapshot_doubted", "dropped", "disconnected", "stopped"."""
+    "snapshot_doubted", "snapshot_unwanted", "dropped", "disconnected", "stopped"."""
     text: bytes
     """Of a push, what the wire said, inflated; else nothing."""
     values: dict[str, Any]
@@ -191,14 +190,14 @@ def _records(
             for line in chain((first,), file):
                 number += 1
                 before, crc = crc, crc32(line, crc)
-                begin = line.find(_MARK)
+                begin = line.find(RAW)
                 if begin > 0 and line.endswith(b"}\n"):
                     if (begins := line[:begin]) != head_bytes:
                         found = _head(begins)
                         if found is not None:
                             head_bytes, head = begins, found
                     if begins == head_bytes:
-                        yield new((*head, PUSH, line[begin + 22 : -2], nothing))
+                        yield new((*head, PUSH, line[begin + len(RAW) : -2], nothing))
                         continue
                 if not line.endswith(b"\n"):
                     break  # it was never whole; in the middle of a file there is no such line

@@ -142,10 +142,7 @@ class Transport:
             EOFError: the peer has ended the connection; the message says how.
             OSError: the connection failed.
         """
-        try:
-            count = self._sock.recv_into(view)
-        except BlockingIOError:
-            count = self._receive_into(view)
+        count = self._receive_into(view)
         if not count:
             raise EOFError("the peer ended the connection")
         return count

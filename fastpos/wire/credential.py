@@ -101,7 +101,10 @@ class Credential:
 
 
 class Hider:
-    """Takes credentials out of what came from elsewhere. It does not change.
+    """Takes credentials out of what came from elsewhere. What it hides does not change.
+
+    The patterns are made when they are first needed, as hardly ever anything is escaped, and they
+    take more memory than the rest of an idle stream. Any thread may, and two do no harm.
 
     Args:
         values: the credentials.
@@ -112,10 +115,8 @@ class Hider:
     def __init__(self, values: tuple[str, ...]) -> None:
         self._values = values
         self._encoded = [each.encode() for value in values for each in _spellings(value)]
-        # What no credential is in: nothing.
-        pattern = "|".join(map(_escaped, values)) or r"(?!)"
-        self._escaped = re.compile(pattern)
-        self._escaped_bytes = re.compile(pattern.encode())
+        self._escaped: re.Pattern[str] | None = None
+        self._escaped_bytes: re.Pattern[bytes] | None = None
 
     def hides(self, value: str) -> bool:
         """Whether this is one of them."""
@@ -136,6 +137,8 @@ class Hider:
                         text = text[:-length] + "***"
                         break
         if "\\" in text or "%" in text:
+            if self._escaped is None:
+                self._escaped = re.compile(self._pattern)
             text = self._escaped.sub("***", text)
         return text
 
@@ -146,8 +149,15 @@ class Hider:
             return True
         # Most data has none of these, and one byte is found the fastest.
         if b"%" in data or (b"\\" in data and (b"\\u00" in data or b"\\\\" in data)):
+            if self._escaped_bytes is None:
+                self._escaped_bytes = re.compile(self._pattern.encode())
             return self._escaped_bytes.search(data) is not None
         return False
+
+    @property
+    def _pattern(self) -> str:
+        """What matches them however they are escaped; nothing, where there are none."""
+        return "|".join(map(_escaped, self._values)) or r"(?!)"
 
 
 def _spellings(value: str) -> dict[str, None]:

@@ -137,16 +137,12 @@ class FrameParser:
             while (message := self.next_message()) is not None:
                 yield message
 
-    def take_pushes(self, count: int = 0) -> list[bytes]:
-        """Say `wrote`, and give the pushes at the head of what there is, inflated."""
+    def take_pushes(self) -> list[bytes]:
+        """Give the pushes at the head of what there is, inflated; none where something else is."""
         pushes: list[bytes] = []
-        if count:
-            self._end += count
-            self.is_idle = False
         if self._splitter is not None and not self._opcode and not self.is_idle:
-            buffer, end = self._buffer, self._end
-            self._start = start = self._splitter(buffer, self._start, end, self._max, pushes)
-            if start == end:
+            self._start = self._splitter(self._buffer, self._start, self._end, self._max, pushes)
+            if self._start == self._end:
                 self._keep()
         return pushes
 

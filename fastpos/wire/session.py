@@ -380,10 +380,10 @@ class Session:
             Their texts, of which there is no event; None: `next_event` tells what came.
         """
         endpoint = self._endpoint
+        endpoint.wrote(count)
         if self.phase is not Phase.READY or self._texts:
-            endpoint.wrote(count)
             return None
-        texts = endpoint.take_pushes(count)
+        texts = endpoint.take_pushes()
         if texts:
             self.messages += len(texts)
             if endpoint.is_idle and all_begin(texts, self._heads):
