@@ -63,6 +63,23 @@ def entries(server: RedisServer, name: str = "alice") -> list[tuple[str, str, di
     return [(id, values["kind"], json.loads(values["record"])) for id, values in found]
 
 
+def ids(server: RedisServer, name: str = "alice", kind: str | None = None) -> list[tuple[int, int]]:
+    """Which run each is of, from 1 on, and its number in there."""
+    runs: dict[str, int] = {}
+    found = []
+    for id, its_kind, _ in entries(server, name):
+        epoch, _, sequence = id.partition("-")
+        run = runs.setdefault(epoch, len(runs) + 1)
+        if kind in (None, its_kind):
+            found.append((run, int(sequence)))
+    return found
+
+
+def epochs(server: RedisServer, name: str = "alice") -> list[int]:
+    """Of each run."""
+    return [int(id.partition("-")[0]) for id, kind, _ in entries(server, name) if kind == "started"]
+
+
 def numbers(server: RedisServer, name: str = "alice") -> list[int]:
     return [
         record["json"]["n"]
@@ -101,7 +118,7 @@ def test_every_event_once_and_in_order(
         exchange.drop()
         recorder.wait("on_ready", 2)
     found = entries(server)
-    assert [id for id, _, _ in found] == [f"1-{n}" for n in range(1, len(found) + 1)]
+    assert ids(server) == [(1, n) for n in range(1, len(found) + 1)]
     assert numbers(server) == [*range(1000)]
     assert [kind for _, kind, _ in found if kind != "push"] == [
         "started", "connected", "subscribed", "state", "undecodable", "disconnected", "connected",
@@ -123,7 +140,41 @@ def test_each_run_has_an_epoch(
     for _ in range(3):
         with stream:
             assert stream.wait_ready(5)
-    assert [id for id, kind, _ in entries(server) if kind == "started"] == ["1-1", "2-1", "3-1"]
+    assert ids(server, kind="started") == [(1, 1), (2, 1), (3, 1)]
+    assert epochs(server) == sorted(epochs(server))
+    assert all(0 <= time.time() - epoch < 60 for epoch in epochs(server)[:1])
+
+
+@pytest.mark.parametrize("lost", ["events", "epoch", "all"])
+def test_an_epoch_is_above_all_before_it_whatever_redis_has_lost(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, lost: str
+) -> None:
+    stream = new_stream(exchange, name="alice", publisher=Publisher(server.url))
+    with stream:
+        assert stream.wait_ready(5)
+        until(lambda: epochs(server))
+    (before,) = epochs(server)
+    with server.client() as client:
+        if lost == "all":
+            client.flushall()
+            until(lambda: client.time()[0] > before)  # two runs a second are below that
+        else:
+            client.delete(f"fastpos:{{alice}}:{lost}")
+    with stream:
+        assert stream.wait_ready(5)
+        until(lambda: epochs(server)[-1:] > [before])
+    assert epochs(server)[-1] < 2**53
+
+
+def test_an_epoch_is_above_one_of_a_clock_that_was_ahead(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream
+) -> None:
+    ahead = 4_000_000_000
+    with server.client() as client:
+        client.set("fastpos:{alice}:epoch", ahead)
+    with new_stream(exchange, name="alice", publisher=Publisher(server.url)) as stream:
+        assert stream.wait_ready(5)
+        until(lambda: epochs(server) == [ahead + 1])
 
 
 def test_a_single_event_is_there_soon(
@@ -214,7 +265,7 @@ def test_the_owner_says_that_it_is_there(
         for _ in range(2):
             until(lambda: 0 < client.pttl(key) < 4500)
             until(lambda: client.pttl(key) > 4800)
-        assert client.get(key).startswith("1 ")
+        assert client.get(key).startswith(f"{epochs(server)[0]} ")
 
 
 # --- who else publishes ---------------------------------------------------------------------------
@@ -249,10 +300,10 @@ def test_who_is_the_owner_no_more_writes_nothing_more_and_says_so_once(
     (record,) = logged(caplog, "fenced")
     assert record["fastpos_stream"] == "alice"
     assert not second.on_error
-    ids = [tuple(map(int, id.split("-"))) for id, _, _ in entries(server)]
-    assert ids == sorted(ids)
-    begun = ids.index((2, 1))
-    assert {epoch for epoch, _ in ids[begun:]} == {2}
+    found = ids(server)
+    assert found == sorted(found)
+    begun = found.index((2, 1))
+    assert {run for run, _ in found[begun:]} == {2}
     assert numbers(server, "bob") == [*range(1, 51)]
 
 
@@ -335,8 +386,7 @@ def test_nothing_is_lost_while_redis_is_away_and_the_stream_notices_nothing(
         until(lambda: logged(caplog, "publisher_again"))
         until(lambda: len(numbers(own)) == 500)
     assert numbers(own) == [*range(500)]
-    ids = [id for id, _, _ in entries(own)]
-    assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
+    assert ids(own) == [(1, n) for n in range(1, len(entries(own)) + 1)]
     assert kinds(own)[-2:] == ["disconnected", "stopped"]
     assert "dropped" not in kinds(own)
     assert [type(error) for error in recorder.on_error] == [PublisherError]
@@ -398,8 +448,7 @@ def test_an_answer_that_is_lost_doubles_nothing(
                 proxy.resume()
                 until(lambda: len(numbers(server)) == first + 100)  # noqa: B023
     assert numbers(server) == [*range(300)]
-    ids = [id for id, _, _ in entries(server)]
-    assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
+    assert ids(server) == [(1, n) for n in range(1, len(entries(server)) + 1)]
 
 
 def test_of_too_many_the_oldest_go_and_it_is_told(
@@ -487,6 +536,7 @@ def test_a_server_that_has_forgotten_all(
         assert stream.wait_ready(5)
         push(exchange, *range(10))
         until(lambda: len(numbers(server)) == 10)
+        (epoch,) = epochs(server)
         with server.client() as client:
             client.flushall()
         push(exchange, 10)
@@ -495,7 +545,7 @@ def test_a_server_that_has_forgotten_all(
         until(lambda: "state" in kinds(server))
     assert kinds(server)[0] == "dropped"
     with server.client() as client:
-        assert client.get("fastpos:{alice}:epoch") == "1"
+        assert client.get("fastpos:{alice}:epoch") == str(epoch)
 
 
 # --- the end --------------------------------------------------------------------------------------
@@ -576,7 +626,7 @@ def test_a_forked_child_does_no_harm(
         push(exchange, *range(2, 20))
         until(lambda: numbers(server) == [*range(1, 20)])
     assert not recorder.on_error
-    assert [id for id, kind, _ in entries(server) if kind == "started"] == ["1-1"]
+    assert ids(server, kind="started") == [(1, 1)]
 
 
 _ENDING = """
@@ -625,7 +675,7 @@ def test_tls_user_and_password(
         commands = ["+evalsha", "+script|load", "+ping", "+xrevrange", "+xadd", "+get", "+set"]
         client.acl_setuser(
             "bot", enabled=True, passwords=["+pass:word"], keys=["fastpos:*"],
-            commands=[*commands, "+del"],
+            commands=[*commands, "+del", "+time"],
         )  # fmt: skip
     ca = f"?ssl_ca_certs={certificates.authority}"
     publisher = Publisher(f"rediss://bot:pass%3Aword@{LOOPBACK}:{port}/0{ca}")
@@ -722,7 +772,7 @@ def test_what_a_process_has_left_is_sent_by_the_next(
     assert numbers(own) == [*range(21)]
     begun = [n for n, (_, kind, _) in enumerate(found) if kind == "started"][1]
     assert found[begun - 1][1] == "stopped"
-    assert found[begun][0] == "2-1"
+    assert ids(own)[begun] == (2, 1)
     assert "dropped" not in kinds(own)
 
 
@@ -747,8 +797,7 @@ def test_what_a_process_has_left_that_never_saw_redis_is_sent_by_the_next(
             assert stream.wait_ready(5)
             push(exchange, number)
             until(lambda number=number: numbers(own) == [*range(number + 1)])  # type: ignore[misc]
-    ids = [id for id, kind, _ in entries(own) if kind == "started"]
-    assert ids == ["1-1", "2-1", "3-1", "4-1"]
+    assert ids(own, kind="started") == [(1, 1), (2, 1), (3, 1), (4, 1)]
     assert (
         not (tmp_path / ".publishing").read_bytes()
         or b'["alice"]' in (tmp_path / ".publishing").read_bytes().splitlines()
@@ -760,7 +809,8 @@ def test_what_another_has_overtaken_is_told_to_be_dropped(
 ) -> None:
     _left_by_a_killed_process(exchange, own, tmp_path / "here", new_stream)
     with own.client() as client:
-        client.set("fastpos:{alice}:epoch", 7)  # somebody who has not written down a place
+        # Somebody who has not written down a place.
+        overtaken = client.incrby("fastpos:{alice}:epoch", 1000)
     publisher = Publisher(own.url, journal=Journal(tmp_path / "here"))
     with new_stream(exchange, name="alice", publisher=publisher) as stream:
         assert stream.wait_ready(5)
@@ -769,7 +819,7 @@ def test_what_another_has_overtaken_is_told_to_be_dropped(
     assert numbers(own) == [*range(10), 20]
     found = entries(own)
     (dropped,) = [each for each in found if each[1] == "dropped"]
-    assert dropped[0] == "8-0"
+    assert dropped[0] == f"{overtaken + 1}-0"
     assert dropped[2]["count"] == 12  # with "disconnected" and "stopped"
     assert found[found.index(dropped) + 1][1] == "started"
 
@@ -819,8 +869,7 @@ def test_a_stream_that_joins_later_disturbs_nobody(
         until(lambda: len(numbers(own, "bob")) == 150)
     assert numbers(own, "bob") == [*range(100, 250)]
     assert numbers(own) == [*range(20), *range(150, 200)]
-    ids = [id for id, _, _ in entries(own, "bob")]
-    assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
+    assert ids(own, "bob") == [(1, n) for n in range(1, len(entries(own, "bob")) + 1)]
 
 
 def test_a_file_that_cannot_be_read_is_told_to_be_dropped(

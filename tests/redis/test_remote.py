@@ -497,17 +497,23 @@ def test_a_redis_that_forgets_all_is_followed_on(exchange: Exchange) -> None:
         assert stream.positions == first.positions
 
 
-def test_a_redis_that_forgets_and_another_owner_are_followed(redis: RedisServer) -> None:
+@pytest.mark.parametrize("group", [None, "risk"])
+@pytest.mark.parametrize("epoch", [1, 1_764_000_000], ids=["below", "above"])
+def test_a_redis_that_forgets_and_another_owner_are_followed(
+    redis: RedisServer, epoch: int, group: str | None
+) -> None:
     author, log = Author(redis, epoch=5), Recorder()
     author.begin(7, synced=True)
-    with follower(redis, log) as stream:
+    with follower(redis, log, group=group) as stream:
         assert stream.wait_ready(5)
         author.redis.flushall()
-        successor = Author(redis, epoch=1)
+        successor = Author(redis, epoch=epoch)
         successor.begin(8, synced=True)
-        log.wait("on_position", 3)
-        assert [*stream.positions] == [8]
+        until(lambda: [*stream.positions] == [8])
         assert stream.wait_ready(5)
+        if group is None:
+            told = [(each.change, each.id) for each in log.wait("on_position", 3)]
+            assert told == [("CREATE", 7), ("CREATE", 8), ("DELETE", 7)]
         assert any("lost its records" in str(error) for error in log.on_error)
 
 
