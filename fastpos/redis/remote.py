@@ -216,6 +216,7 @@ class _RemoteDriver(Puts, Driver):
         self._attempts = 1  # connections tried for the present one
         self._away = self._orphaned = self._broken = False  # see above
         self._is_unproven = False  # the owner began without knowing anything
+        self._awaits_outcome = False  # of a snapshot that could not be merged here: the next state
         self._recovery = Recovery(settings.reconnect, False, 0.0)
         self.current = Run(0, threading.current_thread(), is_ours=False, background=True)
         self.now_ns = 0
@@ -398,7 +399,7 @@ class _RemoteDriver(Puts, Driver):
         self._is_told = False
         self._weigh()
         self._unsubscribed(self.now_ns)
-        self._broken = self._is_unproven = False
+        self._broken = self._is_unproven = self._awaits_outcome = False
         self._last = None
         before = self.stream.book.take_out()
         self.snapshots.end()
@@ -514,6 +515,7 @@ class _RemoteDriver(Puts, Driver):
         if last is not None and last[0] and last[0] != id[0]:
             self._is_unproven = self._broken = True  # until its state; `started` may say more
             self._weigh()
+            self.snapshots.end()
             if self._is_told and not self._is_there(last):
                 self._miss(_lost(last))
         if last is not None and last[0] and id[1] > expected and kind != "dropped":
@@ -607,7 +609,9 @@ class _RemoteDriver(Puts, Driver):
     def put_snapshot(self, ns: int, **stores: Any) -> None:
         """The owner has merged a snapshot."""
         if not self.stream.book.journal_is_whole:
-            return  # the pushes since it was asked for are not all known here; a state follows
+            # The pushes since it was asked for are not all known here; a state follows.
+            self._awaits_outcome = True
+            return
         super().put_snapshot(ns, **stores)
         self._is_unproven = False
 
@@ -619,16 +623,21 @@ class _RemoteDriver(Puts, Driver):
     def put_state(self, ns: int, synced: bool = False, gap_s: Any = None, **content: Any) -> None:
         """All that the owner knows: no news for who has followed it."""
         self._is_subscribed = self._is_subscribed or not self._is_told
-        if self._following and not self._broken:
+        if self._following and not self._broken and not self._awaits_outcome:
             return
         keep = self._is_unproven and not synced
         events = self.stream.book.replace(content, ns, keep)
+        if self._awaits_outcome and synced:
+            news = self.snapshots.rules.merged(events, ns)
+        else:
+            news = [("on_position", event) for event in events]
+        self._awaits_outcome = False
         self.snapshots.rules.adopt(synced, None if gap_s is None else float(gap_s))
         self._broken = False
         if synced:
             self._is_unproven = False
         self._weigh()
-        self._tell([("on_position", event) for event in events])
+        self._tell(news)
 
     _following = False  # there was a state before, and no record is missing since
 
