@@ -172,7 +172,11 @@ class Sender:
                 self.wake.wait(min(until - now, LULL))  # what comes is not to be too much
                 self.wake.clear()
             return
-        if self._active or self._doors or self._leaving or self._source.is_behind:
+        if self._active or self._doors or self._source.is_behind:
+            return
+        if self._leaving:  # the journal does not have all of it yet
+            self.wake.wait(STEP)
+            self.wake.clear()
             return
         if not self._source.has_news:
             self.is_asleep = True

@@ -21,8 +21,10 @@ import pytest
 from fastpos import Fleet, PositionStream
 from fastpos.errors import JournalError, PublisherError
 from fastpos.journal import Journal, replay
+from fastpos.journal import recorder as lines
 from fastpos.redis import Publisher
 from fastpos.simulator import Exchange
+from fastpos.wire.credential import Credential
 from tests.support.certificates import Certificates
 from tests.support.network import TcpProxy
 from tests.support.recording import Recorder, logged, until
@@ -914,6 +916,29 @@ def test_a_journal_of_a_publisher_is_replayed_as_any(
     assert {id: position.volume for id, position in replayed.positions.items()} == {
         id: position.volume for id, position in lived.items()
     }
+
+
+def test_only_the_last_stream_to_leave_waits_and_what_all_had_is_sent(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    names = [f"s{number}" for number in range(50)]
+    for journal in (None, Journal(tmp_path, flush_interval=600)):
+        publisher = Publisher(server.url, journal=journal)
+        streams = [lines.Recorder(publisher, each, Credential("token", "x")) for each in names]
+        for each in streams:
+            each.open()
+            each.started({})
+        for each in streams:
+            each.pushes([b'{"n":1}'], 1)
+            each.stopped(None)
+        waits = [each.close() for each in streams]
+        assert waits[:-1] == [None] * 49
+        assert waits[-1] is not None
+        waits[-1]()
+        for each in names:
+            assert kinds(server, each) == ["started", "push", "stopped"] * (1 if not journal else 2)
+        with server.client() as client:
+            assert client.exists(*(f"fastpos:{{{each}}}:owner" for each in names)) == 0
 
 
 def test_a_journal_that_another_writes_is_said_to_be(
