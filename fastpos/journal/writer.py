@@ -321,6 +321,8 @@ class _Writer:
         self.wake = threading.Event()
         """Set to have it look."""
         self.is_asleep = False
+        self.is_late = False
+        """Whether somebody has waited for it in vain the last time."""
         self._flushed = threading.Condition()
         self._handed_over = 0  # under `_flushed`: calls of `flush`, and up to which all is written
         self._written = 0
@@ -359,8 +361,10 @@ class _Writer:
             while self._written < mine and self._thread.is_alive():
                 left = deadline - monotonic()
                 if left <= 0:
+                    self.is_late = True
                     return False
                 self._flushed.wait(min(left, 0.5))
+            self.is_late = False
             return self._written >= mine or self._has_written_all
 
     def finish(self, timeout: float) -> None:
@@ -369,6 +373,7 @@ class _Writer:
         self.wake.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
+            self.is_late = self._thread.is_alive()
 
     def abandon(self) -> None:
         """Give up, in a forked child: nothing here is its own."""
@@ -609,7 +614,7 @@ _writers: weakref.WeakSet[_Writer] = weakref.WeakSet()  # whose threads run; of 
 def _at_exit() -> None:
     """Have written what is handed over, where nobody has stopped the streams."""
     for writer in tuple(_writers):
-        if not writer.fails:
+        if not (writer.fails or writer.is_late):
             writer.flush(LAST_WRITES)
 
 

@@ -119,10 +119,12 @@ class Sender:
         self.wake.set()
 
     def drain(self, timeout: float) -> None:
-        """Wait until all that was handed over is sent, or that fails."""
+        """Wait until all that was handed over is sent, or that fails; unless `finish` did."""
         deadline = monotonic() + timeout
         while self._thread.is_alive() and self._failed_at is None and monotonic() < deadline:
-            if not (self._doors or self._active or self._source.has_news):
+            if self._ending is not None or not (
+                self._doors or self._active or self._source.has_news
+            ):
                 return
             sleep(STEP)
 
