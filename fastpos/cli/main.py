@@ -7,13 +7,14 @@ import json
 import logging
 import os
 import platform
+import re
 import ssl
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .. import __version__
 from .._c import compiled, compiled_error
@@ -53,8 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that repeats no URL's password in what it complains of."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(re.sub(r"//\S*@", "//***@", message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fastpos",
         description="A futures account's positions, orders and triggers, pushed from an exchange.",
     )
@@ -181,12 +189,18 @@ def _parser() -> argparse.ArgumentParser:
 
     tail = commands.add_parser(
         "tail",
+        usage="%(prog)s [-h] [--prefix PREFIX] [--group G] [--consumer C] [URL] NAME",
         help="print what is published to Redis of a stream, as watch does, until Ctrl-C",
         epilog="It begins with what is open. In a group it goes on where the group stopped, and "
         "acknowledges what it has printed.",
     )
-    tail.add_argument("url", metavar="URL", help="of Redis or Valkey: redis://HOST:PORT/DB")
-    tail.add_argument("name", metavar="NAME", help="the stream's")
+    tail.add_argument(  # not "?" for the first: argparse loses it where an option stands before
+        "words",
+        nargs="+",
+        metavar="[URL] NAME",
+        help="the stream's name, and before it the URL of Redis or Valkey: redis://HOST:PORT/DB; "
+        "one with a password should be in the environment: FASTPOS_REDIS_URL",
+    )
     tail.add_argument(
         "--prefix", default="fastpos", help="what the keys begin with (default: %(default)s)"
     )
@@ -326,12 +340,22 @@ def _print_all(stream: PositionStream) -> None:
 
 
 def _tail(options: argparse.Namespace) -> int:
+    *urls, name = options.words
+    url: str = urls[0] if urls else os.environ.get("FASTPOS_REDIS_URL", "")
+    wrong = None
+    if len(urls) > 1:
+        wrong = "give a URL and a NAME, or a NAME"
+    elif "://" in name:
+        wrong = "give the NAME of the stream, after the URL"
+    elif not url:
+        wrong = "give a URL before the NAME, or set FASTPOS_REDIS_URL"
+    if wrong is not None:
+        print(f"fastpos: {wrong}", file=sys.stderr)
+        return 2
     from ..redis import RemoteStream  # noqa: PLC0415 -- needs the extra
 
     try:
-        stream = RemoteStream(
-            options.url, options.name, options.prefix, options.group, options.consumer
-        )
+        stream = RemoteStream(url, name, options.prefix, options.group, options.consumer)
     except ValueError as error:
         print(f"fastpos: {error}", file=sys.stderr)
         return 2
