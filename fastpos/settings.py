@@ -37,8 +37,8 @@ from .wire.credential import Credential, CredentialSource
 if TYPE_CHECKING:
     import ssl
 
+    from .journal.journal import Journal
     from .journal.recorder import Publishes
-    from .journal.writer import Journal
 
 __all__ = [
     "Dispatch",
@@ -137,7 +137,7 @@ def _ssl_context(name: str, value: Any) -> None:
 
 def _journal(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, (str, os.PathLike)):
-        from .journal.writer import Journal  # noqa: PLC0415 -- as with TLS
+        from .journal.journal import Journal  # noqa: PLC0415 -- as with TLS
 
         if not isinstance(value, Journal):
             raise TypeError(f"{name} must be a path or a Journal, not {type(value).__name__}")

@@ -87,7 +87,7 @@ class Account:
         arguments = {key: _argument(key, value) for key, value in self.arguments.items()}
         folder = arguments.get("journal")
         if folder is not None:
-            from ..journal.writer import journal_at  # noqa: PLC0415 -- for who has one only
+            from ..journal.journal import journal_at  # noqa: PLC0415 -- for who has one only
 
             arguments["journal"] = journal_at(folder)
         its_own = arguments.setdefault("journal", journal)

@@ -25,7 +25,8 @@ from ..model.fields import Record
 from ..model.snapshot import Snapshot
 from ..wire.credential import Credential, Hider
 from .format import encoded_line, is_json_line, label_of, line_of, push_lines
-from .writer import HURRY, Journal
+from .journal import Journal
+from .writer import HURRY
 
 __all__ = ["Publishes", "Recorder", "Several", "Sink"]
 
