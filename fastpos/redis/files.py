@@ -155,7 +155,8 @@ class Files:
         self._boxes = tuple(boxes.values())
         if not may_wait or sum([len(box.waiting) for box in self._boxes]) >= ENOUGH:
             return given
-        is_written = not self._is_at_end or self._journal.flush(WRITTEN)
+        # What is read without that may lack what was handed over last: it is read once more.
+        is_written = self._is_at_end and self._journal.flush(WRITTEN)
         place = self._tail.place
         try:
             piece = self._tail.read()
