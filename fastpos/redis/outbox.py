@@ -176,13 +176,13 @@ class Outbox:
         self.stored = last
 
     def fence(self) -> None:
-        """Another publishes it: nothing more is, until the next run."""
-        self.is_fenced = True
+        """Another publishes it: nothing more is, until the next run, which may wait already."""
         self.epoch = 0
         if self.waiting:
             begun = self._begins[0] - self._gone if self._begins else len(self.waiting)
             if begun:
                 self.drop_oldest(begun)
+        self.is_fenced = not self._begins
 
     def _let_go(self, count: int) -> None:
         for _ in range(count):

@@ -373,7 +373,7 @@ class Sender:
         is_live = self._source.is_live(box)
         box.fence()
         self._active[box] = None
-        if is_live:
+        if is_live and box.is_fenced:
             name = box.recorder.stream
             message = f"{name} is published by another now: this is the owner no more"
             log.error("%s", message, extra=fields("fenced", stream=name))

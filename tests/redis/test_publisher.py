@@ -306,6 +306,44 @@ def _other_password(server: RedisServer) -> Callable[[], None]:
     return end
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_a_run_that_waited_while_the_one_before_lost_the_ownership_is_published(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, is_kept: bool, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        journal = Journal(tmp_path) if is_kept else None
+        publisher = Publisher(proxy.url("redis", "/0"), journal=journal)
+        stream = new_stream(exchange, name="alice", publisher=publisher)
+
+        def has(count: int) -> bool:
+            return stream.stats.unknown_channels.get("numbers") == count
+
+        with new_stream(exchange, name="zoe", publisher=publisher):  # else a stop waits for Redis
+            with stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1)
+                until(lambda: numbers(server) == [1])
+                proxy.refuse()
+                proxy.reset()
+                push(exchange, 2)
+                until(lambda: has(2))
+            with stream:
+                assert stream.wait_ready(5)
+                push(exchange, 3)
+                until(lambda: has(3))
+                with server.client() as client:
+                    record = '{"json":{}}'
+                    client.xadd("fastpos:{alice}:events", {"kind": "push", "record": record}, "2-1")
+                proxy.accept_again()
+                push(exchange, 4)
+                until(lambda: numbers(server)[-1:] == [4])
+                push(exchange, 5)
+                until(lambda: numbers(server)[-1:] == [5])
+    assert numbers(server) == [1, 3, 4, 5]
+    after = [(id, kind) for id, kind, _ in entries(server) if id > "2-1"]
+    assert after[:2] == [("3-0", "dropped"), ("3-1", "started")]
+
+
 @pytest.mark.parametrize("has_journal", [False, True], ids=["memory", "journal"])
 @pytest.mark.parametrize("fault", [_kill, _hang, _out_of_memory, _read_only, _other_password])
 def test_nothing_is_lost_while_redis_is_away_and_the_stream_notices_nothing(
