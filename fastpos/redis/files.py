@@ -14,7 +14,7 @@ Whatever else a run has left unsent is found the same way, as all its records fo
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from time import time_ns
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,8 @@ class Files:
         self._is_at_end = True
         self._seen = 0  # how many bytes were not written yet at the last look
         self._unreadable: Place | None = None  # where it was told last
+        self._entered: Counter[bytes] = Counter()  # how often each has
+        self._ended: dict[bytes, Place] = {}  # up to where those are published that have ended
         self._missing: dict[Outbox, int] = {}  # what Redis has at the least of those that it lost
 
     def close(self) -> None:
@@ -70,9 +72,11 @@ class Files:
         place = end_of(self._journal.folder)
         return place, self._marks.begin(stream, place)
 
-    def end(self, stream: str) -> None:
+    def end(self, box: Outbox) -> None:
         """All of a stream is published, and it has ended."""
-        self._marks.end(stream)
+        assert box.place is not None
+        self._marks.end(box.recorder.stream, self._entered[box.label], box.place)
+        self._ended[box.label] = box.place
 
     @property
     def has_news(self) -> bool:
@@ -104,11 +108,20 @@ class Files:
         assert box.live_from is not None
         return box.place is not None and box.place > box.live_from
 
-    def locate(self, boxes: Iterable[Outbox], redis: Any) -> None:
-        """Find out up to where those are published of which that is not known."""
+    def enter(self, box: Outbox, places: tuple[Place, Place] | None) -> None:
+        """A stream puts something in from now on; takes what `begin` gave."""
+        self._entered[box.label] += 1
+        if box.live_from is None and places is not None:  # a new one
+            box.live_from, begun_at = places
+            # It may have begun before it was taken note of that the one before had ended.
+            box.begun_at = max(begun_at, self._ended.get(box.label, begun_at))
+            box.wants_place = True
+
+    def locate(self, boxes: Iterable[Outbox], redis: Any) -> list[Outbox]:
+        """Find out up to where those are published of which that is not known; gives these."""
         unknown = [box for box in boxes if box.wants_place]
         if not unknown:
-            return
+            return []
         pipeline = redis.pipeline(transaction=False)
         for box in unknown:
             pipeline.get(box.keys.place)
@@ -135,6 +148,7 @@ class Files:
             box.wants_place = False
         if first < self._tail.place:
             self._tail.go_to(first)
+        return unknown
 
     def mend(self, box: Outbox, last: int) -> None:
         """Redis has lost what it had after `last`: it is read again."""

@@ -190,7 +190,8 @@ class Sender:
         if not is_away:
             try:
                 self._connect()
-                self._source.locate(self._boxes.values(), self._redis)
+                located = self._source.locate(self._boxes.values(), self._redis)
+                self._active.update(dict.fromkeys(box for box in located if not box.is_empty))
             except errors() as error:
                 self._failed(error)
                 is_away = True
@@ -218,10 +219,10 @@ class Sender:
                 continue
             if box is None:
                 box = self._boxes[key] = Outbox(self._prefix, recorder)
-                if places is not None:
-                    (box.live_from, box.begun_at), box.wants_place = places, True
                 if self._failed_at is not None:
                     recorder.trouble = self.failure
+            self._source.enter(box, places)
+            box.recorder = recorder  # of the last run: it is asked for its state
             box.users += 1
             box.leaving = None
             self._leaving.pop(box, None)
@@ -231,7 +232,7 @@ class Sender:
         now = monotonic()
         for box in tuple(self._leaving) if not self._doors else ():
             is_late = now >= (box.leaving or 0.0) or (self._ending or inf) <= now
-            is_done = box.heard_all and box.is_empty and not box.wants_epoch
+            is_done = box.heard_all and box.is_empty and not (box.wants_epoch or box.wants_place)
             if not is_done and not is_late:
                 continue
             if not is_done and not box.is_fenced:
@@ -245,9 +246,9 @@ class Sender:
     def _release(self, box: Outbox) -> None:
         """All of it is published: nobody publishes it now."""
         keys = [box.keys.owner, box.keys.place]
+        self._source.end(box)  # first: without both, a kill would have all of it sent again
         with suppress(*errors()):
             self._redis.evalsha(self._hashes[RELEASE], len(keys), *keys, box.epoch, self._who)
-            self._source.end(box.recorder.stream)
 
     def _leave_behind(self, box: Outbox) -> None:
         extra = fields("unpublished", stream=box.recorder.stream, records=len(box.waiting))
@@ -277,7 +278,14 @@ class Sender:
 
     def _acquire(self) -> None:
         """Ask for an epoch for each where a run begins."""
-        while new := [box for box in self._active if box.wants_epoch][:BATCH]:
+        # What another of the same name has left goes first: it would be fenced.
+        first: dict[str, Outbox] = {}
+        for box in self._leaving:
+            first.setdefault(box.keys.events, box)
+        while new := [
+            box for box in self._active
+            if box.wants_epoch and first.get(box.keys.events, box) is box
+        ][:BATCH]:  # fmt: skip
             pipeline = self._redis.pipeline(transaction=False)
             for box in new:
                 keys = box.keys

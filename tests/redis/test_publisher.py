@@ -256,6 +256,53 @@ def test_who_is_the_owner_no_more_writes_nothing_more_and_says_so_once(
     assert numbers(server, "bob") == [*range(1, 51)]
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_one_of_the_same_name_that_follows_at_once_loses_the_ownership_to_nobody(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    is_kept: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    publisher = Publisher(server.url, journal=Journal(tmp_path) if is_kept else None)
+    with new_stream(exchange, name="zoe", publisher=publisher):  # else a stop waits for the rest
+        for number in range(20):
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, *range(500 * number, 500 * (number + 1)))
+                until(lambda: stream.stats.unknown_channels.get("numbers") == 500)
+    assert numbers(server) == [*range(10_000)]
+    assert kinds(server).count("stopped") == 20
+    assert not logged(caplog, "fenced")
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_one_of_the_same_name_that_follows_while_redis_is_away_is_asked_for_its_state(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, is_kept: bool, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        journal = Journal(tmp_path) if is_kept else None
+        publisher = Publisher(proxy.url("redis", "/0"), journal=journal)
+        with new_stream(exchange, name="zoe", publisher=publisher):
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1)
+                until(lambda: numbers(server) == [1])
+                proxy.refuse()
+                proxy.reset()
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 2)
+                proxy.accept_again()
+                until(lambda: numbers(server) == [1, 2])
+                with server.client() as client:
+                    client.flushall()
+                until(lambda: "dropped" in kinds(server))
+                push(exchange, 3)
+                until(lambda: "state" in kinds(server))
+
+
 # --- faults of Redis ------------------------------------------------------------------------------
 
 
@@ -332,16 +379,20 @@ def test_a_run_that_waited_while_the_one_before_lost_the_ownership_is_published(
                 push(exchange, 3)
                 until(lambda: has(3))
                 with server.client() as client:
-                    record = '{"json":{}}'
-                    client.xadd("fastpos:{alice}:events", {"kind": "push", "record": record}, "2-1")
+                    ours = int(entries(server)[-1][0].partition("-")[0])
+                    values = {"kind": "push", "record": '{"json":{}}'}
+                    client.xadd("fastpos:{alice}:events", values, f"{ours + 1}-1")
                 proxy.accept_again()
                 push(exchange, 4)
                 until(lambda: numbers(server)[-1:] == [4])
                 push(exchange, 5)
                 until(lambda: numbers(server)[-1:] == [5])
     assert numbers(server) == [1, 3, 4, 5]
-    after = [(id, kind) for id, kind, _ in entries(server) if id > "2-1"]
-    assert after[:2] == [("3-0", "dropped"), ("3-1", "started")]
+    after = [(id.partition("-"), kind) for id, kind, _ in entries(server)]
+    begun = next(n for n, ((epoch, _, _), _) in enumerate(after) if int(epoch) > ours + 1)
+    assert [(number, kind) for (_, _, number), kind in after[begun : begun + 2]] == [
+        ("0", "dropped"), ("1", "started"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("has_journal", [False, True], ids=["memory", "journal"])
