@@ -20,8 +20,9 @@ from .scripts import Keys
 
 __all__ = ["BATCH", "Outbox", "shown_place"]
 
-# So many records go in one call of the script.
-BATCH = 500
+# So many records go in one call of the script, and about so many bytes: each call must have gone
+# out before Redis is taken for away, over a slow line, too.
+BATCH, BATCH_BYTES = 500, 128 * 1024
 
 
 class Outbox:
@@ -129,11 +130,17 @@ class Outbox:
         return count
 
     def batch(self, skip: int) -> tuple[int, list[bytes]]:
-        """Give up to `BATCH` records of one run after the first `skip`, and the first's number."""
+        """Give a call's records, of one run, after the first `skip`, and the first's number."""
         stop = skip + BATCH
         if self._begins:
             stop = min(stop, self._begins[0] - self._gone)
         records = list(islice(self.waiting, skip, stop))
+        size = 0
+        for count, record in enumerate(records):
+            size += len(record)
+            if size > BATCH_BYTES and count:
+                del records[count:]
+                break
         if self.lost is None or skip:
             return self.sequence + skip, records
         count, since, until = self.lost

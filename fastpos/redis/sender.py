@@ -320,7 +320,7 @@ class Sender:
                     break
                 calls.append((box, count, skip))
                 skip += count
-                if count < BATCH:
+                if not count or skip >= len(box.waiting):
                     break
             self._active[box] = None
         if now >= self._renew_at:

@@ -446,6 +446,24 @@ def test_redis_need_not_be_there_at_the_start(
     assert kinds(own)[0] == "started"
 
 
+def test_large_records_go_in_more_calls_than_small_ones(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, recorder: Recorder
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        publisher = Publisher(proxy.url("redis", "/0"))
+        with new_stream(exchange, name="alice", publisher=publisher) as stream:
+            assert stream.wait_ready(5)
+            proxy.refuse()
+            proxy.reset()
+            for number in range(300):
+                exchange.push({"channel": "numbers", "n": number, "more": "x" * 20_000})
+            recorder.wait("on_unknown", 300)
+            proxy.accept_again()
+            until(lambda: numbers(server) == [*range(300)], 10)
+    with server.client() as client:  # of which each must have gone out before it is timed out
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] > 300 / 8
+
+
 def test_scripts_that_somebody_has_flushed_are_no_failure(
     exchange: Exchange,
     server: RedisServer,
