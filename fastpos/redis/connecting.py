@@ -9,12 +9,14 @@ from urllib.parse import parse_qs, urlsplit
 if TYPE_CHECKING:
     from redis import Redis
 
-__all__ = ["connect", "errors", "shown"]
+__all__ = ["connect", "errors", "is_of_some_keys", "shown"]
 
 # How long a server may take to answer, and to be reached, seconds.
 TIMEOUT, REACHING = 5.0, 2.0
 _SCHEMES = ("redis", "rediss", "unix")
 _OURS = frozenset(("protocol", "decode_responses"))
+# How errors begin that redis-py has no classes for, and that come of what some keys are or hold.
+_OF_KEYS = ("WRONGTYPE", "CROSSSLOT", "user_script", "Error running script")
 _UNREADABLE = (
     "the URL of Redis can't be used: it is redis://[user:password@]host[:port][/number], and what "
     "is not a letter or a digit in user and password is percent-encoded"
@@ -91,6 +93,15 @@ def errors() -> tuple[type[Exception], ...]:
     from redis.exceptions import RedisError  # noqa: PLC0415 -- an extra
 
     return RedisError, OSError
+
+
+def is_of_some_keys(error: Exception) -> bool:
+    """Whether it is some keys that are of no use, or not allowed, and not the server."""
+    from redis.exceptions import MovedError, NoPermissionError, ResponseError  # noqa: PLC0415
+
+    if type(error) is ResponseError:
+        return str(error).startswith(_OF_KEYS)
+    return isinstance(error, (MovedError, NoPermissionError))
 
 
 def shown(url: str) -> str:

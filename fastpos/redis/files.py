@@ -23,6 +23,7 @@ from ..journal.format import label_of, line_of, time_of
 from ..journal.segments import begun_at
 from ..journal.tail import Place, Tail, end_of, holds
 from ..logs import fields, log
+from .connecting import is_of_some_keys
 from .marks import Marks
 from .outbox import Outbox
 
@@ -126,7 +127,11 @@ class Files:
         for box in unknown:
             pipeline.get(box.keys.place)
         first = self._tail.place
-        for box, answer in zip(unknown, pipeline.execute(), strict=True):
+        for box, answer in zip(unknown, pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(answer, Exception):
+                if not is_of_some_keys(answer):
+                    raise answer
+                answer = None  # noqa: PLW2901 -- what is written there next says so
             found = _parsed(answer)
             if found is not None and not holds(self._journal.folder, found[2]):
                 found = None  # it is another's, or was removed
@@ -167,7 +172,8 @@ class Files:
         """
         given: dict[Outbox, None] = {}
         self._boxes = tuple(boxes.values())
-        if not may_wait or sum([len(box.waiting) for box in self._boxes]) >= ENOUGH:
+        waiting = [len(box.waiting) for box in self._boxes if not box.is_refused]
+        if not may_wait or sum(waiting) >= ENOUGH:
             return given
         is_written = not self._is_at_end or self._journal.flush(WRITTEN)
         place = self._tail.place
@@ -224,6 +230,8 @@ class Files:
                 continue
             box.put_line(line, place)
             given[box] = None
+            if box.is_refused and len(box.waiting) >= ENOUGH:  # the others' are read meanwhile
+                box.drop_oldest(ENOUGH // 2)
 
     def _tell_gap(self, boxes: dict[Any, Outbox], place: Place, given: dict[Outbox, None]) -> None:
         """Files were removed that were not published yet: have that told of each."""
@@ -265,5 +273,8 @@ def _begun_at(segment: str) -> int:
 def _parsed(answer: bytes | None) -> tuple[int, int, Place] | None:
     if answer is None:
         return None
-    epoch, sequence, segment, offset = answer.decode().split(" ")
-    return int(epoch), int(sequence), (segment, int(offset))
+    try:
+        epoch, sequence, segment, offset = answer.decode().split(" ")
+        return int(epoch), int(sequence), (segment, int(offset))
+    except ValueError:  # somebody else has written it
+        return None

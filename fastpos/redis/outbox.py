@@ -34,9 +34,9 @@ class Outbox:
     """
 
     __slots__ = (
-        "_begins", "_ends", "_gone", "_put", "begun_at", "epoch", "heard_all", "is_fenced", "keys",
-        "label", "leaving", "live_from", "lost", "place", "recorder", "renewed", "sequence",
-        "stored", "users", "waiting", "wants_place",
+        "_begins", "_ends", "_gone", "_put", "begun_at", "epoch", "heard_all", "is_fenced",
+        "is_refused", "keys", "label", "leaving", "live_from", "lost", "place", "recorder",
+        "renewed", "sequence", "stored", "users", "waiting", "wants_place",
     )  # fmt: skip
 
     def __init__(self, prefix: str, recorder: Recorder) -> None:
@@ -58,6 +58,8 @@ class Outbox:
         """How many records were let go of, since and until when; nobody was told yet."""
         self.is_fenced = False
         """Another has begun to publish it; until its next run."""
+        self.is_refused = False
+        """Its keys are of no use: it is tried now and then, and others go on."""
         self.renewed = 0.0
         """When the ownership was told last."""
         self.users = 0

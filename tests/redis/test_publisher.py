@@ -299,8 +299,12 @@ def test_one_of_the_same_name_that_follows_while_redis_is_away_is_asked_for_its_
                 with server.client() as client:
                     client.flushall()
                 until(lambda: "dropped" in kinds(server))
-                push(exchange, 3)
-                until(lambda: "state" in kinds(server))
+
+                def state_is_told() -> bool:
+                    push(exchange, 3)
+                    return "state" in kinds(server)
+
+                until(state_is_told)
 
 
 # --- faults of Redis ------------------------------------------------------------------------------
@@ -585,6 +589,47 @@ def test_what_a_failover_loses(
             assert told == [*range(100), *range(200, 301)]
             (dropped,) = [record for _, kind, record in entries(replica) if kind == "dropped"]
             assert dropped["count"] == 100
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [("events", "type"), ("epoch", "type"), ("epoch", "content"), ("place", "type"),
+     ("place", "content"), ("owner", "type")],
+)  # fmt: skip
+def test_keys_that_are_of_no_use_are_one_accounts_trouble(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    key: str,
+    wrong: str,
+    is_kept: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    theirs = Recorder()
+    publisher = Publisher(server.url, journal=Journal(tmp_path) if is_kept else None)
+    with server.client() as client:
+        if wrong == "type":
+            client.rpush(f"fastpos:{{alice}}:{key}", "of another type")
+        else:
+            client.set(f"fastpos:{{alice}}:{key}", "no number")
+        alice = new_stream(exchange, name="alice", publisher=publisher, **theirs.callbacks)
+        names = [f"account-{n}" for n in range(30)]
+        streams = [new_stream(exchange, name=name, publisher=publisher) for name in names]
+        with Fleet([alice, *streams], connect_rate=None) as fleet:
+            assert fleet.wait_ready(10)
+            push(exchange, *range(10))
+            until(lambda: all(numbers(server, name) == [*range(10)] for name in names))
+            if key in ("events", "epoch"):  # the others are written over
+                until(lambda: len(logged(caplog, "publishing_refused")) == 1)
+                push(exchange, 10)
+                (error,) = theirs.wait("on_error")
+                assert "alice can't be published" in str(error)
+                client.delete(f"fastpos:{{alice}}:{key}")
+            push(exchange, 11)
+            until(lambda: numbers(server)[-1:] == [11])
+    assert not logged(caplog, "publisher_failing")
 
 
 def test_a_server_that_has_forgotten_all(
