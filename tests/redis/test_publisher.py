@@ -309,6 +309,57 @@ def test_who_is_the_owner_no_more_writes_nothing_more_and_says_so_once(
     assert numbers(server, "bob") == [*range(1, 51)]
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_one_of_the_same_name_that_follows_at_once_loses_the_ownership_to_nobody(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    is_kept: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    publisher = Publisher(server.url, journal=Journal(tmp_path) if is_kept else None)
+    with new_stream(exchange, name="zoe", publisher=publisher):  # else a stop waits for the rest
+        for number in range(20):
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, *range(500 * number, 500 * (number + 1)))
+                until(lambda: stream.stats.unknown_channels.get("numbers") == 500)
+    assert numbers(server) == [*range(10_000)]
+    assert kinds(server).count("stopped") == 20
+    assert not logged(caplog, "fenced")
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_one_of_the_same_name_that_follows_while_redis_is_away_is_asked_for_its_state(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, is_kept: bool, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        journal = Journal(tmp_path) if is_kept else None
+        publisher = Publisher(proxy.url("redis", "/0"), journal=journal)
+        with new_stream(exchange, name="zoe", publisher=publisher):
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1)
+                until(lambda: numbers(server) == [1])
+                proxy.refuse()
+                proxy.reset()
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 2)
+                proxy.accept_again()
+                until(lambda: numbers(server) == [1, 2])
+                with server.client() as client:
+                    client.flushall()
+                until(lambda: "dropped" in kinds(server))
+
+                def state_is_told() -> bool:
+                    push(exchange, 3)
+                    return "state" in kinds(server)
+
+                until(state_is_told)
+
+
 # --- faults of Redis ------------------------------------------------------------------------------
 
 
@@ -359,6 +410,48 @@ def _other_password(server: RedisServer) -> Callable[[], None]:
     return end
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_a_run_that_waited_while_the_one_before_lost_the_ownership_is_published(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, is_kept: bool, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        journal = Journal(tmp_path) if is_kept else None
+        publisher = Publisher(proxy.url("redis", "/0"), journal=journal)
+        stream = new_stream(exchange, name="alice", publisher=publisher)
+
+        def has(count: int) -> bool:
+            return stream.stats.unknown_channels.get("numbers") == count
+
+        with new_stream(exchange, name="zoe", publisher=publisher):  # else a stop waits for Redis
+            with stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1)
+                until(lambda: numbers(server) == [1])
+                proxy.refuse()
+                proxy.reset()
+                push(exchange, 2)
+                until(lambda: has(2))
+            with stream:
+                assert stream.wait_ready(5)
+                push(exchange, 3)
+                until(lambda: has(3))
+                with server.client() as client:
+                    ours = int(entries(server)[-1][0].partition("-")[0])
+                    values = {"kind": "push", "record": '{"json":{}}'}
+                    client.xadd("fastpos:{alice}:events", values, f"{ours + 1}-1")
+                proxy.accept_again()
+                push(exchange, 4)
+                until(lambda: numbers(server)[-1:] == [4])
+                push(exchange, 5)
+                until(lambda: numbers(server)[-1:] == [5])
+    assert numbers(server) == [1, 3, 4, 5]
+    after = [(id.partition("-"), kind) for id, kind, _ in entries(server)]
+    begun = next(n for n, ((epoch, _, _), _) in enumerate(after) if int(epoch) > ours + 1)
+    assert [(number, kind) for (_, _, number), kind in after[begun : begun + 2]] == [
+        ("0", "dropped"), ("1", "started"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("has_journal", [False, True], ids=["memory", "journal"])
 @pytest.mark.parametrize("fault", [_kill, _hang, _out_of_memory, _read_only, _other_password])
 def test_nothing_is_lost_while_redis_is_away_and_the_stream_notices_nothing(
@@ -407,6 +500,24 @@ def test_redis_need_not_be_there_at_the_start(
         own.start()
         until(lambda: numbers(own) == [*range(10)])
     assert kinds(own)[0] == "started"
+
+
+def test_large_records_go_in_more_calls_than_small_ones(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, recorder: Recorder
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        publisher = Publisher(proxy.url("redis", "/0"))
+        with new_stream(exchange, name="alice", publisher=publisher) as stream:
+            assert stream.wait_ready(5)
+            proxy.refuse()
+            proxy.reset()
+            for number in range(300):
+                exchange.push({"channel": "numbers", "n": number, "more": "x" * 20_000})
+            recorder.wait("on_unknown", 300)
+            proxy.accept_again()
+            until(lambda: numbers(server) == [*range(300)], 10)
+    with server.client() as client:  # of which each must have gone out before it is timed out
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] > 300 / 8
 
 
 def test_scripts_that_somebody_has_flushed_are_no_failure(
@@ -529,6 +640,47 @@ def test_what_a_failover_loses(
             assert told == [*range(100), *range(200, 301)]
             (dropped,) = [record for _, kind, record in entries(replica) if kind == "dropped"]
             assert dropped["count"] == 100
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [("events", "type"), ("epoch", "type"), ("epoch", "content"), ("place", "type"),
+     ("place", "content"), ("owner", "type")],
+)  # fmt: skip
+def test_keys_that_are_of_no_use_are_one_accounts_trouble(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    key: str,
+    wrong: str,
+    is_kept: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    theirs = Recorder()
+    publisher = Publisher(server.url, journal=Journal(tmp_path) if is_kept else None)
+    with server.client() as client:
+        if wrong == "type":
+            client.rpush(f"fastpos:{{alice}}:{key}", "of another type")
+        else:
+            client.set(f"fastpos:{{alice}}:{key}", "no number")
+        alice = new_stream(exchange, name="alice", publisher=publisher, **theirs.callbacks)
+        names = [f"account-{n}" for n in range(30)]
+        streams = [new_stream(exchange, name=name, publisher=publisher) for name in names]
+        with Fleet([alice, *streams], connect_rate=None) as fleet:
+            assert fleet.wait_ready(10)
+            push(exchange, *range(10))
+            until(lambda: all(numbers(server, name) == [*range(10)] for name in names))
+            if key in ("events", "epoch"):  # the others are written over
+                until(lambda: len(logged(caplog, "publishing_refused")) == 1)
+                push(exchange, 10)
+                (error,) = theirs.wait("on_error")
+                assert "alice can't be published" in str(error)
+                client.delete(f"fastpos:{{alice}}:{key}")
+            push(exchange, 11)
+            until(lambda: numbers(server)[-1:] == [11])
+    assert not logged(caplog, "publisher_failing")
 
 
 def test_a_server_that_has_forgotten_all(
@@ -705,7 +857,17 @@ def test_tls_user_and_password(
     [
         ("redis+sentinel://host:26379/mymaster", "not supported"),
         ("rediss+cluster://host:7000", "not supported"),
+        ("sentinel://one:26379,two:26379/mymaster", "not supported"),
         ("http://host", "must begin with"),
+        ("secret", "must begin with"),
+        ("redis://:12/secret@host:6379/0", "percent-encoded"),
+        ("redis://:12#secret@host:6379/0", "percent-encoded"),
+        ("redis://:12?secret@host:6379/0", "percent-encoded"),
+        ("redis://:[secret]12@host:6379/0", "percent-encoded"),
+        ("redis://:secret\u2100@host:6379/0", "percent-encoded"),
+        ("redis://host/secret", "percent-encoded"),
+        ("redis://host/0?colour=secret", "options"),
+        ("rediss://host/0?ssl_cert_reqs=secret", "options"),
         ("redis://host:no-port-secret/0", "can't be used"),
         ("redis://host/0?protocol=3", "protocol"),
         ("redis://:secret@host/0?socket_timeout=soon", "can't be used"),
