@@ -146,11 +146,16 @@ def test_composes_workers_wait_for_a_redis_that_evicts_nothing() -> None:
 def test_the_image_runs_fastpos_itself() -> None:
     text = (COMPOSE / "Dockerfile").read_text()
     assert re.search(r'^ENTRYPOINT \["fastpos"\]$', text, re.M)  # no shell, which takes no SIGTERM
-    extras = re.search(r"fastpos\[([\w,]+)\]", text)
+    extras = re.search(r"\.whl\)\[([\w,]+)\]", text)
     assert extras is not None
     project = (ROOT / "pyproject.toml").read_text()
     for extra in extras[1].split(","):
         assert re.search(rf"^{extra} = \[", project, re.M)
+    build = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]["worker"]["build"]
+    context = (COMPOSE / build["context"]).resolve()
+    assert (context / build["dockerfile"]).samefile(COMPOSE / "Dockerfile")
+    given = (COMPOSE / "Dockerfile.dockerignore").read_text()
+    assert all((context / name).exists() for name in re.findall(r"^!(.*)$", given, re.M))
 
 
 def test_the_pages_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
