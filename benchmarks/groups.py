@@ -16,9 +16,10 @@ from benchmarks.fleet import FLEETS, SCALED, fleet, scale
 from benchmarks.frames import MIXED
 from benchmarks.journals import JOURNALS, REREAD, reread
 from benchmarks.peers import PEERS
-from benchmarks.publishers import PUBLISHED, PUBLISHERS, published
+from benchmarks.publishers import PUBLISHED, PUBLISHERS, SIZES, published, sizes
 from benchmarks.results import Group, Row
 from benchmarks.spec import Unavailable
+from benchmarks.takeovers import TAKEOVERS, takeover
 from benchmarks.worker import Worker
 
 __all__ = ["FULL", "GROUPS", "QUICK", "Bench", "Effort", "Plan"]
@@ -55,6 +56,8 @@ class Effort:
     fleet_rates: tuple[int, int]
     reread_records: int
     published_records: int
+    takeovers: int
+    shared_accounts: int
 
 
 FULL = Effort(
@@ -73,6 +76,8 @@ FULL = Effort(
     fleet_rates=(1, 5),
     reread_records=100_000,
     published_records=100_000,
+    takeovers=6,
+    shared_accounts=300,
 )
 QUICK = Effort(
     rounds=3,
@@ -90,6 +95,8 @@ QUICK = Effort(
     fleet_rates=(5, 25),
     reread_records=10_000,
     published_records=20_000,
+    takeovers=1,
+    shared_accounts=60,
 )
 
 
@@ -422,5 +429,7 @@ GROUPS = {
     "journal-read": Plan(tuple(REREAD), reread),
     "publisher-burst": Plan(PUBLISHERS, publisher_burst),
     "publisher-rate": Plan(tuple(PUBLISHED), published),
+    "publisher-size": Plan(tuple(SIZES), sizes),
+    "takeover": Plan(tuple(TAKEOVERS), takeover),
 }
 """Every group by its name, in the order in which they are shown."""

@@ -1,0 +1,10 @@
+"""How long accounts are without a worker when one of several that share them ends."""
+
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.mark.groups("takeover")
+def test_takeover(replay: Callable[[str, str], None], group: str, peer: str) -> None:
+    replay(group, peer)
