@@ -35,8 +35,8 @@ ACCOUNTS = (10_000, 100_000, 1_000_000)
 TICKS = 1.0  # a second an account
 OTHERS = 0.1  # other pushes a second an account, on the average
 CORE = 0.5  # so much of a core is in use on the average: the rest is for when much happens at once
-PER_WORKER = 3_000  # accounts: more can't be closed between a lease's end here and there
-TOGETHER = 8  # workers on one Redis: with more the 256 shards are dealt out ever less evenly
+TOGETHER = 8  # workers that share accounts: with more the 256 shards are dealt out less evenly
+MARGIN = 1.0  # seconds between a lease's end for its owner and for the others
 REDIS_MEMORY = 16 * _GIB  # of one server, for records
 PROCESS = 60 * 1024 * _KIB  # bytes of a worker without accounts
 OVERHEAD = 80  # bytes of TCP/IP, TLS and WebSocket around a push
@@ -49,6 +49,7 @@ _RATE = ("publisher-rate", "Published to Redis with appendfsync everysec")
 _MANY = (*_RATE, "Publisher, 1,000 streams, a push of each in turn")
 _SIZE = ("publisher-size", "What a record takes that is published, bytes")
 _TAKEN = ("takeover", r"\d+ accounts on \d+ workers: .*")
+_CLOSED = ("closing", r"[\d,]+ accounts on a worker: .*", "Redis lost", "closed a second")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Figures:
     """The worst time until accounts were subscribed again whose worker had been killed."""
     killed_connecting: float
     terminated: float
+    closed: float
+    """Connections a second that a worker closes."""
 
     @classmethod
     def of(cls, results: Results) -> Figures:
@@ -111,6 +114,7 @@ class Figures:
             killed=get(*_TAKEN, "SIGKILL of one", "worst s"),
             killed_connecting=get(*_TAKEN, "SIGKILL of one", "connecting s"),
             terminated=get(*_TAKEN, "SIGTERM of one", "worst s"),
+            closed=get(*_CLOSED),
         )
 
 
@@ -148,46 +152,66 @@ def inherited(workers: int) -> float:
 PUSHES = TICKS + OTHERS  # a second an account
 
 
+def _rounded(value: float) -> int:
+    """Give two digits of it, and no more than it is."""
+    unit = 10 ** max(int(math.log10(value)) - 1, 0)
+    return int(value / unit) * unit
+
+
+def by_cpu(figures: Figures) -> int:
+    """How many accounts the share of a core can do that a worker has."""
+    return _rounded(CORE / (PUSHES * (figures.frame + figures.published)))
+
+
+def by_closing(figures: Figures) -> int:
+    """How many accounts a worker can close in time."""
+    return _rounded(figures.closed * MARGIN)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What a number of accounts takes. What is `each` is of one Redis and its workers."""
+    """What a number of accounts takes. Each set has a file of accounts, and workers that share
+    these; each server is the Redis of one or more sets."""
 
     accounts: int
-    servers: int
-    """Redis servers."""
+    sets: int
     workers: int
-    """On each of them."""
+    """Of each set."""
+    servers: int
 
     @classmethod
     def of(cls, accounts: int, figures: Figures) -> Plan:
-        """Take the fewest servers that do, and on each the fewest workers, of which one may die."""
-        of_worker = min(PER_WORKER, CORE / (PUSHES * (figures.frame + figures.published)))
+        """Take the fewest sets that do, and in each the fewest workers, of which one may die."""
+        of_worker = min(by_closing(figures), by_cpu(figures))
         of_server = CORE / (PUSHES * figures.redis)
-        servers = 0
+        sets = 0
         while True:
-            servers += 1
-            each = accounts / servers
+            sets += 1
+            each = accounts / sets
             if each > of_server:
                 continue
             for workers in range(2, TOGETHER + 1):
                 if each * busiest(workers - 1) <= of_worker:
-                    return cls(accounts, servers, workers)
+                    return cls(accounts, sets, workers, math.ceil(sets / (of_server // each)))
 
     @property
     def each(self) -> float:
-        """Accounts."""
-        return self.accounts / self.servers
+        """Accounts of a set."""
+        return self.accounts / self.sets
 
     @property
     def busy(self) -> float:
         """Accounts on the busiest worker."""
         return self.each * busiest(self.workers)
 
+    @property
+    def on_server(self) -> float:
+        """Accounts on a Redis server."""
+        return self.accounts / self.servers
+
     def length(self, figures: Figures) -> int:
         """How many records of each account fit into a server, as `--redis-max-length`."""
-        most = REDIS_MEMORY / (self.each * figures.stored)
-        digits = 10 ** (int(math.log10(most)) - 1)
-        return min(int(most / digits) * digits, max(LENGTHS))
+        return min(_rounded(REDIS_MEMORY / (self.on_server * figures.stored)), max(LENGTHS))
 
 
 def _cores(value: float) -> str:
@@ -237,29 +261,30 @@ def _needs(plans: list[Plan], f: Figures) -> str:
         )
 
     rows = [
-        row("**Redis servers**, each with workers and a file of accounts of its own",
-            lambda plan: f"**{plan.servers}**"),
-        row("accounts on each", lambda plan: f"{plan.each:,.0f}"),
-        row("workers on each, of which one may be missing", lambda plan: f"{plan.workers}"),
-        row("**workers**, all in all", lambda plan: f"**{plan.workers * plan.servers:,}**"),
+        row("sets: a file of accounts, and workers that share it", lambda plan: f"{plan.sets}"),
+        row("accounts of each", lambda plan: f"{plan.each:,.0f}"),
+        row("workers of each, of which one may be missing", lambda plan: f"{plan.workers}"),
+        row("**workers**, all in all", lambda plan: f"**{plan.workers * plan.sets:,}**"),
         row("accounts on the busiest worker", lambda plan: f"{plan.busy:,.0f}"),
         row("CPU of all workers, cores in use",
             lambda plan: _cores(plan.accounts * PUSHES * (f.frame + f.published))),
         row("memory of a worker while one is missing", lambda plan: _bytes(
             PROCESS + plan.each * busiest(plan.workers - 1) * (f.stream + f.publishing))),
-        row("records a second into each Redis", lambda plan: f"{plan.each * PUSHES:,.0f}"),
-        row("CPU of each Redis, cores in use",
-            lambda plan: f"{plan.each * PUSHES * f.redis:.2f}"),
-        row("`--redis-max-length` that fits into each", lambda plan: f"{plan.length(f):,}"),
+        row("**Redis servers**", lambda plan: f"**{plan.servers}**"),
+        row("accounts on each server", lambda plan: f"{plan.on_server:,.0f}"),
+        row("records a second into each", lambda plan: f"{plan.on_server * PUSHES:,.0f}"),
+        row("CPU of each, cores in use", lambda plan: f"{plan.on_server * PUSHES * f.redis:.2f}"),
+        row(f"`--redis-max-length` that fits into {_bytes(REDIS_MEMORY)} each",
+            lambda plan: f"{plan.length(f):,}"),
         row("which is what came in the last", lambda plan: _time(plan.length(f) / PUSHES)),
         row("network, from the exchange to all workers",
             lambda plan: _bits(plan.accounts * PUSHES * (f.received + OVERHEAD))),
         row("network, from the workers to each Redis",
-            lambda plan: _bits(plan.each * PUSHES * f.sent)),
+            lambda plan: _bits(plan.on_server * PUSHES * f.sent)),
         row("and from each Redis to each replica, and to whoever reads all of it",
-            lambda plan: _bits(plan.each * PUSHES * f.appended)),
+            lambda plan: _bits(plan.on_server * PUSHES * f.appended)),
         row("append-only file of each, a day, before Redis rewrites it",
-            lambda plan: _bytes(plan.each * PUSHES * f.appended * 86400)),
+            lambda plan: _bytes(plan.on_server * PUSHES * f.appended * 86400)),
         *map(back, RATES),
         *map(taken, RATES),
     ]  # fmt: skip
@@ -304,6 +329,7 @@ def _measured(f: Figures) -> str:
          f"{f.killed:.1f} s", _TAKEN[0]],
         ["of which connecting takes, at that rate", f"{f.killed_connecting:.1f} s", _TAKEN[0]],
         ["the same, SIGTERM", f"{f.terminated:.1f} s", _TAKEN[0]],
+        ["connections that a worker closes that has lost Redis", f"{f.closed:,.0f}/s", _CLOSED[0]],
     ]  # fmt: skip
     return _table(["figure", "", "benchmark"], rows)
 
@@ -328,9 +354,9 @@ def page(f: Figures) -> str:
     """Give the page."""
     plans = [Plan.of(accounts, f) for accounts in ACCOUNTS]
     cpu = f.frame + f.published
-    by_cpu = f"{CORE / (PUSHES * cpu):,.0f}"
+    of_worker = min(by_closing(f), by_cpu(f))
     unfair, very_unfair = (f"{busiest(n) * n:.2f}" for n in (TOGETHER, 2 * TOGETHER))
-    opened = ", ".join(f"{plan.workers * plan.servers * RATES[0]:,}" for plan in plans)
+    opened = ", ".join(f"{plan.workers * plan.sets * RATES[0]:,}" for plan in plans)
     return _filled(f"""
 # What many accounts take
 
@@ -341,8 +367,8 @@ says whether it is still what it would write. All of it is an estimate, for mach
 that was measured. Measure on yours (`python -m benchmarks.report`), change an assumption at the
 top of `benchmarks/capacity.py`, and run it again.
 
-Up to some {PER_WORKER:,} accounts one process of `fastpos serve` is enough, with or without
-Redis. A second one is for the case that it dies.
+Up to some {of_worker:,} accounts one process of `fastpos serve` is enough. A second one is for
+the case that it dies. (One that shares with nobody can have {by_cpu(f):,} by its CPU.)
 
 {_needs(plans, f)}
 
@@ -368,15 +394,13 @@ second on the average. One without a position has no ticks; its owner says to Re
 that it is there, which costs about as much there.
 * A core is in use for {CORE:.0%} on the average. The rest is for bursts, connecting and the
 system. A worker is one process and uses one core; so does a Redis.
-* A worker has at most {PER_WORKER:,} accounts, also while another one is missing: that many
-connections can be closed in the second between the end of its leases for itself and for the
-others. By CPU alone it could have {by_cpu}. It needs as many open files (`ulimit -n`) and some.
-* At most {TOGETHER} workers share one Redis. The 256 shards are dealt out by hashes: of
-{TOGETHER} workers the busiest has {unfair} times the average, of {2 * TOGETHER} it would have
-{very_unfair} times.
-* So many accounts are split into several files, each with a Redis server and workers of its own,
-that know nothing of each other. One server with several prefixes does as well, as long as its CPU
-and memory last.
+* A worker that loses Redis has {MARGIN:g} second between the end of its leases for itself and for
+the others. It should be done with closing by then, also while another worker is missing, so it
+has at most {by_closing(f):,} accounts. It needs as many open files (`ulimit -n`) and some.
+* At most {TOGETHER} workers share one file of accounts. The 256 shards are dealt out by hashes:
+of {TOGETHER} workers the busiest has {unfair} times the average, of {2 * TOGETHER} it would have
+{very_unfair} times. More accounts are split into several files, each with workers and a
+`--redis-prefix` of its own. Several of these sets may be on one Redis.
 * A Redis server has {_bytes(REDIS_MEMORY)} for records. A worker without accounts takes
 {_bytes(PROCESS)}.
 * Around a push from the exchange there are {OVERHEAD} bytes of TCP/IP, TLS and WebSocket.
@@ -391,11 +415,11 @@ decides, and not these figures. (HTTP 429 and 418 are waited on.)
 
 ## How it follows
 
-* Accounts on a worker: {PER_WORKER:,}, or what {CORE:g} of a core can do at {PUSHES:g} pushes a
-second and {cpu * 1e6:.0f} µs each, whichever is less. There are so many workers that this holds
-while one is missing.
-* Accounts on a Redis: what its workers have, or what {CORE:g} of a core can do at
-{f.redis * 1e6:.0f} µs a record.
+* Accounts on a worker: what it can close in time ({by_closing(f):,}), or what {CORE:g} of a core
+can do at {PUSHES:g} pushes a second and {cpu * 1e6:.0f} µs each ({by_cpu(f):,}), whichever is
+less. There are so many workers that this holds while one is missing.
+* Accounts on a Redis: as many sets as {CORE:g} of a core can do at {f.redis * 1e6:.0f} µs a
+record.
 * All are back after the exchange's restart: the accounts of the busiest worker, divided by its
 connections a second. Accounts with open positions come first.
 * A worker was killed: the lease's {f.lease:.0f} s, and the largest part that one of the others

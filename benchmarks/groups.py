@@ -19,7 +19,7 @@ from benchmarks.peers import PEERS
 from benchmarks.publishers import PUBLISHED, PUBLISHERS, SIZES, published, sizes
 from benchmarks.results import Group, Row
 from benchmarks.spec import Unavailable
-from benchmarks.takeovers import TAKEOVERS, takeover
+from benchmarks.takeovers import CLOSING, TAKEOVERS, closing, takeover
 from benchmarks.worker import Worker
 
 __all__ = ["FULL", "GROUPS", "QUICK", "Bench", "Effort", "Plan"]
@@ -58,6 +58,7 @@ class Effort:
     published_records: int
     takeovers: int
     shared_accounts: int
+    closed_accounts: int
 
 
 FULL = Effort(
@@ -78,6 +79,7 @@ FULL = Effort(
     published_records=100_000,
     takeovers=6,
     shared_accounts=300,
+    closed_accounts=1000,
 )
 QUICK = Effort(
     rounds=3,
@@ -97,6 +99,7 @@ QUICK = Effort(
     published_records=20_000,
     takeovers=1,
     shared_accounts=60,
+    closed_accounts=100,
 )
 
 
@@ -431,5 +434,6 @@ GROUPS = {
     "publisher-rate": Plan(tuple(PUBLISHED), published),
     "publisher-size": Plan(tuple(SIZES), sizes),
     "takeover": Plan(tuple(TAKEOVERS), takeover),
+    "closing": Plan(tuple(CLOSING), closing),
 }
 """Every group by its name, in the order in which they are shown."""

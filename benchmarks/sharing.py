@@ -1,10 +1,14 @@
-"""The process that has workers share accounts, ends one of them on command, and looks how long that
-leaves accounts alone.
+"""The process that has workers share accounts, does something to them on command, and looks how
+long that takes.
 
 python -m benchmarks.sharing ACCOUNTS WORKERS RATE
 
-Commands are `{"do": "kill"}`, `{"do": "term"}`, and after each of these `{"do": "settle"}`: another
-worker is started, and has its part.
+Commands are
+
+* `{"do": "kill"}` and `{"do": "term"}`: a worker is ended; until all accounts are subscribed;
+* `{"do": "settle"}`, after each of these: another worker is started, and has its part;
+* `{"do": "lose"}`: Redis does not answer, so all connections are closed; from the first to the
+  last. Then it answers again, and all accounts are subscribed.
 """
 
 import random
@@ -12,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import redis_server, worker
 
@@ -51,18 +56,34 @@ def main(accounts: int, workers: int, rate: str) -> None:
                 serving.settle(_PATIENCE)
                 control.say(settled=True)
                 continue
-            victim = random.choice(list(serving.processes))
             time.sleep(random.uniform(0.0, 1.5))  # anywhere between two renewals
-            began = time.monotonic()
-            if command["do"] == "kill":
-                serving.kill(victim)
+            if command["do"] == "lose":
+                control.say(seconds=_closing(server, crowd, serving))
             else:
-                serving.processes[victim].terminate()
-                serving.wait(lambda who=victim: not serving.parts()[who], _PATIENCE)
-            seconds = serving.owned_again(began, _PATIENCE)
-            if command["do"] == "term":
-                serving.processes.pop(victim).wait(_PATIENCE)
-            control.say(seconds=seconds)
+                control.say(seconds=_ending(serving, command["do"] == "kill"))
+
+
+def _ending(serving: Any, at_once: bool) -> float:
+    victim = random.choice(list(serving.processes))
+    began = time.monotonic()
+    if at_once:
+        serving.kill(victim)
+        return float(serving.owned_again(began, _PATIENCE))
+    serving.processes[victim].terminate()
+    serving.wait(lambda: not serving.parts()[victim], _PATIENCE)
+    seconds = float(serving.owned_again(began, _PATIENCE))
+    serving.processes.pop(victim).wait(_PATIENCE)
+    return seconds
+
+
+def _closing(server: redis_server.Server, crowd: Any, serving: Any) -> float:
+    began = time.monotonic()
+    server.pause()
+    serving.wait(lambda: not any(serving.parts().values()), _PATIENCE)
+    ended = [visit.ended for visit in crowd.visits if visit.ended > began]
+    server.go_on()
+    serving.wait(serving.all_owned, _PATIENCE)
+    return float(max(ended) - min(ended))
 
 
 if __name__ == "__main__":

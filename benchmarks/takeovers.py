@@ -1,4 +1,5 @@
-"""How long accounts are without a worker when one of several that share them ends.
+"""How long accounts are without a worker when one of several that share them ends, and how fast a
+worker closes the connections of those that it has lost.
 
 Three processes of `fastpos serve --redis` share the accounts; one is killed, or gets SIGTERM, and
 another comes in its place when the others have all of them. Measured is until each account is owned
@@ -18,9 +19,10 @@ from benchmarks.worker import Worker
 if TYPE_CHECKING:
     from benchmarks.groups import Bench
 
-__all__ = ["TAKEOVERS", "takeover"]
+__all__ = ["CLOSING", "TAKEOVERS", "closing", "takeover"]
 
 TAKEOVERS = {"kill": "SIGKILL of one", "term": "SIGTERM of one"}
+CLOSING = {"lose": "Redis lost"}
 WORKERS, RATE = 3, 100  # and how many connections a second each opens
 
 
@@ -55,3 +57,27 @@ def takeover(bench: Bench) -> Group:
         f"each worker connecting {RATE} a second"
     )
     return Group("takeover", title, "figures", rows)
+
+
+def closing(bench: Bench) -> Group:
+    """All of one worker's, again and again."""
+    effort = bench.effort
+    row = Row(CLOSING["lose"])
+    try:
+        rig = Worker("benchmarks.sharing", str(effort.closed_accounts), "1", "500")
+    except Unavailable as reason:
+        row.missing = str(reason)
+    else:
+        try:
+            row.seconds = [rig.ask(do="lose")["seconds"] for _ in range(effort.takeovers)]
+        finally:
+            rig.close()
+        median = statistics.median(row.seconds)
+        row.extra = {
+            "median s": median,
+            "worst s": max(row.seconds),
+            "times": len(row.seconds),
+            "closed a second": effort.closed_accounts / median,
+        }
+    title = f"{effort.closed_accounts:,} accounts on a worker: from the first to the last closed"
+    return Group("closing", title, "figures", {"lose": row})
