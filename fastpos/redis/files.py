@@ -28,8 +28,8 @@ from .marks import Marks
 from .outbox import Outbox
 
 if TYPE_CHECKING:
+    from ..journal.journal import Journal
     from ..journal.recorder import Recorder
-    from ..journal.writer import Journal
 
 __all__ = ["Files"]
 

@@ -33,8 +33,8 @@ from .memory import Memory
 from .sender import Sender
 
 if TYPE_CHECKING:
+    from ..journal.journal import Journal
     from ..journal.recorder import Recorder
-    from ..journal.writer import Journal
 
 __all__ = ["Publisher"]
 
@@ -78,7 +78,7 @@ class Publisher:
         self.buffer_events = _count("buffer_events", buffer_events)
         self.journal = journal
         if journal is not None:
-            from ..journal.writer import Journal  # noqa: PLC0415 -- who has one has imported it
+            from ..journal.journal import Journal  # noqa: PLC0415 -- who has one has imported it
 
             if not isinstance(journal, Journal):
                 raise TypeError(f"journal must be a Journal, not {type(journal).__name__}")
