@@ -108,7 +108,9 @@ class Tail:
             elif self._next() is None:
                 return None
             else:
-                self._is_final = True  # what it has is all it will have; that is read once more
+                self._is_final = True  # what it has is all it will have; that is read once more,
+                self._file.seek(self.place[1])  # as what was undone may have been read
+                self._rest = b""
 
     def _whole(self, data: bytes) -> int:
         """How many of the bytes are lines that stay."""
