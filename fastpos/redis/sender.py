@@ -123,7 +123,8 @@ class Sender:
         """Wait until all that was handed over is sent, or that fails."""
         deadline = monotonic() + timeout
         while self._thread.is_alive() and self._failed_at is None and monotonic() < deadline:
-            if not (self._doors or self._active or self._source.has_news):
+            # Else it may be in the midst of something.
+            if self.is_asleep and not (self._doors or self._active or self._source.has_news):
                 return
             sleep(STEP)
 

@@ -22,6 +22,7 @@ from fastpos import Fleet, PositionStream
 from fastpos.errors import JournalError, PublisherError
 from fastpos.journal import Journal, replay
 from fastpos.redis import Publisher
+from fastpos.redis.memory import Memory
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
 from tests.support.network import TcpProxy
@@ -735,6 +736,7 @@ _ENDING = """
 import sys
 from fastpos import PositionStream
 from fastpos.redis import Publisher
+from fastpos.redis.memory import Memory
 
 url, key, broker, redis = sys.argv[1:]
 stream = PositionStream(
@@ -746,6 +748,36 @@ stream.start()
 while len(got) < 500:
     pass
 """
+
+
+def test_what_is_being_taken_at_the_end_of_a_program_is_waited_for(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Publisher(server.url)
+    taken, original = threading.Event(), Memory.take
+
+    def take(*args: Any) -> Any:
+        given = original(*args)
+        if taken.is_set():
+            time.sleep(0.3)
+        return given
+
+    monkeypatch.setattr(Memory, "take", take)
+    with new_stream(exchange, name="alice", publisher=publisher) as stream:
+        assert stream.wait_ready(5)
+        until(lambda: "state" in kinds(server))
+        taken.set()
+        push(exchange, 1)
+        recorder.wait("on_unknown")
+        sender = publisher._sender
+        assert sender is not None
+        until(lambda: not sender._source.has_news)
+        sender.drain(5)
+        assert numbers(server) == [1]
 
 
 def test_at_the_end_of_a_program_that_stops_nothing_what_came_is_sent(
