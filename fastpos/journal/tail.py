@@ -11,6 +11,7 @@ the lines do.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -169,7 +170,9 @@ def end_of(folder: Path) -> Place:
     Raises:
         OSError: it can't be read.
     """
-    found = segments(folder)
+    found = []
+    with suppress(FileNotFoundError):  # the folder was removed: the journal makes it anew
+        found = segments(folder)
     if not found:
         return "", 0
     try:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,6 +24,7 @@ from fastpos import Fleet, PositionStream
 from fastpos.errors import JournalError, PublisherError
 from fastpos.journal import Journal, replay
 from fastpos.redis import Publisher
+from fastpos.redis.files import Files
 from fastpos.redis.memory import Memory
 from fastpos.simulator import Exchange
 from tests.support.certificates import Certificates
@@ -306,6 +309,25 @@ def test_one_of_the_same_name_that_follows_while_redis_is_away_is_asked_for_its_
                     return "state" in kinds(server)
 
                 until(state_is_told)
+
+
+def test_what_hears_of_a_lost_ownership_may_fail(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = Publisher(server.url)
+    publisher.on_fenced = Mock(side_effect=RuntimeError("of ours"))
+    stream = new_stream(exchange, name="alice", publisher=publisher)
+    with stream, new_stream(exchange, name="zoe", publisher=publisher) as other:
+        assert stream.wait_ready(5)
+        assert other.wait_ready(5)
+        until(lambda: "state" in kinds(server))
+        with server.client() as client:
+            client.incr("fastpos:{alice}:epoch")
+        push(exchange, 1)
+        until(lambda: logged(caplog, "publisher_failed"))
+        push(exchange, 2)
+        until(lambda: numbers(server, "zoe") == [1, 2])
+    publisher.on_fenced.assert_called_once_with("alice")
 
 
 # --- faults of Redis ------------------------------------------------------------------------------
@@ -736,6 +758,7 @@ _ENDING = """
 import sys
 from fastpos import PositionStream
 from fastpos.redis import Publisher
+from fastpos.redis.files import Files
 from fastpos.redis.memory import Memory
 
 url, key, broker, redis = sys.argv[1:]
@@ -1015,6 +1038,45 @@ def test_a_stream_that_joins_later_disturbs_nobody(
     assert numbers(own) == [*range(20), *range(150, 200)]
     ids = [id for id, _, _ in entries(own, "bob")]
     assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
+
+
+def test_a_stream_may_begin_after_the_journals_folder_was_removed(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, tmp_path: Path
+) -> None:
+    folder = tmp_path / "journal"
+    publisher = Publisher(server.url, journal=Journal(folder))
+    with new_stream(exchange, name="zoe", publisher=publisher) as first:
+        assert first.wait_ready(5)
+        until(lambda: "state" in kinds(server, "zoe"))
+        shutil.rmtree(folder)
+        with new_stream(exchange, name="alice", publisher=publisher) as stream:
+            assert stream.wait_ready(5)
+            push(exchange, 1)
+            until(lambda: numbers(server) == [1])
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_journal_that_can_not_be_read_is_said_to_be_and_nothing_is_left(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_first: bool,
+) -> None:
+    publisher = Publisher(server.url, journal=Journal(tmp_path))
+    other = new_stream(exchange, name="zoe", publisher=publisher)
+    if not is_first:
+        other.start()
+    stream = new_stream(exchange, name="alice", publisher=publisher)
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "begin", Mock(side_effect=PermissionError(13, "no way")))
+        with pytest.raises(JournalError, match="no way"):
+            stream.start()
+    other.stop()
+    assert publisher._sender is None
+    with stream:
+        assert stream.wait_ready(5)
 
 
 def test_a_file_that_cannot_be_read_is_told_to_be_dropped(
