@@ -1040,6 +1040,24 @@ def test_a_stream_that_joins_later_disturbs_nobody(
     assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
 
 
+def test_what_does_not_begin_as_the_publisher_fails_leaves_its_journal_alone(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Publisher(server.url)
+    stream = new_stream(exchange, name="alice", publisher=publisher, journal=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "enter", Mock(side_effect=RuntimeError("no thread")))
+        with pytest.raises(RuntimeError):
+            stream.start()
+    Journal(tmp_path).open().close()  # nobody else writes there
+    with stream:
+        assert stream.wait_ready(5)
+
+
 def test_a_stream_may_begin_after_the_journals_folder_was_removed(
     exchange: Exchange, server: RedisServer, new_stream: NewStream, tmp_path: Path
 ) -> None:
