@@ -27,6 +27,7 @@ from ..errors import PublisherError
 from ..journal.recorder import Recorder
 from ..journal.tail import Place
 from ..logs import fields, log
+from ..printable import printable
 from .connecting import connect, errors, is_of_some_keys, shown
 from .outbox import BATCH, Outbox, shown_place
 from .scripts import ACQUIRE, APPEND, FENCED, MISSING, RELEASE
@@ -405,7 +406,8 @@ class Sender:
         if not box.is_refused:
             box.is_refused = True
             name = box.recorder.stream
-            message = f"{name} can't be published: {type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {printable(str(error))}"
+            message = f"{name} can't be published: {said}"
             log.error("%s", message, extra=fields("publishing_refused", stream=name))
             box.recorder.trouble = PublisherError(message)
         return None
@@ -434,7 +436,8 @@ class Sender:
         if self._failed_at is None:
             self._failed_at = monotonic()
             url = shown(self._url)
-            message = f"nothing can be published to {url}: {type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {printable(str(error))}"
+            message = f"nothing can be published to {url}: {said}"
             log.error("%s", message, extra=fields("publisher_failing", url=url))
             self._tell(PublisherError(message))
 
