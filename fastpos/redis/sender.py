@@ -306,6 +306,7 @@ class Sender:
                     failure = failure or self._refuse(box, epoch)
                 else:
                     box.has_epoch(int(epoch))
+                    self._source.acquired(box)
                     box.renewed = monotonic()
             if failure is not None:
                 raise failure

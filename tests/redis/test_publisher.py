@@ -972,6 +972,35 @@ def test_what_a_process_has_left_that_never_saw_redis_is_sent_by_the_next(
     )
 
 
+def test_what_another_has_overtaken_and_given_back_is_not_sent_again(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        publisher = Publisher(proxy.url("redis", "/0"), journal=Journal(tmp_path))
+        with new_stream(exchange, name="zoe", publisher=publisher):  # it goes on
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1, 2, 3)
+                until(lambda: numbers(server) == [1, 2, 3])
+                proxy.refuse()
+                proxy.reset()
+                push(exchange, 4)
+                until(lambda: stream.stats.unknown_channels.get("numbers") == 4)
+            sender = publisher._sender
+            assert sender is not None
+            until(lambda: len(sender._boxes) == 1)  # it was left behind
+            with new_stream(exchange, name="alice", publisher=Publisher(server.url)) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 5)
+                until(lambda: numbers(server)[-1] == 5)
+            proxy.accept_again()
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 6)
+                until(lambda: numbers(server)[-1] == 6)
+    assert numbers(server) == [1, 2, 3, 5, 6]
+
+
 def test_what_another_has_overtaken_is_told_to_be_dropped(
     exchange: Exchange, own: RedisServer, new_stream: NewStream, tmp_path: Path
 ) -> None:
