@@ -165,3 +165,18 @@ def test_status_says_when_there_is_nobody() -> None:
     with RedisServer() as redis:
         done = run("status", "--redis", redis.url)
     assert "0 workers, 0 of 256 shards owned, 0 accounts" in done.stdout
+
+
+def test_status_shows_what_others_have_written_as_far_as_it_can() -> None:
+    with RedisServer() as redis:
+        with redis.client() as client:
+            client.xadd("fastpos:{a\x1b[31m\nb}:events", {"kind": "push", "record": "{}"})
+            client.xadd("fastpos:{bob}:events", {"something": "else"})
+            client.set("fastpos:{bob}:owner", b"\xff \xff")
+            client.set("fastpos:{carol}:events", "no stream")
+            client.hset("fastpos:{workers}:leases", "3", "no lease")
+        done = run("status", "--redis", redis.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a\\x1b[31m\\nb" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "2 accounts" in done.stdout
