@@ -19,6 +19,8 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="there are no such signals here"),
 ]
 
+pytestmark = pytest.mark.xdist_group("sharing")
+
 ACCOUNTS = 30
 
 
@@ -120,14 +122,14 @@ def test_an_account_that_is_added_is_served_by_one_and_what_is_removed_by_none(
         for process in workers.processes.values():
             process.send_signal(signal.SIGHUP)
         workers.wait(lambda: set(trial.crowd.owners()) == wanted, 10)
-        assert workers.log_has("1 added, 1 removed")
+        workers.wait(lambda: workers.log_has("1 added, 1 removed"), 10)
         assert sum(workers.parts().values()) == ACCOUNTS
     finally:
         workers.file.write_text(text)
         for process in workers.processes.values():
             process.send_signal(signal.SIGHUP)
     workers.wait(lambda: set(trial.crowd.owners()) == set(workers.accounts), 10)
-    assert workers.log_has("1 added, 1 removed", 2)
+    workers.wait(lambda: workers.log_has("1 added, 1 removed", 2), 10)
 
 
 def test_who_is_told_to_end_before_there_is_a_redis_ends(trial: Trial) -> None:
