@@ -185,6 +185,14 @@ def _parser() -> argparse.ArgumentParser:
         help="write down what comes to all accounts, but for those that say journal= themselves",
     )
     _takes_redis(serve, "share the accounts with all others on this Redis, and publish there")
+    serve.add_argument(
+        "--redis-max-length",
+        type=_count,
+        default=100_000,
+        metavar="N",
+        help="keep about so many records of each account there; docs/capacity.md says how much "
+        "memory that takes (default: %(default)d)",
+    )
     serve.set_defaults(run=_serve)
 
     tail = commands.add_parser(
@@ -253,6 +261,10 @@ def _takes_exchange(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> float:
     return _number(text, float, "above 0", lambda value: 0 < value < float("inf"))
+
+
+def _count(text: str) -> int:
+    return _number(text, int, "from 1 on", lambda value: value >= 1)
 
 
 def _size(text: str) -> int:
@@ -412,7 +424,9 @@ def _serve(options: argparse.Namespace) -> int:
     if options.redis is not None:
         from .sharing import Sharing  # noqa: PLC0415 -- needs the extra
 
-        sharing = Sharing(options.redis, options.redis_prefix, options.connect_rate)
+        sharing = Sharing(
+            options.redis, options.redis_prefix, options.connect_rate, options.redis_max_length
+        )
     return serve(options.file, options.log_format == "json", fleet, journal, sharing)
 
 

@@ -34,16 +34,19 @@ class Sharing:
         url: of the Redis.
         prefix: what all keys there begin with.
         rate: so many accounts can be connected in a second.
+        max_length: about so many records are kept there of each account.
 
     Raises:
         TypeError, ValueError: the URL or the prefix is unusable.
         ImportError: redis-py is not there.
     """
 
-    def __init__(self, url: str, prefix: str, rate: float) -> None:
+    def __init__(self, url: str, prefix: str, rate: float, max_length: int) -> None:
         # Of each journal, and of none: what can't be sent yet is read from the journal later.
-        self._publishers: dict[Journal | None, Publisher] = {None: Publisher(url, prefix)}
+        first = Publisher(url, prefix, max_length)
+        self._publishers: dict[Journal | None, Publisher] = {None: first}
         self._fenced: Callable[[str], object] | None = None
+        self._max_length = max_length
         self._url, self._prefix, self._rate = url, prefix, rate
         self._counts: Counter[int] = Counter()  # accounts in each shard; replaced, never changed
         self._expected: Callable[[], int] = int
@@ -103,7 +106,7 @@ class Sharing:
         publisher = self._publishers.get(journal)
         if publisher is None:
             publisher = self._publishers[journal] = Publisher(
-                self._url, self._prefix, journal=journal
+                self._url, self._prefix, self._max_length, journal
             )
         if self._worker is not None:
             publisher.who, publisher.on_fenced = self._worker.name, self._fenced

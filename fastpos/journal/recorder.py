@@ -431,7 +431,9 @@ class Several:
                 opened.append(each)
         except BaseException:
             for each in opened:
-                each.close()
+                finish = each.close()
+                if finish is not None:
+                    finish()
             raise
 
     def close(self) -> Callable[[], None] | None:
