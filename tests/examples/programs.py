@@ -33,7 +33,7 @@ def end(process: subprocess.Popen[str], exchange: Exchange) -> str:
     process.send_signal(signal.SIGINT)
     output = read_until(process, "stopped")
     _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, errors) == (0, ""), (process.returncode, errors)
     assert exchange.wait_for("unsub", 5)
-    assert not exchange.violations
+    assert exchange.violations == [], exchange.violations
     return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ def test_what_waits_is_written_at_the_end_and_the_next_run_goes_on(tmp_path: Pat
             exchange.place_order()
             exchange.json_ping(form="text")
             assert exchange.wait_for("pong", 20)  # what was pushed before has been read
-            assert "order: 1 rows" in end(log, exchange)
+            log.send_signal(signal.SIGINT)
+            assert "order: 1 rows" in read_until(log, "stopped")
+            assert log.wait(20) == 0
     assert len(pd.read_csv(tmp_path / "order.csv")) == 2
 
 
