@@ -23,7 +23,11 @@ WITH_CODE = [page for page in PAGES if any(block.is_run for block in blocks_of(p
 def test_the_code_of_a_page(page: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     if "redis://127.0.0.1:6379/0" in page.read_text() and server_binary() is None:
         pytest.skip("needs a Redis or Valkey")
-    run_page(blocks_of(page), tmp_path, is_long=is_long(pytestconfig))
+    blocks = blocks_of(page)
+    for block in blocks:
+        if "needs" in block.says:
+            pytest.importorskip(block.says["needs"])
+    run_page(blocks, tmp_path, is_long=is_long(pytestconfig))
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
