@@ -10,7 +10,8 @@ colon is its name. Anything else in a comment is none of ours.
     <!-- background -->                         runs on until the page ends
     <!-- output -->                             is what the block before prints
     <!-- output of: bot.py -->                  is what that goes on to print, in the background
-    <!-- to: exchange.py -->                    `>>>` lines typed to what runs in the background
+    <!-- to: exchange.py -->                    `>>>` lines typed to what runs in the background, or
+                                                in a console a `^C` that ends it
     <!-- before: exchange.open_position() -->   Python, run before it, with the simulator at hand
     <!-- meanwhile: exchange.drop() -->         the same once it is subscribed, in place of a day
     <!-- streams: 2 -->                         so many subscribe before anything happens (1)
@@ -122,6 +123,6 @@ def faults(block: Block) -> list[str]:
             ast.parse(block.text)
         except SyntaxError as error:
             found.append(f"is no Python: {error}")
-    if block.language == "console" and not block.text.startswith(("$ ", "# ")):
+    if block.language == "console" and not block.text.startswith(("$ ", "^C")):
         found.append("a console's first line begins with '$ '")
     return [f"{block}: {text}" for text in found]

@@ -162,11 +162,7 @@ class Page:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("FASTPOS_")}
         self._environment = {
             **kept,
-            "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",
-            "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
-            "https_proxy": "http://127.0.0.1:9",  # nobody reaches a real exchange
-            "no_proxy": "127.0.0.1,localhost",
             "COLUMNS": "80",
             **environment,
         }
@@ -200,6 +196,8 @@ class Page:
             pass
         elif block.language == "pycon":
             self._talk(block)
+        elif "to" in says:
+            self._interrupt(self._of(says["to"], block), block)
         elif block.language == "console":
             for command, printed, is_interrupted in _commands(self.here(block.text)):
                 self._one(block, self._shell(command), printed, is_interrupted)
@@ -289,6 +287,15 @@ class Page:
                 shown += line + "\n"
         program.type(typed)
 
+    def _interrupt(self, program: Program, block: Block) -> None:
+        """Do what a console's `^C` is to what runs in the background."""
+        status = program.interrupt()
+        _check(status in _INTERRUPTED, program, f"it ended with {status} at a Ctrl-C")
+        shown = self.here(block.text).partition("^C\n")[2]
+        matches = program.shows(shown) and not program.rest()
+        _check(matches, program, "it printed something else", shown)
+        self._background.remove(program)
+
     def _await(self, program: Program, block: Block, shown: str) -> None:
         deadline = time.monotonic() + PATIENCE
         while not program.shows(shown):
@@ -357,19 +364,37 @@ def _check(well: object, program: Program, what: str, shown: str | None = None) 
         raise PageFailed(f"{program.what}: {what}{wanted}\n--- not compared yet\n{program.rest()}")
 
 
-def run_page(
-    blocks: list[Block],
-    where: Path,
-    *,
-    is_long: bool = False,
-    **environment: str,
-) -> None:
-    """Run all blocks of a page in a folder.
+def _of_this_environment() -> dict[str, str]:
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "https_proxy": "http://127.0.0.1:9",  # nobody reaches a real exchange
+        "no_proxy": "127.0.0.1,localhost",
+    }
+
+
+def _of_a_newcomer() -> dict[str, str]:
+    """The environment before there is a virtual one."""
+    python = Path(sys.base_prefix) / "bin"
+    mine = str(Path(sys.executable).parent)
+    rest = [each for each in os.environ["PATH"].split(os.pathsep) if each != mine]
+    return {"PATH": os.pathsep.join([str(python), *rest]), "PYTHONPATH": ""}
+
+
+def run_page(blocks: list[Block], where: Path, *, is_long: bool = False) -> None:
+    """Run all blocks of a page in a folder of `where`.
+
+    A page that installs something is begun in a fresh checkout, where the long tests are run.
 
     Raises:
         PageFailed: one did not do what the page says.
     """
-    (where / "page").mkdir()
+    if is_long and any("long" in block.says for block in blocks):
+        environment = _of_a_newcomer()
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(where / "page")], check=True)
+    else:
+        environment = _of_this_environment()
+        (where / "page").mkdir()
     with ExitStack() as stack:
         exchange = stack.enter_context(Exchange())
         text = "\n".join(block.text for block in blocks)
