@@ -18,6 +18,7 @@ colon is its name. Anything else in a comment is none of ours.
     <!-- streams: 2 -->                         so many subscribe before anything happens (1)
     <!-- fails -->                              it ends with an exit status that is not 0
     <!-- long: why -->                          is run only where the long tests are
+    <!-- needs: flask -->                       the page is run only where this can be imported
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ NAMES = {
     "streams": True,
     "fails": False,
     "long": True,
+    "needs": True,
 }
 """What a comment can say, and whether something stands after a colon."""
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

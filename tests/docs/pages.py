@@ -54,6 +54,7 @@ class Program:
 
     def __init__(self, what: str, words: list[str], where: Path, environment: dict[str, str]):
         self.what = what
+        self.may_fail = False  # at a Ctrl-C, as some programs do
         self._changed = threading.Condition()
         self._text = ""
         self._matched = 0  # up to where the text was compared
@@ -214,7 +215,8 @@ class Page:
         """End what is in the background, as a Ctrl-C does."""
         for program in reversed(self._background):
             if not program.has_ended:
-                _check(program.interrupt() in _INTERRUPTED, program, "it failed at a Ctrl-C")
+                well = program.interrupt() in _INTERRUPTED or program.may_fail
+                _check(well, program, "it failed at a Ctrl-C")
 
     def _shell(self, text: str) -> list[str]:
         # What it exports, and where it changes to, is left where the next one begins.
@@ -245,6 +247,7 @@ class Page:
                 _check(False, program, "it went on and on", None if has_shown else shown)
         if "background" in block.says:
             _check(is_over, program, "it has ended", shown)
+            program.may_fail = "fails" in block.says
             self._background.append(program)
             return
         if is_over and not is_interrupted:

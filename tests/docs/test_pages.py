@@ -26,7 +26,11 @@ needs_a_bash = pytest.mark.skipif(
 def test_the_code_of_a_page(page: Path, tmp_path: Path) -> None:
     if "redis://127.0.0.1:6379/0" in page.read_text() and server_binary() is None:
         pytest.skip("needs a Redis or Valkey")
-    run_page(blocks_of(page), tmp_path)
+    blocks = blocks_of(page)
+    for block in blocks:
+        if "needs" in block.says:
+            pytest.importorskip(block.says["needs"])
+    run_page(blocks, tmp_path)
 
 
 @needs_a_bash
