@@ -70,7 +70,7 @@ def _wire_key(kind: type, attribute: str) -> str | None:
 def _say_source(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Put below an attribute of an event where its value comes from."""
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")  # else napoleon takes a colon in the first line for a type's end
+        lines[:0] = ["..", ""]  # else napoleon takes a colon in the first line for a type's end
     owner, _, attribute = name.rpartition(".")
     kind = getattr(fastpos, owner.rpartition(".")[2], None)
     if what in ("attribute", "property") and isinstance(kind, type):
@@ -83,7 +83,7 @@ class Commands(Directive):
     """What `fastpos COMMAND --help` says of each command."""
 
     def run(self) -> list[nodes.Node]:
-        os.environ["COLUMNS"] = "96"
+        os.environ["COLUMNS"] = "86"
         from fastpos.cli.main import _parser  # noqa: PLC0415 -- with the width in place
 
         parser = _parser()
