@@ -27,6 +27,7 @@ version = release = fastpos.__version__
 html_title = f"fastpos {version}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_show_copyright = False
 linkcheck_ignore = [r"https?://.*"]  # not fetched
 html_theme = "furo"
 exclude_patterns = ["build"]
