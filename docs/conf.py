@@ -1,7 +1,8 @@
 """Sphinx: `sphinx-build -W --keep-going -n docs build/docs` (extra "docs").
 
-Nothing is fetched: there is no intersphinx, and of the links only those within the documentation
-are checked, by the build itself.
+Links within the documentation are checked by the build itself, and `sphinx-build -b linkcheck docs
+build/links` looks at them again. Nothing is fetched: there is no intersphinx, and addresses of
+other hosts are left out of that.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ version = release = fastpos.__version__
 html_title = f"fastpos {version}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_show_copyright = False
+linkcheck_ignore = [r"https?://.*"]  # not fetched
 html_theme = "furo"
 exclude_patterns = ["build"]
 templates_path: list[str] = []
@@ -68,7 +71,7 @@ def _wire_key(kind: type, attribute: str) -> str | None:
 def _say_source(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Put below an attribute of an event where its value comes from."""
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")  # else napoleon takes a colon in the first line for a type's end
+        lines[:0] = ["..", ""]  # else napoleon takes a colon in the first line for a type's end
     owner, _, attribute = name.rpartition(".")
     kind = getattr(fastpos, owner.rpartition(".")[2], None)
     if what in ("attribute", "property") and isinstance(kind, type):
@@ -81,7 +84,7 @@ class Commands(Directive):
     """What `fastpos COMMAND --help` says of each command."""
 
     def run(self) -> list[nodes.Node]:
-        os.environ["COLUMNS"] = "96"
+        os.environ["COLUMNS"] = "86"
         from fastpos.cli.main import _parser  # noqa: PLC0415 -- with the width in place
 
         parser = _parser()

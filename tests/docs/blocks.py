@@ -9,6 +9,7 @@ colon is its name. Anything else in a comment is none of ours.
     <!-- continues -->                          Python: goes on where the block before ended
     <!-- background -->                         runs on until the page ends
     <!-- output -->                             is what the block before prints
+    <!-- prints: NEW 0.0 -->                    prints this line among others, which is not shown
     <!-- output of: bot.py -->                  is what that goes on to print, in the background
     <!-- to: exchange.py -->                    `>>>` lines typed to what runs in the background, or
                                                 in a console a `^C` that ends it
@@ -44,6 +45,7 @@ NAMES = {
     "background": False,
     "output": False,
     "output of": True,
+    "prints": True,
     "to": True,
     "before": True,
     "meanwhile": True,

@@ -186,6 +186,8 @@ class Page:
     def run(self, block: Block, shown: str | None) -> None:
         """Run a block, or write it; `shown` is what it is to print, None if the page is silent."""
         says = block.says
+        if "prints" in says:
+            shown = f"…\n{says['prints']}\n…\n"
         if "file" in says:
             path = self._now / says["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +241,7 @@ class Page:
                 has_lived = self._live(block)
                 next_day = time.monotonic() + 0.5
             has_shown = has_shown or program.shows(shown or "")
-            is_started = bool(shown) and (is_interrupted or "background" in block.says)
+            is_started = bool(shown) and (is_there or is_interrupted or "background" in block.says)
             is_over = has_shown and (has_lived or is_started)
             if time.monotonic() > deadline:
                 _check(False, program, "it went on and on", None if has_shown else shown)
