@@ -30,14 +30,15 @@ class Sharing:
         url: of the Redis.
         prefix: what all keys there begin with.
         rate: so many accounts can be connected in a second.
+        max_length: about so many records are kept there of each account.
 
     Raises:
         TypeError, ValueError: the URL or the prefix is unusable.
         ImportError: redis-py is not there.
     """
 
-    def __init__(self, url: str, prefix: str, rate: float) -> None:
-        self.publisher = Publisher(url, prefix)
+    def __init__(self, url: str, prefix: str, rate: float, max_length: int) -> None:
+        self.publisher = Publisher(url, prefix, max_length)
         self._url, self._prefix, self._rate = url, prefix, rate
         self._counts: Counter[int] = Counter()  # accounts in each shard; replaced, never changed
         self._expected: Callable[[], int] = int

@@ -112,6 +112,7 @@ class Journal:
         self._users = 0  # under `_lock`
         self._recorders: tuple[Writes, ...] = ()  # replaced under `_lock`; anybody looks
         self._writer: _Writer | None = None  # the same
+        self._last: _Writer | None = None  # the same: the one that was told to end
         self._owner = OwnerProcess()
         self._owner.in_child = self._leave_to_parent
 
@@ -147,7 +148,7 @@ class Journal:
         """
         with self._lock:
             if self._owner.is_another:
-                self._users, self._recorders, self._writer = 0, (), None
+                self._users, self._recorders, self._writer, self._last = 0, (), None, None
                 self.left = Left(deque(), b"", [])
             if self._users == 0:
                 self._writer = self._begin()
@@ -168,8 +169,8 @@ class Journal:
             self._users -= 1
             if self._users:
                 return None
-            writer, self._writer = self._writer, None
-            return writer
+            self._last, self._writer = self._writer, None
+            return self._last
 
     def flush(self, timeout: float = LAST_WRITES) -> bool:
         """Wait until all that was handed over before this is in the file.
@@ -180,7 +181,7 @@ class Journal:
         Returns:
             Whether it is.
         """
-        writer = self._writer
+        writer = self._writer or self._last
         return True if writer is None else writer.flush(timeout)
 
     def __enter__(self) -> Journal:
@@ -201,6 +202,7 @@ class Journal:
             writer = _Writer(self, lock)
             self._owner.claim()
             self.is_full = self.is_failing = False
+            self._last = None
             writer.start()
         except (OSError, RuntimeError) as error:
             if lock is not None:
@@ -211,7 +213,7 @@ class Journal:
     def _leave_to_parent(self) -> None:
         """Take note that this is a copy in a forked child: the files are the parent's."""
         self._lock, self._episode = threading.Lock(), threading.Lock()  # which somebody may hold
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._last = self._writer, None, None
         if writer is not None:
             writer.abandon()
 
@@ -319,10 +321,13 @@ class _Writer:
         self.wake = threading.Event()
         """Set to have it look."""
         self.is_asleep = False
+        self.is_late = False
+        """Whether somebody has waited for it in vain the last time."""
         self._flushed = threading.Condition()
         self._handed_over = 0  # under `_flushed`: calls of `flush`, and up to which all is written
         self._written = 0
         self._ending = False  # set by `finish`
+        self._has_written_all = False  # it has ended, and nothing is left; set by the thread
         self._thread = threading.Thread(target=self._run, name="fastpos-journal", daemon=True)
         # The thread's.
         self._segment: Segment | None = None
@@ -356,9 +361,11 @@ class _Writer:
             while self._written < mine and self._thread.is_alive():
                 left = deadline - monotonic()
                 if left <= 0:
+                    self.is_late = True
                     return False
                 self._flushed.wait(min(left, 0.5))
-            return self._written >= mine
+            self.is_late = False
+            return self._written >= mine or self._has_written_all
 
     def finish(self, timeout: float) -> None:
         """Have it write what there is, and end."""
@@ -366,6 +373,7 @@ class _Writer:
         self.wake.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
+            self.is_late = self._thread.is_alive()
 
     def abandon(self) -> None:
         """Give up, in a forked child: nothing here is its own."""
@@ -383,6 +391,7 @@ class _Writer:
                 self._rest()
                 self._turn()
             self._turn()
+            self._has_written_all = not (self.entries or self._unwritten)
         except BaseException as error:  # a mistake of ours: it must be seen, and the stream go on
             extra = fields("journal_failed", folder=str(self._folder))
             log.exception("the journal in %s has stopped", self._folder, extra=extra)
@@ -423,13 +432,13 @@ class _Writer:
         with self._flushed:
             asked = self._handed_over
         written = self._write_all()
-        if self._segment is not None and self._is_old():
-            self._close_segment()
-        self._tidy()
-        with self._flushed:
-            if written:
+        if written:
+            with self._flushed:
                 self._written = asked
                 self._flushed.notify_all()
+        if self._segment is not None and self._is_old():
+            self._close_segment()
+        self._tidy()  # which may take its time
         journal = self._journal
         waiting = sum(each.waiting for each in journal.recorders)
         limit = journal.buffer_bytes
@@ -605,7 +614,7 @@ _writers: weakref.WeakSet[_Writer] = weakref.WeakSet()  # whose threads run; of 
 def _at_exit() -> None:
     """Have written what is handed over, where nobody has stopped the streams."""
     for writer in tuple(_writers):
-        if not writer.fails:
+        if not (writer.fails or writer.is_late):
             writer.flush(LAST_WRITES)
 
 

@@ -11,6 +11,7 @@ alone where that is taken back.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Marks:
         self._path = folder / _NAME
         self._lock = threading.Lock()
         self._places: dict[str, Place] = {}
+        self._begun: Counter[str] = Counter()  # how often each has begun, in this process
         with suppress(FileNotFoundError):
             for line in self._path.read_bytes().split(b"\n"):
                 with suppress(ValueError, TypeError):  # the last may be torn
@@ -55,16 +57,28 @@ class Marks:
     def begin(self, name: str, place: Place) -> Place:
         """A stream begins there; gives where it began the first time that is not taken back."""
         with self._lock:
+            self._begun[name] += 1
             if name not in self._places:
                 self._places[name] = place
                 self._write(_line(name, place))
             return self._places[name]
 
-    def end(self, name: str) -> None:
-        """All of it is published, and it has ended."""
+    def end(self, name: str, times: int, place: Place) -> None:
+        """All of it is published up to there, and it has ended as often as it had begun so far.
+
+        Args:
+            name: the stream's.
+            times: so often; where it has begun again since then, it goes on from `place`.
+            place: up to where.
+        """
         with self._lock:
-            if self._places.pop(name, None) is not None:
-                self._write(_line(name, None))
+            if self._places.pop(name, None) is None:
+                return
+            line = _line(name, None)
+            if self._begun[name] != times:
+                self._places[name] = place
+                line += _line(name, place)
+            self._write(line)
 
     def _write(self, line: bytes) -> None:
         try:

@@ -145,33 +145,25 @@ class Publisher:
         """Have it publish no more, after what it has handed over.
 
         Returns:
-            What must be called yet: it waits until the journal, if there is one, has all of it, and
-            for the last stream until all is sent.
+            What must be called yet, as it was the last; it waits until all is written and sent.
+            What any other has is sent meanwhile.
         """
         wait = None if self.journal is None else self.journal.leave(recorder)
         with self._lock:
-            if self._owner.is_another or not self._users:
+            if self._owner.is_another or self._sender is None:
                 return wait
+            sender = self._sender
+            sender.leave(recorder)
             self._users -= 1
-            sender, is_last = self._sender, self._users == 0
-            if is_last:
-                self._sender = None
-        journal = self.journal
+            if self._users:
+                return wait
+            self._sender = None
 
         def finish() -> None:
             if wait is not None:
                 wait()
-            elif journal is not None:
-                journal.flush()
-            if sender is not None:
-                sender.leave(recorder)
-                if is_last:
-                    sender.finish()
+            sender.finish()
 
-        if journal is None and not is_last:
-            if sender is not None:
-                sender.leave(recorder)
-            return None
         return finish
 
     def hurry(self) -> None:

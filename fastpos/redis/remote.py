@@ -166,6 +166,10 @@ def _text(id: Id) -> str:
     return f"{epoch}-{sequence}"
 
 
+def _lost(id: Id) -> str:
+    return f"Redis has lost its records: {_text(id)} is not there any more"
+
+
 def _fields_of(flat: list[bytes] | None) -> dict[bytes, bytes]:
     """Give an entry's fields as redis-py does; none where it is kept no more."""
     return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
@@ -212,6 +216,7 @@ class _RemoteDriver(Puts, Driver):
         self._attempts = 1  # connections tried for the present one
         self._away = self._orphaned = self._broken = False  # see above
         self._is_unproven = False  # the owner began without knowing anything
+        self._awaits_outcome = False  # of a snapshot that could not be merged here: the next state
         self._recovery = Recovery(settings.reconnect, False, 0.0)
         self.current = Run(0, threading.current_thread(), is_ours=False, background=True)
         self.now_ns = 0
@@ -393,7 +398,8 @@ class _RemoteDriver(Puts, Driver):
         end = self._end() if group is None else self._end_of_group(group)
         self._is_told = False
         self._weigh()
-        self._broken = self._is_unproven = self._is_subscribed = False
+        self._unsubscribed(self.now_ns)
+        self._broken = self._is_unproven = self._awaits_outcome = False
         self._last = None
         before = self.stream.book.take_out()
         self.snapshots.end()
@@ -418,6 +424,8 @@ class _RemoteDriver(Puts, Driver):
         if epoch is not None and epoch != end[0]:
             self._broken = True  # until its state
         self._last = end
+        if group is not None:
+            self._told = end  # by this member or another
         self._is_told = True
         self._weigh()
         log.info(
@@ -456,6 +464,9 @@ class _RemoteDriver(Puts, Driver):
         """The last record there is."""
         found = self._redis.xrevrange(self._keys.events, count=1)
         return _id(found[0][0]) if found else _NO_ID
+
+    def _is_there(self, id: Id) -> bool:
+        return bool(self._redis.xrange(self._keys.events, _text(id), _text(id)))
 
     def _since_state(self, end: Id) -> Iterator[tuple[Id, dict[bytes, bytes]]]:
         """Give the records from the last state up to `end`; all there are, where there is none."""
@@ -504,6 +515,9 @@ class _RemoteDriver(Puts, Driver):
         if last is not None and last[0] and last[0] != id[0]:
             self._is_unproven = self._broken = True  # until its state; `started` may say more
             self._weigh()
+            self.snapshots.end()
+            if self._is_told and not self._is_there(last):
+                self._miss(_lost(last))
         if last is not None and last[0] and id[1] > expected and kind != "dropped":
             self._miss(
                 f"{id[1] - expected} records came too late to be read: Redis had let them go"
@@ -595,7 +609,9 @@ class _RemoteDriver(Puts, Driver):
     def put_snapshot(self, ns: int, **stores: Any) -> None:
         """The owner has merged a snapshot."""
         if not self.stream.book.journal_is_whole:
-            return  # the pushes since it was asked for are not all known here; a state follows
+            # The pushes since it was asked for are not all known here; a state follows.
+            self._awaits_outcome = True
+            return
         super().put_snapshot(ns, **stores)
         self._is_unproven = False
 
@@ -607,16 +623,21 @@ class _RemoteDriver(Puts, Driver):
     def put_state(self, ns: int, synced: bool = False, gap_s: Any = None, **content: Any) -> None:
         """All that the owner knows: no news for who has followed it."""
         self._is_subscribed = self._is_subscribed or not self._is_told
-        if self._following and not self._broken:
+        if self._following and not self._broken and not self._awaits_outcome:
             return
         keep = self._is_unproven and not synced
         events = self.stream.book.replace(content, ns, keep)
+        if self._awaits_outcome and synced:
+            news = self.snapshots.rules.merged(events, ns)
+        else:
+            news = [("on_position", event) for event in events]
+        self._awaits_outcome = False
         self.snapshots.rules.adopt(synced, None if gap_s is None else float(gap_s))
         self._broken = False
         if synced:
             self._is_unproven = False
         self._weigh()
-        self._tell([("on_position", event) for event in events])
+        self._tell(news)
 
     _following = False  # there was a state before, and no record is missing since
 
@@ -645,15 +666,21 @@ class _RemoteDriver(Puts, Driver):
         from redis.exceptions import ResponseError  # noqa: PLC0415
 
         key, group = self._keys.events, self._settings.group
-        begin = "$"
+        begin, is_lost = "$", False
         if self._told is not None:  # where Redis has lost the group
             epoch = self._owners_epoch()
-            begin = "0-0" if epoch is not None and epoch < self._told[0] else _text(self._told)
+            is_lost = epoch is not None and epoch < self._told[0]
+            if is_lost:
+                self._miss(_lost(self._told))
+                self._told = _NO_ID
+            begin = _text(self._told)
         try:
             self._redis.xgroup_create(key, group, id=begin, mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+            if is_lost:
+                self._redis.xgroup_setid(key, group, begin)
         start: Any = b"0-0"
         while True:
             start, *_ = self._redis.xautoclaim(key, group, self._consumer, 0, start, count=COUNT)
@@ -804,11 +831,9 @@ class _RemoteDriver(Puts, Driver):
             self._weigh()
             self._tell_orphaned()
         elif epoch < self._last[0]:  # Redis has lost all that there was
-            message = f"Redis has lost its records: it has none of {_text(self._last)}"
-            self._last = None
-            self._told = None
-            self._has_pending = True
-            self._miss(message)
+            self._told, self._last = self._last, None
+            if self._settings.group is None:  # else `_join_group` says it
+                self._miss(_lost(self._told))
         else:
             is_back = self._away or self._orphaned
             self._away = self._orphaned = False
