@@ -434,7 +434,7 @@ def _serve(options: argparse.Namespace) -> int:
         return check(options.file)
     journal = None
     if options.journal is not None:
-        from ..journal.writer import journal_at  # noqa: PLC0415
+        from ..journal.journal import journal_at  # noqa: PLC0415
 
         journal = journal_at(options.journal)  # an account may name the same folder
     sharing = None

@@ -115,9 +115,12 @@ class _Served:
     def __init__(self, account: Account, journal: Journal | None, sharing: Sharing | None) -> None:
         self.account = account
         self.snapshot: FreshSnapshot | None = account.new_snapshot()
-        publisher = None if sharing is None else sharing.publisher
-        self.stream: PositionStream = account.new_stream(self.snapshot, journal, publisher)
-        self.shard = 0 if sharing is None else sharing.shard_of(account.name)
+        if sharing is None:
+            self.stream: PositionStream = account.new_stream(self.snapshot, journal)
+            self.shard = 0
+        else:
+            self.stream = account.new_stream(self.snapshot, journal, sharing.publisher_of)
+            self.shard = sharing.shard_of(account.name)
         self.is_leaving = False
         self.is_cut = False
         """Its connection was closed, as its shard was lost or another has published it."""

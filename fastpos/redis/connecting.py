@@ -81,7 +81,7 @@ def _check(url: str) -> None:
     except ValueError:
         raise ValueError(_UNREADABLE) from None
     # Else a part of the password is taken for a host, a port or a database, and shown.
-    is_database = scheme == "unix" or re.fullmatch(r"(/\d*)?", parts.path, re.ASCII)
+    is_database = scheme == "unix" or re.fullmatch(r"(/\d*)?/?", parts.path, re.ASCII)
     if not is_database or "#" in url:
         raise ValueError(_UNREADABLE)
     for name in _OURS.intersection(options):

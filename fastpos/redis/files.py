@@ -28,8 +28,8 @@ from .marks import Marks
 from .outbox import Outbox
 
 if TYPE_CHECKING:
+    from ..journal.journal import Journal
     from ..journal.recorder import Recorder
-    from ..journal.writer import Journal
 
 __all__ = ["Files"]
 
@@ -72,6 +72,12 @@ class Files:
         """
         place = end_of(self._journal.folder)
         return place, self._marks.begin(stream, place)
+
+    def acquired(self, box: Outbox) -> None:
+        """A run has its epoch, and Redis knows where it begins."""
+        # Else it would be sent again where another has published meanwhile, and given back.
+        assert box.place is not None
+        self._marks.end(box.recorder.stream, self._entered[box.label], box.place)
 
     def end(self, box: Outbox) -> None:
         """All of a stream is published, and it has ended."""

@@ -2,7 +2,7 @@
 
 Redis keeps up to where a stream is published (files.py), but not of one that began while Redis was
 away, and whose process was killed before it was back. So a stream's beginning is put down in a file
-in the journal's folder, and taken back when all of it is published and the stream has ended.
+in the journal's folder, and taken back when Redis knows of it.
 
 The file has one JSON list a line: a stream's name with a segment and an offset there, or the name
 alone where that is taken back.
@@ -64,12 +64,12 @@ class Marks:
             return self._places[name]
 
     def end(self, name: str, times: int, place: Place) -> None:
-        """All of it is published up to there, and it has ended as often as it had begun so far.
+        """Redis knows what it is to know.
 
         Args:
             name: the stream's.
-            times: so often; where it has begun again since then, it goes on from `place`.
-            place: up to where.
+            times: so often it had begun; where it has again since then, it goes on from `place`.
+            place: up to where it was taken.
         """
         with self._lock:
             if self._places.pop(name, None) is None:

@@ -43,6 +43,9 @@ class Memory:
         """There are no places here."""
         return None
 
+    def acquired(self, box: Outbox) -> None:
+        """There is nothing to put down."""
+
     def end(self, box: Outbox) -> None:
         """There is nothing to put down."""
 

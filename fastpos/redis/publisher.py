@@ -25,16 +25,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import FastposError
+from ..errors import FastposError, JournalError
 from ..fork import OwnerProcess
+from ..logs import fields, log
 from .connecting import connect, shown
 from .files import Files
 from .memory import Memory
 from .sender import Sender
 
 if TYPE_CHECKING:
+    from ..journal.journal import Journal
     from ..journal.recorder import Recorder
-    from ..journal.writer import Journal
 
 __all__ = ["Publisher"]
 
@@ -78,7 +79,7 @@ class Publisher:
         self.buffer_events = _count("buffer_events", buffer_events)
         self.journal = journal
         if journal is not None:
-            from ..journal.writer import Journal  # noqa: PLC0415 -- who has one has imported it
+            from ..journal.journal import Journal  # noqa: PLC0415 -- who has one has imported it
 
             if not isinstance(journal, Journal):
                 raise TypeError(f"journal must be a Journal, not {type(journal).__name__}")
@@ -123,11 +124,23 @@ class Publisher:
                     self._begin()
                 self._users += 1
                 assert self._sender is not None
-                self._sender.enter(recorder)
+                try:
+                    self._sender.enter(recorder)
+                except OSError:
+                    self._users -= 1
+                    if self._users == 0:
+                        self._sender.finish()
+                        self._sender = None
+                    raise
                 return self._entries if entries is None else entries
-        except BaseException:
+        except BaseException as error:
             if self.journal is not None:
-                self.journal.leave(recorder)
+                finish = self.journal.leave(recorder)
+                if finish is not None:
+                    finish()
+                if isinstance(error, OSError):
+                    message = f"the journal can't be read in {self.journal.folder}: {error}"
+                    raise JournalError(message) from error
             raise
 
     def _begin(self) -> None:
@@ -194,7 +207,10 @@ class Publisher:
 
     def _was_fenced(self, name: str) -> None:
         if self.on_fenced is not None:
-            self.on_fenced(name)
+            try:
+                self.on_fenced(name)
+            except Exception:  # the others' records are to be sent
+                log.exception("on_fenced fails", extra=fields("publisher_failed", stream=name))
 
     def fall_behind(self) -> None:
         """Note that something is not taken, as too much waits in the journal."""

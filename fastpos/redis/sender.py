@@ -27,6 +27,7 @@ from ..errors import PublisherError
 from ..journal.recorder import Recorder
 from ..journal.tail import Place
 from ..logs import fields, log
+from ..printable import printable
 from .connecting import connect, errors, is_of_some_keys, shown
 from .outbox import BATCH, Outbox, shown_place
 from .scripts import ACQUIRE, APPEND, FENCED, MISSING, RELEASE
@@ -123,9 +124,10 @@ class Sender:
         """Wait until all that was handed over is sent, or that fails; unless `finish` did."""
         deadline = monotonic() + timeout
         while self._thread.is_alive() and self._failed_at is None and monotonic() < deadline:
-            if self._ending is not None or not (
-                self._doors or self._active or self._source.has_news
-            ):
+            if self._ending is not None:
+                return
+            # Else it may be in the midst of something.
+            if self.is_asleep and not (self._doors or self._active or self._source.has_news):
                 return
             sleep(STEP)
 
@@ -310,6 +312,7 @@ class Sender:
                     failure = failure or self._refuse(box, epoch)
                 else:
                     box.has_epoch(int(epoch))
+                    self._source.acquired(box)
                     box.renewed = monotonic()
             if failure is not None:
                 raise failure
@@ -410,7 +413,8 @@ class Sender:
         if not box.is_refused:
             box.is_refused = True
             name = box.recorder.stream
-            message = f"{name} can't be published: {type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {printable(str(error))}"
+            message = f"{name} can't be published: {said}"
             log.error("%s", message, extra=fields("publishing_refused", stream=name))
             box.recorder.trouble = PublisherError(message)
         return None
@@ -439,7 +443,8 @@ class Sender:
         if self._failed_at is None:
             self._failed_at = monotonic()
             url = shown(self._url)
-            message = f"nothing can be published to {url}: {type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {printable(str(error))}"
+            message = f"nothing can be published to {url}: {said}"
             log.error("%s", message, extra=fields("publisher_failing", url=url))
             self._tell(PublisherError(message))
 

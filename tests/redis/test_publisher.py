@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,6 +25,8 @@ from fastpos.errors import JournalError, PublisherError
 from fastpos.journal import Journal, replay
 from fastpos.journal import recorder as lines
 from fastpos.redis import Publisher
+from fastpos.redis.files import Files
+from fastpos.redis.memory import Memory
 from fastpos.simulator import Exchange
 from fastpos.wire.credential import Credential
 from tests.support.certificates import Certificates
@@ -358,6 +362,25 @@ def test_one_of_the_same_name_that_follows_while_redis_is_away_is_asked_for_its_
                     return "state" in kinds(server)
 
                 until(state_is_told)
+
+
+def test_what_hears_of_a_lost_ownership_may_fail(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = Publisher(server.url)
+    publisher.on_fenced = Mock(side_effect=RuntimeError("of ours"))
+    stream = new_stream(exchange, name="alice", publisher=publisher)
+    with stream, new_stream(exchange, name="zoe", publisher=publisher) as other:
+        assert stream.wait_ready(5)
+        assert other.wait_ready(5)
+        until(lambda: "state" in kinds(server))
+        with server.client() as client:
+            client.incr("fastpos:{alice}:epoch")
+        push(exchange, 1)
+        until(lambda: logged(caplog, "publisher_failed"))
+        push(exchange, 2)
+        until(lambda: numbers(server, "zoe") == [1, 2])
+    publisher.on_fenced.assert_called_once_with("alice")
 
 
 # --- faults of Redis ------------------------------------------------------------------------------
@@ -787,6 +810,8 @@ _ENDING = """
 import sys
 from fastpos import PositionStream
 from fastpos.redis import Publisher
+from fastpos.redis.files import Files
+from fastpos.redis.memory import Memory
 
 url, key, broker, redis = sys.argv[1:]
 stream = PositionStream(
@@ -798,6 +823,36 @@ stream.start()
 while len(got) < 500:
     pass
 """
+
+
+def test_what_is_being_taken_at_the_end_of_a_program_is_waited_for(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Publisher(server.url)
+    taken, original = threading.Event(), Memory.take
+
+    def take(*args: Any) -> Any:
+        given = original(*args)
+        if taken.is_set():
+            time.sleep(0.3)
+        return given
+
+    monkeypatch.setattr(Memory, "take", take)
+    with new_stream(exchange, name="alice", publisher=publisher) as stream:
+        assert stream.wait_ready(5)
+        until(lambda: "state" in kinds(server))
+        taken.set()
+        push(exchange, 1)
+        recorder.wait("on_unknown")
+        sender = publisher._sender
+        assert sender is not None
+        until(lambda: not sender._source.has_news)
+        sender.drain(5)
+        assert numbers(server) == [1]
 
 
 def test_at_the_end_of_a_program_that_stops_nothing_what_came_is_sent(
@@ -968,6 +1023,35 @@ def test_what_a_process_has_left_that_never_saw_redis_is_sent_by_the_next(
     )
 
 
+def test_what_another_has_overtaken_and_given_back_is_not_sent_again(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        publisher = Publisher(proxy.url("redis", "/0"), journal=Journal(tmp_path))
+        with new_stream(exchange, name="zoe", publisher=publisher):  # it goes on
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1, 2, 3)
+                until(lambda: numbers(server) == [1, 2, 3])
+                proxy.refuse()
+                proxy.reset()
+                push(exchange, 4)
+                until(lambda: stream.stats.unknown_channels.get("numbers") == 4)
+            sender = publisher._sender
+            assert sender is not None
+            until(lambda: len(sender._boxes) == 1)  # it was left behind
+            with new_stream(exchange, name="alice", publisher=Publisher(server.url)) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 5)
+                until(lambda: numbers(server)[-1] == 5)
+            proxy.accept_again()
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 6)
+                until(lambda: numbers(server)[-1] == 6)
+    assert numbers(server) == [1, 2, 3, 5, 6]
+
+
 def test_what_another_has_overtaken_is_told_to_be_dropped(
     exchange: Exchange, own: RedisServer, new_stream: NewStream, tmp_path: Path
 ) -> None:
@@ -1034,6 +1118,63 @@ def test_a_stream_that_joins_later_disturbs_nobody(
     assert numbers(own, "bob") == [*range(100, 250)]
     assert numbers(own) == [*range(20), *range(150, 200)]
     assert ids(own, "bob") == [(1, n) for n in range(1, len(entries(own, "bob")) + 1)]
+
+
+def test_what_does_not_begin_as_the_publisher_fails_leaves_its_journal_alone(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Publisher(server.url)
+    stream = new_stream(exchange, name="alice", publisher=publisher, journal=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "enter", Mock(side_effect=RuntimeError("no thread")))
+        with pytest.raises(RuntimeError):
+            stream.start()
+    Journal(tmp_path).open().close()  # nobody else writes there
+    with stream:
+        assert stream.wait_ready(5)
+
+
+def test_a_stream_may_begin_after_the_journals_folder_was_removed(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, tmp_path: Path
+) -> None:
+    folder = tmp_path / "journal"
+    publisher = Publisher(server.url, journal=Journal(folder))
+    with new_stream(exchange, name="zoe", publisher=publisher) as first:
+        assert first.wait_ready(5)
+        until(lambda: "state" in kinds(server, "zoe"))
+        shutil.rmtree(folder)
+        with new_stream(exchange, name="alice", publisher=publisher) as stream:
+            assert stream.wait_ready(5)
+            push(exchange, 1)
+            until(lambda: numbers(server) == [1])
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_journal_that_can_not_be_read_is_said_to_be_and_nothing_is_left(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_first: bool,
+) -> None:
+    publisher = Publisher(server.url, journal=Journal(tmp_path))
+    other = new_stream(exchange, name="zoe", publisher=publisher)
+    if not is_first:
+        other.start()
+    stream = new_stream(exchange, name="alice", publisher=publisher)
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "begin", Mock(side_effect=PermissionError(13, "no way")))
+        with pytest.raises(JournalError, match="no way"):
+            stream.start()
+    other.stop()
+    assert publisher._sender is None
+    with stream:
+        assert stream.wait_ready(5)
 
 
 def test_a_file_that_cannot_be_read_is_told_to_be_dropped(

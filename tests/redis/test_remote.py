@@ -35,7 +35,8 @@ from fastpos import (
     Snapshot,
 )
 from fastpos.journal.format import kind_of, label_of, line_of, push_lines
-from fastpos.redis import Publisher, RemoteStream, remote
+from fastpos.redis import Publisher, RemoteStream, entries, following
+from fastpos.redis import member as members
 from fastpos.simulator import Exchange
 from tests.support.digest import told
 from tests.support.programs import ROOT
@@ -613,7 +614,7 @@ def test_a_wrong_password_ends_it() -> None:
 def test_a_redis_that_hangs_is_noticed_and_stop_does_not_wait_for_it(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "ANSWER", 1.3)
+    monkeypatch.setattr(entries, "ANSWER", 1.3)
     author, log = Author(redis), Recorder()
     author.begin()
     with follower(redis, log) as stream:
@@ -852,10 +853,10 @@ def test_what_a_dead_member_has_not_acknowledged_is_told_again(
 def test_who_hangs_longer_than_its_lock_does_not_go_on(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "LOCK", 1.0)
-    monkeypatch.setattr(remote, "RENEWAL", 0.1)
-    monkeypatch.setattr(remote, "STANDBY", 0.1)
-    monkeypatch.setattr(remote, "BLOCK", 100)
+    monkeypatch.setattr(members, "LOCK", 1.0)
+    monkeypatch.setattr(members, "RENEWAL", 0.1)
+    monkeypatch.setattr(following, "STANDBY", 0.1)
+    monkeypatch.setattr(entries, "BLOCK", 100)
     author, log, go, seen = Author(redis), Recorder(), threading.Event(), []
     author.begin()
     first = member(redis, None, "a")
@@ -956,9 +957,9 @@ def test_it_is_not_copied_and_not_driven_by_others() -> None:
 
 _MEMBER = """
 import os, sys
-from fastpos.redis import RemoteStream, remote
+from fastpos.redis import RemoteStream, following, member
 
-remote.LOCK, remote.RENEWAL, remote.STANDBY = 1.0, 0.3, 0.1
+member.LOCK, member.RENEWAL, following.STANDBY = 1.0, 0.3, 0.1
 stream = RemoteStream(sys.argv[1], "alice", group="risk")
 stream.on_error(lambda error: os.write(1, f"error {error}\\n".encode()))
 stream.on_order(lambda order: os.write(1, f"{order.order_id}\\n".encode()))
