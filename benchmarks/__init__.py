@@ -3,6 +3,7 @@
     pytest benchmarks                  every group, then a table of rates and ratios
     pytest benchmarks --quick          the same groups in about a minute, with more noise
     python -m benchmarks.report        writes results.md, results.json and chart.svg
+    python -m benchmarks.capacity      writes docs/capacity.md, from what results.md says
 
 How it measures:
 
@@ -21,7 +22,8 @@ How it measures:
 In the order in which a run meets them: `report` and `conftest` ask `groups` for the
 measurements; `groups`, and `fleet` where a process has many streams, drive the processes
 (`worker`): `server`, and `client` with one of `peers`, or `decoding` with one of `decoders`; what
-comes back is kept and compared in `results`.
+comes back is kept and compared in `results`. `journals`, `publishers` and `takeovers` have groups
+with processes of their own: `rereading`, `publishing`, `sharing`.
 """
 
 import sys

@@ -169,16 +169,7 @@ class _Program:
 
     def _do_memory(self) -> dict[str, Any]:
         gc.collect()
-        return {"resident": _resident(), "traced": tracemalloc.get_traced_memory()[0]}
-
-
-def _resident() -> int:
-    """Resident bytes now; 0 where the system has no /proc."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+        return {"resident": worker.resident(), "traced": tracemalloc.get_traced_memory()[0]}
 
 
 def _threads() -> int:

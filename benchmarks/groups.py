@@ -16,9 +16,10 @@ from benchmarks.fleet import FLEETS, SCALED, fleet, scale
 from benchmarks.frames import MIXED
 from benchmarks.journals import JOURNALS, REREAD, reread
 from benchmarks.peers import PEERS
-from benchmarks.publishers import PUBLISHED, PUBLISHERS, published
+from benchmarks.publishers import PUBLISHED, PUBLISHERS, SIZES, published, sizes
 from benchmarks.results import Group, Row
 from benchmarks.spec import Unavailable
+from benchmarks.takeovers import CLOSING, TAKEOVERS, closing, takeover
 from benchmarks.worker import Worker
 
 __all__ = ["FULL", "GROUPS", "QUICK", "Bench", "Effort", "Plan"]
@@ -55,6 +56,9 @@ class Effort:
     fleet_rates: tuple[int, int]
     reread_records: int
     published_records: int
+    takeovers: int
+    shared_accounts: int
+    closed_accounts: int
 
 
 FULL = Effort(
@@ -73,6 +77,9 @@ FULL = Effort(
     fleet_rates=(1, 5),
     reread_records=100_000,
     published_records=100_000,
+    takeovers=6,
+    shared_accounts=300,
+    closed_accounts=1000,
 )
 QUICK = Effort(
     rounds=3,
@@ -90,6 +97,9 @@ QUICK = Effort(
     fleet_rates=(5, 25),
     reread_records=10_000,
     published_records=20_000,
+    takeovers=1,
+    shared_accounts=60,
+    closed_accounts=100,
 )
 
 
@@ -422,5 +432,8 @@ GROUPS = {
     "journal-read": Plan(tuple(REREAD), reread),
     "publisher-burst": Plan(PUBLISHERS, publisher_burst),
     "publisher-rate": Plan(tuple(PUBLISHED), published),
+    "publisher-size": Plan(tuple(SIZES), sizes),
+    "takeover": Plan(tuple(TAKEOVERS), takeover),
+    "closing": Plan(tuple(CLOSING), closing),
 }
 """Every group by its name, in the order in which they are shown."""

@@ -2,6 +2,7 @@
 
 import atexit
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -43,6 +44,14 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def pause(self) -> None:
+        """Have it answer nobody."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have it answer again."""
+        self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End it, and remove what it kept."""

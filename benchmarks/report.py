@@ -1,14 +1,18 @@
 """Measures everything in one run and writes what the README shows.
 
     python -m benchmarks.report [--quick] [--output FOLDER] [--readme README.md] [GROUP ...]
+    python -m benchmarks.report --update [--quick] [--output FOLDER] GROUP ...
 
 FOLDER gets results.md, results.json and chart.svg. It is this one unless told; where only some
-groups are asked for, nothing is written unless told. Of README.md, what stands between
+groups are asked for, nothing is written unless told. `--update` puts the tables of those groups
+into the results.md that is there, in the place of the same or at the end, and writes nothing else:
+below each stands that it was measured by itself. Of README.md, what stands between
 `<!-- benchmarks -->` and `<!-- /benchmarks -->` is replaced with the summary.
 """
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -23,6 +27,7 @@ from benchmarks.tables import as_markdown, as_text
 __all__ = ["main"]
 
 _MARKS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
+_FOLLOWS = "docs/capacity.md is made of results.md: python -m benchmarks.capacity"
 _SUMMARY = {
     "burst-plain": "frames/s, TCP",
     "burst-tls": "frames/s, TLS",
@@ -37,21 +42,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--readme", type=Path)
+    parser.add_argument("--update", action="store_true", help="only these tables of results.md")
     options = parser.parse_args(arguments)
     if unknown := set(options.groups) - set(GROUPS):
         parser.error(f"no such group: {', '.join(sorted(unknown))}")
 
+    if options.update and (options.readme or not options.groups):
+        parser.error("--update is for some groups, and not for the README")
     groups = _measure(options.groups or list(GROUPS), quick=options.quick)
-    command = " ".join(
-        ["python -m benchmarks.report", *(["--quick"] if options.quick else []), *options.groups]
-    )
+    flags = [flag for flag in ("update", "quick") if getattr(options, flag)]
+    words = [*(f"--{flag}" for flag in flags), *options.groups]
+    command = " ".join(["python -m benchmarks.report", *words])
     machine = {**describe(), "Command": f"`{command}`"}
     output = options.output or (None if options.groups else Path(__file__).parent)
-    if output is not None:
+    if options.update:
+        page = (output or Path(__file__).parent) / "results.md"
+        _write(page, _updated(page.read_text(encoding="utf-8"), groups, machine))
+        print(_FOLLOWS)
+    elif output is not None:
         output.mkdir(parents=True, exist_ok=True)
         _write(output / "results.json", _as_json(groups, machine))
         _write(output / "results.md", _as_page(groups, machine))
         _write(output / "chart.svg", draw(groups))
+        print(_FOLLOWS)
     if options.readme is not None:
         _write(options.readme, _with_summary(options.readme, groups, machine))
     print(_warning(groups), file=sys.stderr, end="")
@@ -83,6 +96,17 @@ def _as_page(groups: dict[str, Group], machine: dict[str, str]) -> str:
     where = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     tables = [as_markdown(group) for group in groups.values() if group.measured]
     return "\n".join([head, _warning(groups), where + "\n", _summary(groups), *tables])
+
+
+def _updated(page: str, groups: dict[str, Group], machine: dict[str, str]) -> str:
+    """The page with these tables in the place of those with the same title, or at its end."""
+    head, *tables = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    of = {table.partition("\n")[0]: table.rstrip() + "\n" for table in tables}
+    for group in groups.values():
+        if group.measured:
+            note = f"- Measured by itself, {machine['Date']}: {machine['Command']}\n"
+            of[f"## {group.title}"] = f"{as_markdown(group)}\n{note}"
+    return "\n".join([head.rstrip() + "\n", *of.values()])
 
 
 def _warning(groups: dict[str, Group]) -> str:

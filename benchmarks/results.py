@@ -2,7 +2,7 @@
 
 A row holds its measurements in seconds: for a rate, seconds a frame in each round; for a
 latency, every sample; for an idle stream, CPU seconds a second; for a fleet, CPU seconds a frame
-in each round.
+in each round; for figures that stand for themselves, how long each round took.
 """
 
 import math
@@ -40,7 +40,7 @@ class Row:
 class Group:
     name: str
     title: str
-    kind: Literal["rate", "latency", "idle", "fleet"]
+    kind: Literal["rate", "latency", "idle", "fleet", "figures"]
     rows: dict[str, Row]
     against: tuple[str, ...] = ()
     """Whom the rows are compared with, besides the first of them."""
@@ -52,6 +52,8 @@ class Group:
     @property
     def baselines(self) -> list[str]:
         """The first peer, and those of `against` that were measured."""
+        if self.kind == "figures":
+            return []
         measured = self.measured
         return [*list(measured)[:1], *(name for name in self.against if name in measured)]
 
@@ -69,12 +71,12 @@ class Group:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Column titles, and a line of cells for each row; the first two cells are texts."""
         measured = self.measured
-        ratio_of = {"rate": "", "latency": "p99 ", "idle": "CPU ", "fleet": "CPU "}[self.kind]
+        ratio_of = {"rate": "", "latency": "p99 ", "idle": "CPU ", "fleet": "CPU "}.get(self.kind)
         lines, columns = [], [*self._columns(), *(f"{ratio_of}vs {n}" for n in self.baselines)]
         for name, row in measured.items():
             ratios = [f"{self.ratio(name, base):.2f}x" for base in self.baselines]
             lines.append([row.label, *self._cells(row), *ratios])
-        return ["peer", *columns], lines
+        return ["" if self.kind == "figures" else "peer", *columns], lines
 
     def notes(self) -> list[str]:
         return [f"{row.label}: skipped, {row.missing}" for row in self.rows.values() if row.missing]
@@ -82,18 +84,23 @@ class Group:
     def _columns(self) -> list[str]:
         first: Mapping[str, Any] = next(iter(self.measured.values()), Row("")).__dict__
         if self.kind == "rate":
-            return ["frames/s", "µs a frame", *first["parts"]]
+            return ["frames/s", "µs a frame", *first["parts"], *first["extra"]]
         if self.kind == "latency":
             return ["p50 ms", "p90 ms", "p99 ms"]
+        if self.kind == "figures":
+            return list(first["extra"])
         per = {"idle": "a second", "fleet": "a frame"}[self.kind]
         return [f"CPU µs {per}", *first["extra"]]
 
     def _cells(self, row: Row) -> list[str]:
         if self.kind == "rate":
             parts = [f"{statistics.median(rounds) * 1e6:.2f}" for rounds in row.parts.values()]
-            return [f"{1 / row.median:,.0f}", f"{row.median * 1e6:.2f}", *parts]
+            more = map(_short, row.extra.values())
+            return [f"{1 / row.median:,.0f}", f"{row.median * 1e6:.2f}", *parts, *more]
         if self.kind == "latency":
             return [f"{percentile(row.seconds, p) * 1e3:.3f}" for p in (50, 90, 99)]
+        if self.kind == "figures":
+            return [*map(_short, row.extra.values())]
         if self.kind == "fleet":
             return [f"{row.median * 1e6:.1f}", *map(_short, row.extra.values())]
         return [f"{row.median * 1e6:.0f}", *(f"{value:.0f}" for value in row.extra.values())]

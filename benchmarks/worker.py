@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Control", "Worker", "allow_descriptors"]
+__all__ = ["Control", "Worker", "allow_descriptors", "resident"]
 
 _ROOT = Path(__file__).parent.parent
 _MANY = 65536  # descriptors; more are never needed, and some systems refuse more
@@ -113,3 +113,12 @@ def allow_descriptors() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def resident() -> int:
+    """Resident bytes now; 0 where the system has no /proc."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

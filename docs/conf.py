@@ -8,6 +8,7 @@ other hosts are left out of that.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -80,6 +81,23 @@ def _say_source(app: Any, what: str, name: str, thing: Any, options: Any, lines:
             lines += ["", f"On the wire: ``{key}``.", ""]
 
 
+def _keep_links_inside(app: Any, docname: str, source: list[str]) -> None:
+    """Have links to other files of the repository, which only GitHub can follow, be their texts.
+
+    The benchmarks' results are a page of their own here.
+    """
+    folder = Path(app.env.doc2path(docname)).parent
+    docs = Path(app.srcdir)
+
+    def inside(found: re.Match[str]) -> str:
+        target = (folder / found[2]).resolve()
+        if target == docs.parent / "benchmarks" / "results.md":
+            return f"[{found[1]}](/explanation/results.md)"
+        return found[0] if target.is_relative_to(docs) or not target.exists() else found[1]
+
+    source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\((\.\./[^)#\s]+)[^)\s]*\)", inside, source[0])
+
+
 class Commands(Directive):
     """What `fastpos COMMAND --help` says of each command."""
 
@@ -103,5 +121,6 @@ def _help_of(title: str, parser: ArgumentParser) -> nodes.Node:
 
 
 def setup(app: Any) -> None:
+    app.connect("source-read", _keep_links_inside)
     app.add_directive("fastpos-commands", Commands)
     app.connect("autodoc-process-docstring", _say_source, priority=1)  # before napoleon

@@ -37,8 +37,8 @@ from .wire.credential import Credential, CredentialSource
 if TYPE_CHECKING:
     import ssl
 
-    from .journal.writer import Journal
-    from .redis import Publisher
+    from .journal.journal import Journal
+    from .journal.recorder import Publishes
 
 __all__ = [
     "Dispatch",
@@ -137,7 +137,7 @@ def _ssl_context(name: str, value: Any) -> None:
 
 def _journal(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, (str, os.PathLike)):
-        from .journal.writer import Journal  # noqa: PLC0415 -- as with TLS
+        from .journal.journal import Journal  # noqa: PLC0415 -- as with TLS
 
         if not isinstance(value, Journal):
             raise TypeError(f"{name} must be a path or a Journal, not {type(value).__name__}")
@@ -147,9 +147,10 @@ def _journal(name: str, value: Any) -> None:
 
 def _publisher(name: str, value: Any) -> None:
     if value is not None:
-        from .redis import Publisher  # noqa: PLC0415 -- who has one has imported it
+        from .journal.recorder import Publishes  # noqa: PLC0415 -- who has one has imported it
 
-        _instance_of(Publisher)(name, value)
+        if not isinstance(value, Publishes):
+            raise TypeError(f"{name} must be a Publisher, not {type(value).__name__}")
 
 
 Integer = Annotated[int, _integer]
@@ -282,7 +283,7 @@ class Settings(Frozen, Callbacks):
     queue_size: Size = 10_000
     slow_callback_s: Seconds = 1.0
     journal: Annotated["Journal | str | os.PathLike[str] | None", _journal] = None
-    publisher: Annotated["Publisher | None", _publisher] = None
+    publisher: Annotated["Publishes | None", _publisher] = None
 
     # Worked out of these:
     address: Address = field(init=False)

@@ -455,8 +455,8 @@ def _recorder(settings: Settings) -> Recorder | Several | None:
     """Make what writes down and publishes what comes to a stream; None: nobody does."""
     if settings.journal is None and settings.publisher is None:
         return None
+    from .journal.journal import Journal, journal_at  # noqa: PLC0415
     from .journal.recorder import Recorder, Several, Sink  # noqa: PLC0415 -- for who has one only
-    from .journal.writer import Journal, journal_at  # noqa: PLC0415
 
     journal, publisher = settings.journal, settings.publisher
     if journal is not None and not isinstance(journal, Journal):

@@ -1,8 +1,7 @@
 """The checks of a commit, in under a minute: `python -m tests.check [PYTEST'S ARGUMENTS]`.
 
-The linters, the types, and what a plain `pytest` runs, all at once: the tests in several processes,
-as they mostly wait. Arguments are for one pytest instead: `python -m tests.check tests/wire`;
-`--only-tests` leaves the linters and the types out.
+The linters, the types, and what a plain `pytest` runs, all at once. Arguments are for pytest:
+`python -m tests.check tests/wire`.
 `.ci/run` runs everything there is. Exit status 1 if something failed, and then its output is shown.
 """
 
@@ -17,18 +16,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LINTERS = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "--strict"]]
-PROCESSES = 4  # the tests wait more than they compute
-
-
-def shares(files: list[Path], number: int) -> list[list[str]]:
-    """Deal files out, the largest first, each to whom has least."""
-    dealt: list[list[str]] = [[] for _ in range(number)]
-    sizes = [0] * number
-    for file in sorted(files, key=lambda file: file.stat().st_size, reverse=True):
-        least = sizes.index(min(sizes))
-        sizes[least] += file.stat().st_size
-        dealt[least].append(str(file.relative_to(ROOT)))
-    return [share for share in dealt if share]
 
 
 def run(command: list[str]) -> tuple[bool, str]:
@@ -47,13 +34,7 @@ def run(command: list[str]) -> tuple[bool, str]:
 
 def main() -> int:
     began = time.monotonic()
-    words = sys.argv[1:]
-    linters = LINTERS
-    if words[:1] == ["--only-tests"]:
-        words, linters = words[1:], []
-    given = [words] if words else []
-    tests = given or shares(list((ROOT / "tests").rglob("test_*.py")), PROCESSES)
-    commands = [*linters, *(["pytest", "-q", *each] for each in tests)]
+    commands = [*LINTERS, ["pytest", "-q", *sys.argv[1:]]]
     failed = 0
     with ThreadPoolExecutor(len(commands)) as pool:
         for command, (well, output) in zip(commands, pool.map(run, commands), strict=True):

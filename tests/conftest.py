@@ -1,4 +1,9 @@
-"""Fixtures of the tests that run streams over real sockets."""
+"""Fixtures of the tests that run streams over real sockets, and how a run of pytest is set up.
+
+Whole folders are shared among processes, as the tests wait more than they compute; single files
+and what is said with `-n` are not. A fixture of a module or a session is one of a process; tests of
+which one changes what the next finds are a group (`pytest.mark.xdist_group`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +26,8 @@ from tests.support import credentials
 from tests.support.bench import Bench
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.recording import KEY, Recorder, until
+
+PROCESSES = 4
 
 # Back at once, so that tests need not wait.
 QUICK = ReconnectPolicy(initial=0.02, maximum=0.1)
@@ -44,6 +51,26 @@ def pytest_report_header(config: pytest.Config) -> str:
     if not is_long(config):
         return "hypothesis: the same examples in each run; -m long tries new ones"
     return f"hypothesis: new examples in each run; those that fail are kept in {EXAMPLES}"
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist's reads it
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    option = config.option
+    if hasattr(config, "workerinput") or "PYTEST_XDIST_WORKER" in os.environ:
+        return  # one of the processes itself: it would share its part in turn, without an end
+    unsaid = getattr(option, "numprocesses", 0) is None and option.dist == "no"
+    if unsaid and not option.usepdb and any(Path(each).is_dir() for each in config.args):
+        option.numprocesses, option.dist = PROCESSES, "loadgroup"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have what was captured be UTF-8, or it can't be sent to the process that shows it."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 def pytest_configure(config: pytest.Config) -> None:

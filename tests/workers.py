@@ -75,31 +75,7 @@ class Trial:
 
     def settle(self) -> None:
         """Wait until all have about their part, and every account is owned."""
-        least = len(self.workers.accounts) / len(self.workers.processes) / 3
-
-        def is_so() -> bool:
-            parts = self.workers.parts()
-            fair = all(parts[name] >= least for name in self.workers.processes)
-            return fair and self.workers.all_owned()
-
-        self.workers.wait(is_so, PATIENCE)
-
-    def owned_again(self, began: float) -> float:
-        """Wait until every account is, and stays so for a second; give how long after `began`."""
-        while True:
-            self.workers.wait(self.workers.all_owned, PATIENCE)
-            came = time.monotonic()
-            if self.keeps(1.0):
-                return came - began
-
-    def keeps(self, seconds: float) -> bool:
-        """Whether every account is owned all the time."""
-        ends = time.monotonic() + seconds
-        kept = True
-        while time.monotonic() < ends:
-            kept &= self.workers.all_owned()
-            time.sleep(0.05)
-        return kept
+        self.workers.settle(PATIENCE)
 
     def round(self, kind: str) -> float:
         """Have it happen; give how long until all were owned again, seconds."""
@@ -111,16 +87,16 @@ class Trial:
         began = time.monotonic()
         if kind == "kill":
             workers.kill(victim)
-            took = self.owned_again(began)
+            took = workers.owned_again(began, PATIENCE)
             self.add()
         elif kind == "term":
             if workers.terminate(victim):
                 self.problems.append("it failed at the end")
-            took = self.owned_again(began)
+            took = workers.owned_again(began, PATIENCE)
             self.add()
         elif kind == "stop":
             workers.stop(victim)
-            took = self.owned_again(began)
+            took = workers.owned_again(began, PATIENCE)
             time.sleep(max(began + STOPPED - time.monotonic(), 0.0))
             workers.go_on(victim, 1.0)
             workers.wait(lambda: self.losses(victim) > lost, PATIENCE)
@@ -129,23 +105,23 @@ class Trial:
             if kind == "empty":
                 self._last = {}
             self.redis.restart(1.0, empty=kind == "empty")
-            took = self.owned_again(time.monotonic())
-            if not self.keeps(6.0):
+            took = workers.owned_again(time.monotonic(), PATIENCE)
+            if not workers.keeps(6.0):
                 self.problems.append("accounts were let go while Redis was away for a second")
         elif kind == "blip":
             for proxy in proxies:
                 proxy.blackhole()
-            if not self.keeps(BLIP):
+            if not workers.keeps(BLIP):
                 self.problems.append("accounts were let go at once")
             for proxy in proxies:
                 proxy.resume()
-            took = self.owned_again(time.monotonic())
-            if not self.keeps(4.0):
+            took = workers.owned_again(time.monotonic(), PATIENCE)
+            if not workers.keeps(4.0):
                 self.problems.append("accounts were let go although their leases had not ended")
         elif kind == "cut":
             self.proxies[victim].blackhole()
             workers.wait(lambda: self.losses(victim) > lost, PATIENCE)
-            took = self.owned_again(began)
+            took = workers.owned_again(began, PATIENCE)
             time.sleep(max(began + CUT - time.monotonic(), 0.0))
             self.proxies[victim].resume()
         else:
@@ -156,7 +132,7 @@ class Trial:
                 self.problems.append("accounts are connected without a lease")
             for proxy in proxies:
                 proxy.resume()
-            took = self.owned_again(time.monotonic())
+            took = workers.owned_again(time.monotonic(), PATIENCE)
         return took
 
     def losses(self, worker: str) -> int:

@@ -205,6 +205,8 @@ class Book:
     ) -> list[Position]:
         """Know what another's `content` says.
 
+        The journal goes on: who has missed pushes since `begin_journal` has ended it.
+
         Args:
             content: what it is.
             received_ns: when it was told.
@@ -227,7 +229,6 @@ class Book:
                     )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no state of an account: {error!r}") from None
-        self._journal = None
         return self._settle(state, keep, received_ns)
 
     def take_out(self) -> State:

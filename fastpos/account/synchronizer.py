@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from ..errors import SnapshotError
 from ..logs import fields, log
-from ..model.events import Synced
+from ..model.events import Position, Synced
 from ..model.snapshot import Snapshot
 from ..reconnect import ReconnectPolicy
 from .book import Book
@@ -153,6 +153,11 @@ class Synchronizer:
         self.synced = True
         if self._interrupted:  # meanwhile, and perhaps before `synced` was set
             self.end()
+        return self.merged(events, now_ns)
+
+    def merged(self, events: list[Position], now_ns: int) -> list[tuple[str, object]]:
+        """A snapshot was merged, here or elsewhere, and this has changed by it; give what is to be
+        told, each with the callback's name."""
         changes = [event.change for event in events]
         synced = Synced(
             gap_s=self._gap_s,

@@ -75,17 +75,23 @@ class Account:
         self,
         snapshot: FreshSnapshot | None,
         journal: Journal | None = None,
-        publisher: Publisher | None = None,
+        publisher_of: Callable[[Journal | None], Publisher | None] = lambda journal: None,
     ) -> PositionStream:
         """Make its stream; raises TypeError, ValueError.
 
         Args:
             snapshot: its source of snapshots.
             journal: where what comes is written, if its arguments do not say.
-            publisher: where it is published, None: nowhere.
+            publisher_of: gives what publishes it, for its journal.
         """
         arguments = {key: _argument(key, value) for key, value in self.arguments.items()}
-        arguments.setdefault("journal", journal)
+        folder = arguments.get("journal")
+        if folder is not None:
+            from ..journal.journal import journal_at  # noqa: PLC0415 -- for who has one only
+
+            arguments["journal"] = journal_at(folder)
+        its_own = arguments.setdefault("journal", journal)
+        publisher = publisher_of(its_own)
         return PositionStream(name=self.name, snapshot=snapshot, publisher=publisher, **arguments)
 
     @clears_locals

@@ -7,13 +7,14 @@ import json
 import logging
 import os
 import platform
+import re
 import ssl
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .. import __version__
 from .._c import compiled, compiled_error
@@ -52,8 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that repeats no URL's password in what it complains of."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(re.sub(r"//\S*@", "//***@", message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fastpos",
         description="A futures account's positions, orders and triggers, pushed from an exchange.",
     )
@@ -188,16 +196,31 @@ def _parser() -> argparse.ArgumentParser:
         help="write down what comes to all accounts, but for those that say journal= themselves",
     )
     _takes_redis(serve, "share the accounts with all others on this Redis, and publish there")
+    serve.add_argument(
+        "--redis-max-length",
+        type=_count,
+        default=100_000,
+        metavar="N",
+        help="keep about so many records of each account there; docs/capacity.md says how much "
+        "memory that takes (default: %(default)d)",
+    )
     serve.set_defaults(run=_serve)
 
     tail = commands.add_parser(
         "tail",
+        usage="%(prog)s [-h] [--prefix PREFIX] [--group G] [--consumer C] [--plain | --json] "
+        "[--ascii] [URL] NAME",
         help="show what is published to Redis of a stream, as watch does, until Ctrl-C",
         epilog="It begins with what is open. In a group it goes on where the group stopped, and "
         "acknowledges what it has shown.",
     )
-    tail.add_argument("url", metavar="URL", help="of Redis or Valkey: redis://HOST:PORT/DB")
-    tail.add_argument("name", metavar="NAME", help="the stream's")
+    tail.add_argument(  # not "?" for the first: argparse loses it where an option stands before
+        "words",
+        nargs="+",
+        metavar="[URL] NAME",
+        help="the stream's name, and before it the URL of Redis or Valkey: redis://HOST:PORT/DB; "
+        "one with a password should be in the environment: FASTPOS_REDIS_URL",
+    )
     tail.add_argument(
         "--prefix", default="fastpos", help="what the keys begin with (default: %(default)s)"
     )
@@ -272,6 +295,10 @@ def _positive(text: str) -> float:
     return _number(text, float, "above 0", lambda value: 0 < value < float("inf"))
 
 
+def _count(text: str) -> int:
+    return _number(text, int, "from 1 on", lambda value: value >= 1)
+
+
 def _size(text: str) -> int:
     return _number(text, int, "of bytes, at least 1", lambda value: value >= 1)
 
@@ -342,12 +369,22 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
+    *urls, name = options.words
+    url: str = urls[0] if urls else os.environ.get("FASTPOS_REDIS_URL", "")
+    wrong = None
+    if len(urls) > 1:
+        wrong = "give a URL and a NAME, or a NAME"
+    elif "://" in name:
+        wrong = "give the NAME of the stream, after the URL"
+    elif not url:
+        wrong = "give a URL before the NAME, or set FASTPOS_REDIS_URL"
+    if wrong is not None:
+        print(f"fastpos: {wrong}", file=sys.stderr)
+        return 2
     from ..redis import RemoteStream  # noqa: PLC0415 -- needs the extra
 
     try:
-        stream = RemoteStream(
-            options.url, options.name, options.prefix, options.group, options.consumer
-        )
+        stream = RemoteStream(url, name, options.prefix, options.group, options.consumer)
     except ValueError as error:
         print(f"fastpos: {error}", file=sys.stderr)
         return 2
@@ -397,14 +434,16 @@ def _serve(options: argparse.Namespace) -> int:
         return check(options.file)
     journal = None
     if options.journal is not None:
-        from ..journal.writer import journal_at  # noqa: PLC0415
+        from ..journal.journal import journal_at  # noqa: PLC0415
 
         journal = journal_at(options.journal)  # an account may name the same folder
     sharing = None
     if options.redis is not None:
         from .sharing import Sharing  # noqa: PLC0415 -- needs the extra
 
-        sharing = Sharing(options.redis, options.redis_prefix, options.connect_rate)
+        sharing = Sharing(
+            options.redis, options.redis_prefix, options.connect_rate, options.redis_max_length
+        )
     return serve(options.file, options.log_format == "json", fleet, journal, sharing)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
+from time import sleep
 from typing import TYPE_CHECKING
 
 from ..clock import monotonic
@@ -39,20 +40,22 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "serve"]
 
-# How long streams are given to say goodbye at the end, the last records and lines to be written,
-# and the last file of the journal to be compressed, seconds.
-GOODBYE = 5.5
-LAST_RECORDS = 1.5
-LAST_LINES = 1.0
-LAST_FILE = 1.0
+# How long at the most each step of the end takes, seconds. Supervisors kill after 10, and the
+# interpreter's own end may wait for 2 more (redis/sender.py).
+# Streams say goodbye, and what they had is published; where others wait for the accounts, half of
+# `HANDOVER` is for the exchange's answers, and the other for what has none to be cut.
+GOODBYE, HANDOVER = 3.0, 2.0
+# Redis is told that others may have the accounts.
+LAST_WORDS = 1.0
+# The last records and lines are written, and the last file of the journal is compressed.
+LAST_RECORDS, LAST_LINES, LAST_FILE = 1.0, 0.5, 1.0
 # So many streams that are let go end at once.
 ENDING_THREADS = 16
 # An account that is not subscribed so long after it began may take long, seconds.
 EXPECTED = 10.0
-# How long Redis is told at the end that others may have the accounts, seconds.
-LAST_WORDS = 1.0
-# How long a signal that came just before a wait may have to wait, seconds.
-SLICE = 0.5
+# How long a signal that came just before a wait may have to wait, and how often connections that
+# are being closed are looked at, seconds.
+SLICE, LOOK = 0.5, 0.05
 # What comes of a stream and is not written: a tick a second of each that has a position.
 _LEFT_OUT = {"on_adl_price"}
 
@@ -112,9 +115,12 @@ class _Served:
     def __init__(self, account: Account, journal: Journal | None, sharing: Sharing | None) -> None:
         self.account = account
         self.snapshot: FreshSnapshot | None = account.new_snapshot()
-        publisher = None if sharing is None else sharing.publisher
-        self.stream: PositionStream = account.new_stream(self.snapshot, journal, publisher)
-        self.shard = 0 if sharing is None else sharing.shard_of(account.name)
+        if sharing is None:
+            self.stream: PositionStream = account.new_stream(self.snapshot, journal)
+            self.shard = 0
+        else:
+            self.stream = account.new_stream(self.snapshot, journal, sharing.publisher_of)
+            self.shard = sharing.shard_of(account.name)
         self.is_leaving = False
         self.is_cut = False
         """Its connection was closed, as its shard was lost or another has published it."""
@@ -181,15 +187,30 @@ class _Program:
                     self._requests.get(timeout=SLICE)()
                 ended = self._fleet.join(0)
             self._ending = True
-            self._fleet.stop(GOODBYE)
-            if self._sharing is not None:
-                self._sharing.leave(LAST_WORDS)
+            self._say_goodbye()
             is_recorded = self._has_recorded()
             self._output.note("info", "stopped", "stopped")
             self._output.close(LAST_LINES)
         if self._lost is not None:
             raise self._lost
         return int(ended or not is_recorded)
+
+    def _say_goodbye(self) -> None:
+        """End all streams, and let others have the accounts as soon as nothing is connected."""
+        began = monotonic()
+        self._fleet.stop(GOODBYE if self._sharing is None else HANDOVER)
+        if self._sharing is None:
+            return
+        while self._is_connected:
+            if monotonic() > began + GOODBYE:  # the leases run out once this has ended
+                return
+            sleep(LOOK)
+        self._sharing.leave(LAST_WORDS)
+
+    @property
+    def _is_connected(self) -> bool:
+        stats = self._fleet.stats
+        return stats.ready > 0 or stats.connecting > 0
 
     def _has_recorded(self) -> bool:
         """Wait until all that came is in the journal; whether it is."""

@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..redis import Publisher
 from ..redis.shards import shard_of
 from ..redis.worker import Worker
+
+if TYPE_CHECKING:
+    from ..journal import Journal
 
 __all__ = ["Sharing"]
 
@@ -30,14 +34,19 @@ class Sharing:
         url: of the Redis.
         prefix: what all keys there begin with.
         rate: so many accounts can be connected in a second.
+        max_length: about so many records are kept there of each account.
 
     Raises:
         TypeError, ValueError: the URL or the prefix is unusable.
         ImportError: redis-py is not there.
     """
 
-    def __init__(self, url: str, prefix: str, rate: float) -> None:
-        self.publisher = Publisher(url, prefix)
+    def __init__(self, url: str, prefix: str, rate: float, max_length: int) -> None:
+        # Of each journal, and of none: what can't be sent yet is read from the journal later.
+        first = Publisher(url, prefix, max_length)
+        self._publishers: dict[Journal | None, Publisher] = {None: first}
+        self._fenced: Callable[[str], object] | None = None
+        self._max_length = max_length
         self._url, self._prefix, self._rate = url, prefix, rate
         self._counts: Counter[int] = Counter()  # accounts in each shard; replaced, never changed
         self._expected: Callable[[], int] = int
@@ -89,9 +98,19 @@ class Sharing:
             give=lambda shards: ask(partial(give, shards)),
             choose=self._choose,
         )
-        self.publisher.who = self._worker.name
-        self.publisher.on_fenced = lambda name: ask(partial(anew, name))
+        self._fenced = lambda name: ask(partial(anew, name))
         self._worker.start()
+
+    def publisher_of(self, journal: Journal | None) -> Publisher:
+        """Give what publishes the accounts with this journal."""
+        publisher = self._publishers.get(journal)
+        if publisher is None:
+            publisher = self._publishers[journal] = Publisher(
+                self._url, self._prefix, self._max_length, journal
+            )
+        if self._worker is not None:
+            publisher.who, publisher.on_fenced = self._worker.name, self._fenced
+        return publisher
 
     def has(self, shard: int) -> bool:
         """Whether what is in a shard is to be served here."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from ..journal.format import time_of
+from ..printable import printable
 from ..redis.connecting import connect, shown
 from ..redis.leases import WorkerKeys
 from ..redis.scripts import Keys
@@ -39,7 +41,8 @@ def read_status(url: str, prefix: str) -> dict[str, Any]:
         with client:
             return _read(client, url, prefix)
     except RedisError as error:
-        raise OSError(f"{shown(url)}: {type(error).__name__}: {error}") from None
+        said = printable(str(error))
+        raise OSError(f"{shown(url)}: {type(error).__name__}: {said}") from None
 
 
 def _read(client: Any, url: str, prefix: str) -> dict[str, Any]:
@@ -53,9 +56,10 @@ def _read(client: Any, url: str, prefix: str) -> dict[str, Any]:
     living = {name.decode(): until for name, until in alive if until > now}
     shards = {}
     for shard, text in leases.items():
-        owner, epoch, until = text.decode().split()
-        if owner != "-" and int(until) > now:
-            shards[int(shard)] = {"owner": owner, "epoch": int(epoch)}
+        with suppress(ValueError):  # somebody else has written it
+            owner, epoch, until = text.decode().split()
+            if owner != "-" and int(until) > now:
+                shards[int(shard)] = {"owner": owner, "epoch": int(epoch)}
     accounts = sorted(_accounts(client, prefix), key=lambda each: str(each["name"]))
     counts = Counter(each["owner"] for each in shards.values())
     publishing = Counter(each["owner"] for each in accounts)
@@ -99,12 +103,12 @@ def _accounts(client: Any, prefix: str) -> Iterator[dict[str, Any]]:
         answers = iter(pipeline.execute(raise_on_error=False))
         for name in some:
             owner, length, last, groups = (next(answers) for _ in range(4))
-            if isinstance(length, Exception) or isinstance(last, Exception):
+            if any(isinstance(each, Exception) for each in (owner, length, last)):
                 continue  # it is something else's key
             yield {
                 "name": name,
                 "shard": shard_of(name),
-                "owner": owner.decode().partition(" ")[2] if owner else None,
+                "owner": owner.decode("utf-8", "replace").partition(" ")[2] if owner else None,
                 "records": length,
                 "last_id": last[0][0].decode() if last else None,
                 "last_age_s": _age(last[0][1]) if last else None,
@@ -114,12 +118,14 @@ def _accounts(client: Any, prefix: str) -> Iterator[dict[str, Any]]:
 
 def _age(values: dict[bytes, bytes]) -> float | None:
     """Give how long ago a record was received, seconds."""
-    record = values.get(b"record")
-    return None if record is None else round(max(time.time() - time_of(record) / 1e9, 0.0), 1)
+    try:
+        return round(max(time.time() - time_of(values[b"record"]) / 1e9, 0.0), 1)
+    except (KeyError, ValueError):  # somebody else has written it
+        return None
 
 
 def _group(group: dict[str, Any]) -> tuple[str, dict[str, int | None]]:
-    return group["name"].decode(), {
+    return group["name"].decode("utf-8", "replace"), {
         "consumers": group["consumers"],
         "pending": group["pending"],
         "lag": group.get("lag"),  # None: the server can't tell
@@ -161,8 +167,9 @@ def table(status: dict[str, Any]) -> str:
 
 
 def _aligned(rows: list[list[Any]]) -> list[str]:
-    widths = [max(len(str(row[n])) for row in rows) for n in range(len(rows[0]))]
+    shown = [[printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return [
-        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in shown
     ]

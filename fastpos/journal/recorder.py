@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
 from time import time_ns
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..account.state import wire_of
 from ..errors import DecodeError, FastposError, SnapshotError
@@ -25,9 +25,10 @@ from ..model.fields import Record
 from ..model.snapshot import Snapshot
 from ..wire.credential import Credential, Hider
 from .format import encoded_line, is_json_line, label_of, line_of, push_lines
+from .journal import Journal
 from .writer import HURRY
 
-__all__ = ["Recorder", "Several", "Sink"]
+__all__ = ["Publishes", "Recorder", "Several", "Sink"]
 
 
 class Sink(Protocol):
@@ -72,6 +73,15 @@ class Sink(Protocol):
     @property
     def is_asleep(self) -> bool:
         """Whether `hurry` is to be called when something comes."""
+
+
+@runtime_checkable
+class Publishes(Sink, Protocol):
+    """One that publishes what it takes: a `fastpos.redis.Publisher`."""
+
+    @property
+    def journal(self) -> Journal | None:
+        """Where it has what comes written down first; None: nowhere."""
 
 
 class Recorder:
@@ -421,7 +431,9 @@ class Several:
                 opened.append(each)
         except BaseException:
             for each in opened:
-                each.close()
+                finish = each.close()
+                if finish is not None:
+                    finish()
             raise
 
     def close(self) -> Callable[[], None] | None:

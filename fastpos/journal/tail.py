@@ -11,6 +11,7 @@ the lines do.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -108,7 +109,9 @@ class Tail:
             elif self._next() is None:
                 return None
             else:
-                self._is_final = True  # what it has is all it will have; that is read once more
+                self._is_final = True  # what it has is all it will have; that is read once more,
+                self._file.seek(self.place[1])  # as what was undone may have been read
+                self._rest = b""
 
     def _whole(self, data: bytes) -> int:
         """How many of the bytes are lines that stay."""
@@ -167,7 +170,9 @@ def end_of(folder: Path) -> Place:
     Raises:
         OSError: it can't be read.
     """
-    found = segments(folder)
+    found = []
+    with suppress(FileNotFoundError):  # the folder was removed: the journal makes it anew
+        found = segments(folder)
     if not found:
         return "", 0
     try:

@@ -1,46 +1,41 @@
-"""`Journal`: a folder in which streams write down what came, by a thread of its own.
+"""`Writer`: the thread that writes a journal's files.
 
-Who reads a stream hands over bytes and goes on (recorder.py); what is handed over waits in one
-queue, in the order in which it came. The writer takes it out every half `flush_interval`, or
+It takes out of the queue what streams have handed over (journal.py) every half `flush_interval`, or
 sooner when much waits, makes lines of it, and writes them in one system call. So after a `kill -9`
 at any moment all that came `flush_interval` before is in the file.
 
-What can't be written, as the disk is full or the folder is gone, waits too, and is tried again.
-Only when more than `buffer_bytes` wait is something not taken any more: that is counted by the
-stream it was for, and noted in the journal where it goes on. An *episode* is the time in which
-writing fails, or something is not taken as it is too slow; `failure` tells of it.
+What can't be written, as the disk is full or the folder is gone, waits, and is tried again with
+another file. Between writes a file that is closed is compressed, and the oldest are removed where
+all are too much.
 
-Threads: the queue is a deque, whose ends any thread may use. `_lock` guards who uses the journal
-and the writer's beginning and end, `_episode` an episode's beginning. What is the writer's alone is
-listed with its attributes. Of a recorder's counters each has one writer.
+Threads: `Writer._run` is the thread, and what is its alone is listed with its attributes. Others
+call `start`, `flush`, `finish` and `abandon`; `_flushed` guards up to where all is written, for who
+waits. The queue is a deque, whose ends any thread may use.
 """
 
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from pathlib import Path
 from time import time_ns
-from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import __version__
 from ..clock import monotonic
 from ..errors import JournalError
-from ..fork import OwnerProcess
 from ..logs import fields, log
 from .format import check_line, crc_of, header_line
 from .segments import FolderLock, Segment, compress, leftovers, next_name, sync_folder, written
 
-__all__ = ["Journal", "Writes", "journal_at"]
+if TYPE_CHECKING:
+    from .journal import Journal
 
-FSYNC = ("never", "segment", "flush")
+__all__ = ["HURRY", "LAST_WRITES", "Left", "Writer", "Writes"]
+
 # The writer is woken before its time when so much waits of a stream, bytes.
 HURRY = 256 * 1024
 # So much is written at once, bytes.
@@ -67,238 +62,6 @@ class Writes(Protocol):
         """How many bytes wait."""
 
 
-class Journal:
-    """A folder that keeps what streams were sent, for `read` and `replay`.
-
-    It may be shared by the streams of a process. It is opened when the first of them starts, and
-    closed when the last has ended; `with journal:` keeps it open as long.
-
-    Args:
-        folder: where; it is made if it is not there. No other journal may write there.
-        segment_bytes: a file that has become so large is closed, and another begun, bytes.
-        segment_seconds: the same for one that is so old, seconds.
-        flush_interval: what is older than this survives a `kill -9` of the process, seconds.
-        keep_bytes: the oldest files are removed while all together are larger, bytes; None: never.
-        fsync: when the disk is waited for, which alone survives a loss of power: "never",
-            "segment" (when a file is closed) or "flush" (at each write).
-        buffer_bytes: about so much waits at most while nothing can be written, bytes.
-
-    Raises:
-        TypeError, ValueError: an argument is unusable; the message names it.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        segment_bytes: int = 64 * 1024 * 1024,
-        segment_seconds: float = 3600.0,
-        flush_interval: float = 0.5,
-        keep_bytes: int | None = None,
-        fsync: str = "never",
-        buffer_bytes: int = 64 * 1024 * 1024,
-    ) -> None:
-        self.folder = Path(os.path.abspath(folder))  # the process may change its directory
-        self.buffer_bytes = _size("buffer_bytes", buffer_bytes)
-        self.segment_bytes = _size("segment_bytes", segment_bytes)
-        self.segment_seconds = _seconds("segment_seconds", segment_seconds)
-        self.interval = _seconds("flush_interval", flush_interval) / 2
-        self.keep_bytes = None if keep_bytes is None else _size("keep_bytes", keep_bytes)
-        if fsync not in FSYNC:
-            raise ValueError(f"fsync must be one of {FSYNC}, not {fsync!r}")
-        self.fsync = fsync
-
-        self._lock = threading.Lock()
-        self._users = 0  # under `_lock`
-        self._recorders: tuple[Writes, ...] = ()  # replaced under `_lock`; anybody looks
-        self._writer: _Writer | None = None  # the same
-        self._owner = OwnerProcess()
-        self._owner.in_child = self._leave_to_parent
-
-        self.wants_states = False
-        """Whether streams are to say all that they know whenever they were subscribed: it is known
-        from the beginning here."""
-        self.state_every = 0
-        """And after so many records: not."""
-        self.failure: JournalError | None = None
-        """The episode that is under way or was last; None where there was none. For anybody."""
-        self._episode = threading.Lock()
-        self.is_failing = False
-        """Whether one is under way; begun under `_episode`, ended by the writer."""
-        self.is_full = False
-        """Whether nothing more is taken, as too much waits; only the writer ends it, and does so
-        in its next turn."""
-        self.left = Left(deque(), b"", [])
-        """What the last writer has left; under `_lock` or the writer's."""
-
-    def __repr__(self) -> str:
-        return f"<Journal {str(self.folder)!r}>"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a Journal can't be copied or pickled: one process writes in a folder")
-
-    # --- anybody's --------------------------------------------------------------------------
-
-    def open(self) -> Journal:
-        """Begin to write, or do nothing where that has begun; to be followed by `close`.
-
-        Raises:
-            JournalError: the folder can't be written in, or another journal writes there.
-        """
-        with self._lock:
-            if self._owner.is_another:
-                self._users, self._recorders, self._writer = 0, (), None
-                self.left = Left(deque(), b"", [])
-            if self._users == 0:
-                self._writer = self._begin()
-            self._users += 1
-        return self
-
-    def close(self, timeout: float = LAST_WRITES) -> None:
-        """End what `open` began; the last one waits until all is written, so many seconds."""
-        writer = self._release()
-        if writer is not None:
-            writer.finish(timeout)
-
-    def _release(self) -> _Writer | None:
-        """End what `open` began; give the writer, which is to be finished, if it was the last."""
-        with self._lock:
-            if self._owner.is_another or not self._users:
-                return None
-            self._users -= 1
-            if self._users:
-                return None
-            writer, self._writer = self._writer, None
-            return writer
-
-    def flush(self, timeout: float = LAST_WRITES) -> bool:
-        """Wait until all that was handed over before this is in the file.
-
-        Args:
-            timeout: seconds to wait at the most.
-
-        Returns:
-            Whether it is.
-        """
-        writer = self._writer
-        return True if writer is None else writer.flush(timeout)
-
-    def __enter__(self) -> Journal:
-        return self.open()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _begin(self) -> _Writer:
-        lock = None
-        try:
-            lock = FolderLock(self.folder)
-            writer = _Writer(self, lock)
-            self._owner.claim()
-            self.is_full = self.is_failing = False
-            writer.start()
-        except (OSError, RuntimeError) as error:
-            if lock is not None:
-                lock.release()
-            raise JournalError(f"the journal can't be written in {self.folder}: {error}") from error
-        return writer
-
-    def _leave_to_parent(self) -> None:
-        """Take note that this is a copy in a forked child: the files are the parent's."""
-        self._lock, self._episode = threading.Lock(), threading.Lock()  # which somebody may hold
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.abandon()
-
-    @property
-    def is_anothers(self) -> bool:
-        """Whether it was used in another process, from which this one was forked."""
-        return self._owner.is_another
-
-    # --- the recorders' ---------------------------------------------------------------------
-
-    def enter(self, recorder: Writes) -> deque[Any]:
-        """Have `recorder` write; give the queue that it puts entries into, itself first in each.
-
-        Raises:
-            JournalError: see `open`.
-        """
-        self.open()
-        with self._lock:
-            assert self._writer is not None
-            self._recorders = (*self._recorders, recorder)
-            return self._writer.entries
-
-    def leave(self, recorder: Writes) -> Callable[[], None] | None:
-        """Have it write no more, after what it has handed over.
-
-        Returns:
-            What must be called yet, as it was the last; it waits until all is written.
-        """
-        writer = self._release()
-
-        def finish() -> None:
-            if writer is not None:
-                writer.finish(LAST_WRITES)
-            with self._lock:
-                self._recorders = tuple(each for each in self._recorders if each is not recorder)
-
-        if writer is not None:
-            return finish
-        finish()
-        return None
-
-    def hurry(self) -> None:
-        """Have what waits written soon, unless that fails."""
-        writer = self._writer
-        if writer is None:
-            return
-        if writer.wake.is_set() and self._waiting > self.buffer_bytes:  # of all together
-            self.is_full = True
-        if not writer.fails:
-            writer.wake.set()
-
-    def fall_behind(self) -> None:
-        """Note that something is not taken, as too much waits."""
-        self.is_full = True
-        self.begin_episode(
-            f"the journal in {self.folder} is written too slowly: "
-            f"more than {self.buffer_bytes} bytes wait"
-        )
-        writer = self._writer
-        if writer is not None:
-            writer.wake.set()
-
-    def begin_episode(self, message: str) -> None:
-        """Say what hinders the journal, once an episode."""
-        with self._episode:
-            if self.is_failing:
-                return
-            self.failure = JournalError(message)
-            self.is_failing = True
-        log.error("%s", message, extra=fields("journal_failing", folder=str(self.folder)))
-
-    @property
-    def _waiting(self) -> int:
-        return sum(each.waiting for each in self._recorders)
-
-    @property
-    def is_asleep(self) -> bool:
-        """Whether the writer waits for `hurry`, as there was nothing to write."""
-        writer = self._writer
-        return writer is not None and writer.is_asleep
-
-    @property
-    def recorders(self) -> tuple[Writes, ...]:
-        """Who writes."""
-        return self._recorders
-
-
 class Left(NamedTuple):
     """What could not be written."""
 
@@ -307,7 +70,7 @@ class Left(NamedTuple):
     lines_of: list[tuple[Writes, int]]
 
 
-class _Writer:
+class Writer:
     """A journal's thread, and what is its own, from `Journal.open` to `close`."""
 
     def __init__(self, journal: Journal, lock: FolderLock) -> None:
@@ -319,10 +82,13 @@ class _Writer:
         self.wake = threading.Event()
         """Set to have it look."""
         self.is_asleep = False
+        self.is_late = False
+        """Whether somebody has waited for it in vain the last time."""
         self._flushed = threading.Condition()
         self._handed_over = 0  # under `_flushed`: calls of `flush`, and up to which all is written
         self._written = 0
         self._ending = False  # set by `finish`
+        self._has_written_all = False  # it has ended, and nothing is left; set by the thread
         self._thread = threading.Thread(target=self._run, name="fastpos-journal", daemon=True)
         # The thread's.
         self._segment: Segment | None = None
@@ -356,9 +122,11 @@ class _Writer:
             while self._written < mine and self._thread.is_alive():
                 left = deadline - monotonic()
                 if left <= 0:
+                    self.is_late = True
                     return False
                 self._flushed.wait(min(left, 0.5))
-            return self._written >= mine
+            self.is_late = False
+            return self._written >= mine or self._has_written_all
 
     def finish(self, timeout: float) -> None:
         """Have it write what there is, and end."""
@@ -366,6 +134,7 @@ class _Writer:
         self.wake.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
+            self.is_late = self._thread.is_alive()
 
     def abandon(self) -> None:
         """Give up, in a forked child: nothing here is its own."""
@@ -383,6 +152,7 @@ class _Writer:
                 self._rest()
                 self._turn()
             self._turn()
+            self._has_written_all = not (self.entries or self._unwritten)
         except BaseException as error:  # a mistake of ours: it must be seen, and the stream go on
             extra = fields("journal_failed", folder=str(self._folder))
             log.exception("the journal in %s has stopped", self._folder, extra=extra)
@@ -423,13 +193,13 @@ class _Writer:
         with self._flushed:
             asked = self._handed_over
         written = self._write_all()
-        if self._segment is not None and self._is_old():
-            self._close_segment()
-        self._tidy()
-        with self._flushed:
-            if written:
+        if written:
+            with self._flushed:
                 self._written = asked
                 self._flushed.notify_all()
+        if self._segment is not None and self._is_old():
+            self._close_segment()
+        self._tidy()  # which may take its time
         journal = self._journal
         waiting = sum(each.waiting for each in journal.recorders)
         limit = journal.buffer_bytes
@@ -598,44 +368,12 @@ class _Writer:
 
 # --- at the end of the process --------------------------------------------------------------------
 
-_writers: weakref.WeakSet[_Writer] = weakref.WeakSet()  # whose threads run; of this process
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()  # whose threads run; of this process
 
 
 @atexit.register
 def _at_exit() -> None:
     """Have written what is handed over, where nobody has stopped the streams."""
     for writer in tuple(_writers):
-        if not writer.fails:
+        if not (writer.fails or writer.is_late):
             writer.flush(LAST_WRITES)
-
-
-# --- one journal for each folder that is named as a path ------------------------------------------
-
-_by_path: dict[str, Journal] = {}
-_by_path_lock = threading.Lock()  # guards it; nothing is done under it but looking up
-
-
-def journal_at(folder: str | os.PathLike[str]) -> Journal:
-    """Give the journal in a folder: the same for all streams of this process that name it."""
-    path = os.path.realpath(folder)
-    with _by_path_lock:
-        journal = _by_path.get(path)
-        if journal is None or journal.is_anothers:
-            journal = _by_path[path] = Journal(folder)
-        return journal
-
-
-def _size(name: str, value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-    return value
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value <= 86400 * 366:
-        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
-    return float(value)

@@ -14,7 +14,7 @@ Whatever else a run has left unsent is found the same way, as all its records fo
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from time import time_ns
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,13 @@ from ..journal.format import label_of, line_of, time_of
 from ..journal.segments import begun_at
 from ..journal.tail import Place, Tail, end_of, holds
 from ..logs import fields, log
+from .connecting import is_of_some_keys
 from .marks import Marks
 from .outbox import Outbox
 
 if TYPE_CHECKING:
+    from ..journal.journal import Journal
     from ..journal.recorder import Recorder
-    from ..journal.writer import Journal
 
 __all__ = ["Files"]
 
@@ -55,6 +56,8 @@ class Files:
         self._is_at_end = True
         self._seen = 0  # how many bytes were not written yet at the last look
         self._unreadable: Place | None = None  # where it was told last
+        self._entered: Counter[bytes] = Counter()  # how often each has
+        self._ended: dict[bytes, Place] = {}  # up to where those are published that have ended
         self._missing: dict[Outbox, int] = {}  # what Redis has at the least of those that it lost
 
     def close(self) -> None:
@@ -70,9 +73,17 @@ class Files:
         place = end_of(self._journal.folder)
         return place, self._marks.begin(stream, place)
 
-    def end(self, stream: str) -> None:
+    def acquired(self, box: Outbox) -> None:
+        """A run has its epoch, and Redis knows where it begins."""
+        # Else it would be sent again where another has published meanwhile, and given back.
+        assert box.place is not None
+        self._marks.end(box.recorder.stream, self._entered[box.label], box.place)
+
+    def end(self, box: Outbox) -> None:
         """All of a stream is published, and it has ended."""
-        self._marks.end(stream)
+        assert box.place is not None
+        self._marks.end(box.recorder.stream, self._entered[box.label], box.place)
+        self._ended[box.label] = box.place
 
     @property
     def has_news(self) -> bool:
@@ -104,16 +115,29 @@ class Files:
         assert box.live_from is not None
         return box.place is not None and box.place > box.live_from
 
-    def locate(self, boxes: Iterable[Outbox], redis: Any) -> None:
-        """Find out up to where those are published of which that is not known."""
+    def enter(self, box: Outbox, places: tuple[Place, Place] | None) -> None:
+        """A stream puts something in from now on; takes what `begin` gave."""
+        self._entered[box.label] += 1
+        if box.live_from is None and places is not None:  # a new one
+            box.live_from, begun_at = places
+            # It may have begun before it was taken note of that the one before had ended.
+            box.begun_at = max(begun_at, self._ended.get(box.label, begun_at))
+            box.wants_place = True
+
+    def locate(self, boxes: Iterable[Outbox], redis: Any) -> list[Outbox]:
+        """Find out up to where those are published of which that is not known; gives these."""
         unknown = [box for box in boxes if box.wants_place]
         if not unknown:
-            return
+            return []
         pipeline = redis.pipeline(transaction=False)
         for box in unknown:
             pipeline.get(box.keys.place)
         first = self._tail.place
-        for box, answer in zip(unknown, pipeline.execute(), strict=True):
+        for box, answer in zip(unknown, pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(answer, Exception):
+                if not is_of_some_keys(answer):
+                    raise answer
+                answer = None  # noqa: PLW2901 -- what is written there next says so
             found = _parsed(answer)
             if found is not None and not holds(self._journal.folder, found[2]):
                 found = None  # it is another's, or was removed
@@ -135,6 +159,7 @@ class Files:
             box.wants_place = False
         if first < self._tail.place:
             self._tail.go_to(first)
+        return unknown
 
     def mend(self, box: Outbox, last: int) -> None:
         """Redis has lost what it had after `last`: it is read again."""
@@ -153,7 +178,8 @@ class Files:
         """
         given: dict[Outbox, None] = {}
         self._boxes = tuple(boxes.values())
-        if not may_wait or sum([len(box.waiting) for box in self._boxes]) >= ENOUGH:
+        waiting = [len(box.waiting) for box in self._boxes if not box.is_refused]
+        if not may_wait or sum(waiting) >= ENOUGH:
             return given
         is_written = not self._is_at_end or self._journal.flush(WRITTEN)
         place = self._tail.place
@@ -210,6 +236,8 @@ class Files:
                 continue
             box.put_line(line, place)
             given[box] = None
+            if box.is_refused and len(box.waiting) >= ENOUGH:  # the others' are read meanwhile
+                box.drop_oldest(ENOUGH // 2)
 
     def _tell_gap(self, boxes: dict[Any, Outbox], place: Place, given: dict[Outbox, None]) -> None:
         """Files were removed that were not published yet: have that told of each."""
@@ -251,5 +279,8 @@ def _begun_at(segment: str) -> int:
 def _parsed(answer: bytes | None) -> tuple[int, int, Place] | None:
     if answer is None:
         return None
-    epoch, sequence, segment, offset = answer.decode().split(" ")
-    return int(epoch), int(sequence), (segment, int(offset))
+    try:
+        epoch, sequence, segment, offset = answer.decode().split(" ")
+        return int(epoch), int(sequence), (segment, int(offset))
+    except ValueError:  # somebody else has written it
+        return None

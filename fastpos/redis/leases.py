@@ -30,7 +30,8 @@ WHAT A WORKER KNOWS
 What it was granted ends for the worker a lease's time after it had *asked*, less a margin in which
 it closes its connections; the server counts from when it *answered*, which is later. So at any
 moment one worker at the most thinks that it has a shard, if the clocks of server and worker run at
-about the same speed and the server's is not set.
+about the same speed and the server's is not set forward. Where it was set back, or a server that
+took over is behind, what lasts longer than a lease can is cut to two of them.
 """
 
 from __future__ import annotations
@@ -85,11 +86,19 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local news = false
 
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-if redis.call('HGET', KEYS[4], 'run_id') ~= run then
-  redis.call('HSET', KEYS[4], 'run_id', run, 'since', now)
+local since = tonumber(redis.call('HGET', KEYS[4], 'since') or '0')
+if redis.call('HGET', KEYS[4], 'run_id') ~= run or since > now then
+  since = now
+  redis.call('HSET', KEYS[4], 'run_id', run, 'since', string.format('%.0f', now))
 end
-local wait = redis.call('HGET', KEYS[4], 'since') + ttl - now
+local wait = since + ttl - now
 
+-- No time is later than this but by a clock that was set back; other versions may have more.
+local latest = now + 2 * ttl
+local above = string.format('(%.0f', latest)
+for _, late in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], above, '+inf')) do
+  redis.call('ZADD', KEYS[1], string.format('%.0f', latest), late)
+end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
   redis.call('ZREM', KEYS[1], dead)
   redis.call('HDEL', KEYS[3], dead)
@@ -110,6 +119,9 @@ end
 local function put(shard, owner, epoch, ends)
   leases[shard] = {owner, epoch, ends}
   redis.call('HSET', KEYS[2], shard, string.format('%s %.0f %.0f', owner, epoch, ends))
+end
+for shard, lease in pairs(leases) do
+  if lease[3] > latest then put(shard, lease[1], lease[2], latest) end
 end
 
 local held = {}
@@ -278,7 +290,8 @@ class Leases:
             sent_at: the clock when it was asked.
             released: what it was told then that this is done with.
         """
-        before = self.shards
+        # What has lapsed, and nobody has looked yet, is served still: it is lost, or begins anew.
+        known, before = frozenset(self._epochs), self.shards
         self.released -= released
         late = sent_at + self._lease - self._margin <= self._now()
         # What was let go of meanwhile is not to come back.
@@ -289,7 +302,7 @@ class Leases:
         }
         self._until = sent_at + self._lease - self._margin
         after = frozenset(self._epochs)
-        return after - before, before - after
+        return after - before, known - after
 
     def release(self, shard: int) -> None:
         """It is done with a shard."""

@@ -2,7 +2,7 @@
 
 Redis keeps up to where a stream is published (files.py), but not of one that began while Redis was
 away, and whose process was killed before it was back. So a stream's beginning is put down in a file
-in the journal's folder, and taken back when all of it is published and the stream has ended.
+in the journal's folder, and taken back when Redis knows of it.
 
 The file has one JSON list a line: a stream's name with a segment and an offset there, or the name
 alone where that is taken back.
@@ -11,6 +11,7 @@ alone where that is taken back.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Marks:
         self._path = folder / _NAME
         self._lock = threading.Lock()
         self._places: dict[str, Place] = {}
+        self._begun: Counter[str] = Counter()  # how often each has begun, in this process
         with suppress(FileNotFoundError):
             for line in self._path.read_bytes().split(b"\n"):
                 with suppress(ValueError, TypeError):  # the last may be torn
@@ -55,16 +57,28 @@ class Marks:
     def begin(self, name: str, place: Place) -> Place:
         """A stream begins there; gives where it began the first time that is not taken back."""
         with self._lock:
+            self._begun[name] += 1
             if name not in self._places:
                 self._places[name] = place
                 self._write(_line(name, place))
             return self._places[name]
 
-    def end(self, name: str) -> None:
-        """All of it is published, and it has ended."""
+    def end(self, name: str, times: int, place: Place) -> None:
+        """Redis knows what it is to know.
+
+        Args:
+            name: the stream's.
+            times: so often it had begun; where it has again since then, it goes on from `place`.
+            place: up to where it was taken.
+        """
         with self._lock:
-            if self._places.pop(name, None) is not None:
-                self._write(_line(name, None))
+            if self._places.pop(name, None) is None:
+                return
+            line = _line(name, None)
+            if self._begun[name] != times:
+                self._places[name] = place
+                line += _line(name, place)
+            self._write(line)
 
     def _write(self, line: bytes) -> None:
         try:

@@ -43,8 +43,14 @@ class Memory:
         """There are no places here."""
         return None
 
-    def end(self, stream: str) -> None:
+    def acquired(self, box: Outbox) -> None:
         """There is nothing to put down."""
+
+    def end(self, box: Outbox) -> None:
+        """There is nothing to put down."""
+
+    def enter(self, box: Outbox, places: tuple[Place, Place] | None) -> None:
+        """There are no places here."""
 
     @property
     def has_news(self) -> bool:
@@ -98,9 +104,10 @@ class Memory:
             taken += len(records)
             if may_wait and taken >= AT_ONCE:
                 break
+        else:  # all that there was when they left
+            for box in boxes.values():
+                box.heard_all = box.leaving is not None
         self.is_behind = bool(entries)
-        for box in boxes.values() if not entries else ():
-            box.heard_all = box.leaving is not None
         self._drop_oldest(boxes.values())
         return given
 
@@ -112,8 +119,9 @@ class Memory:
             longest.drop_oldest(count)
             too_many -= count
 
-    def locate(self, boxes: Iterable[Outbox], redis: Any) -> None:
+    def locate(self, boxes: Iterable[Outbox], redis: Any) -> list[Outbox]:
         """There is nothing to go back to."""
+        return []
 
     def begin_of(self, box: Outbox) -> Place | None:
         """There are no places here."""

@@ -20,8 +20,9 @@ from .scripts import Keys
 
 __all__ = ["BATCH", "Outbox", "shown_place"]
 
-# So many records go in one call of the script.
-BATCH = 500
+# So many records go in one call of the script, and about so many bytes: each call must have gone
+# out before Redis is taken for away, over a slow line, too.
+BATCH, BATCH_BYTES = 500, 128 * 1024
 
 
 class Outbox:
@@ -33,9 +34,9 @@ class Outbox:
     """
 
     __slots__ = (
-        "_begins", "_ends", "_gone", "_put", "begun_at", "epoch", "heard_all", "is_fenced", "keys",
-        "label", "leaving", "live_from", "lost", "place", "recorder", "renewed", "sequence",
-        "stored", "users", "waiting", "wants_place",
+        "_begins", "_ends", "_gone", "_put", "begun_at", "epoch", "heard_all", "is_fenced",
+        "is_refused", "keys", "label", "leaving", "live_from", "lost", "place", "recorder",
+        "renewed", "sequence", "stored", "users", "waiting", "wants_place",
     )  # fmt: skip
 
     def __init__(self, prefix: str, recorder: Recorder) -> None:
@@ -57,6 +58,8 @@ class Outbox:
         """How many records were let go of, since and until when; nobody was told yet."""
         self.is_fenced = False
         """Another has begun to publish it; until its next run."""
+        self.is_refused = False
+        """Its keys are of no use: it is tried now and then, and others go on."""
         self.renewed = 0.0
         """When the ownership was told last."""
         self.users = 0
@@ -129,11 +132,17 @@ class Outbox:
         return count
 
     def batch(self, skip: int) -> tuple[int, list[bytes]]:
-        """Give up to `BATCH` records of one run after the first `skip`, and the first's number."""
+        """Give a call's records, of one run, after the first `skip`, and the first's number."""
         stop = skip + BATCH
         if self._begins:
             stop = min(stop, self._begins[0] - self._gone)
         records = list(islice(self.waiting, skip, stop))
+        size = 0
+        for count, record in enumerate(records):
+            size += len(record)
+            if size > BATCH_BYTES and count:
+                del records[count:]
+                break
         if self.lost is None or skip:
             return self.sequence + skip, records
         count, since, until = self.lost
@@ -176,13 +185,13 @@ class Outbox:
         self.stored = last
 
     def fence(self) -> None:
-        """Another publishes it: nothing more is, until the next run."""
-        self.is_fenced = True
+        """Another publishes it: nothing more is, until the next run, which may wait already."""
         self.epoch = 0
         if self.waiting:
             begun = self._begins[0] - self._gone if self._begins else len(self.waiting)
             if begun:
                 self.drop_oldest(begun)
+        self.is_fenced = not self._begins
 
     def _let_go(self, count: int) -> None:
         for _ in range(count):

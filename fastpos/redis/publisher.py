@@ -25,16 +25,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import FastposError
+from ..errors import FastposError, JournalError
 from ..fork import OwnerProcess
+from ..logs import fields, log
 from .connecting import connect, shown
 from .files import Files
 from .memory import Memory
 from .sender import Sender
 
 if TYPE_CHECKING:
+    from ..journal.journal import Journal
     from ..journal.recorder import Recorder
-    from ..journal.writer import Journal
 
 __all__ = ["Publisher"]
 
@@ -78,7 +79,7 @@ class Publisher:
         self.buffer_events = _count("buffer_events", buffer_events)
         self.journal = journal
         if journal is not None:
-            from ..journal.writer import Journal  # noqa: PLC0415 -- who has one has imported it
+            from ..journal.journal import Journal  # noqa: PLC0415 -- who has one has imported it
 
             if not isinstance(journal, Journal):
                 raise TypeError(f"journal must be a Journal, not {type(journal).__name__}")
@@ -123,11 +124,23 @@ class Publisher:
                     self._begin()
                 self._users += 1
                 assert self._sender is not None
-                self._sender.enter(recorder)
+                try:
+                    self._sender.enter(recorder)
+                except OSError:
+                    self._users -= 1
+                    if self._users == 0:
+                        self._sender.finish()
+                        self._sender = None
+                    raise
                 return self._entries if entries is None else entries
-        except BaseException:
+        except BaseException as error:
             if self.journal is not None:
-                self.journal.leave(recorder)
+                finish = self.journal.leave(recorder)
+                if finish is not None:
+                    finish()
+                if isinstance(error, OSError):
+                    message = f"the journal can't be read in {self.journal.folder}: {error}"
+                    raise JournalError(message) from error
             raise
 
     def _begin(self) -> None:
@@ -145,33 +158,25 @@ class Publisher:
         """Have it publish no more, after what it has handed over.
 
         Returns:
-            What must be called yet: it waits until the journal, if there is one, has all of it, and
-            for the last stream until all is sent.
+            What must be called yet, as it was the last; it waits until all is written and sent.
+            What any other has is sent meanwhile.
         """
         wait = None if self.journal is None else self.journal.leave(recorder)
         with self._lock:
-            if self._owner.is_another or not self._users:
+            if self._owner.is_another or self._sender is None:
                 return wait
+            sender = self._sender
+            sender.leave(recorder)
             self._users -= 1
-            sender, is_last = self._sender, self._users == 0
-            if is_last:
-                self._sender = None
-        journal = self.journal
+            if self._users:
+                return wait
+            self._sender = None
 
         def finish() -> None:
             if wait is not None:
                 wait()
-            elif journal is not None:
-                journal.flush()
-            if sender is not None:
-                sender.leave(recorder)
-                if is_last:
-                    sender.finish()
+            sender.finish()
 
-        if journal is None and not is_last:
-            if sender is not None:
-                sender.leave(recorder)
-            return None
         return finish
 
     def hurry(self) -> None:
@@ -202,7 +207,10 @@ class Publisher:
 
     def _was_fenced(self, name: str) -> None:
         if self.on_fenced is not None:
-            self.on_fenced(name)
+            try:
+                self.on_fenced(name)
+            except Exception:  # the others' records are to be sent
+                log.exception("on_fenced fails", extra=fields("publisher_failed", stream=name))
 
     def fall_behind(self) -> None:
         """Note that something is not taken, as too much waits in the journal."""

@@ -9,11 +9,13 @@ Of each account there are four keys, with its name in braces so that a cluster k
 
 AN ID IS <epoch>-<sequence>
 
-Who begins to publish a run of an account asks for an epoch: one more than the last that was given,
-or than that of the last record, whichever is higher, as a server that took over from another may
-have lost the one or the other. From then on each record has the next sequence number, from 1; 0 is
-for what tells of records that are missing before it. The server takes no id that is not above the
-last one. So
+Who begins to publish a run of an account asks for an epoch. It is above the last that was given,
+and above that of the last record, as a server that took over from another may have lost the one or
+the other. And it is the server's time in seconds at the least: where a server has lost both, as it
+has lost everything, it is above all that were given while no account began more than one run a
+second, and the server's clock is not set back. From then on each record has the next sequence
+number, from 1; 0 is for what tells of records that are missing before it. The server takes no id
+that is not above the last one. So
 
 * a batch that is sent again, as the answer to the first time was lost, is taken once;
 * a batch whose predecessor is not there is refused: it was refused itself, or a server that took
@@ -68,7 +70,7 @@ ACQUIRE = (
 -- first record or nothing. Gives the new epoch.
 local given = tonumber(redis.call('GET', KEYS[2]) or '0')
 local written = last_id(KEYS[1])
-local epoch = math.max(given, written) + 1
+local epoch = math.max(given, written, tonumber(redis.call('TIME')[1]) - 1) + 1
 redis.call('SET', KEYS[2], epoch)
 redis.call('SET', KEYS[3], epoch .. ' ' .. ARGV[1], 'PX', ARGV[2])
 if ARGV[3] == '' then redis.call('DEL', KEYS[4])

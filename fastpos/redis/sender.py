@@ -27,7 +27,8 @@ from ..errors import PublisherError
 from ..journal.recorder import Recorder
 from ..journal.tail import Place
 from ..logs import fields, log
-from .connecting import connect, errors, shown
+from ..printable import printable
+from .connecting import connect, errors, is_of_some_keys, shown
 from .outbox import BATCH, Outbox, shown_place
 from .scripts import ACQUIRE, APPEND, FENCED, MISSING, RELEASE
 
@@ -40,7 +41,7 @@ __all__ = ["LAST_RECORDS", "Sender"]
 # So many calls go to the server before their answers are read; and so many of those that only say
 # that the owner is there yet.
 PIPELINE, RENEWALS = 20, 200
-# How often Redis is tried again while it is away, seconds.
+# How often Redis is tried again while it is away, or takes nothing of one account, seconds.
 RETRY = 0.5
 # An owner that has not said so for so long is gone, and how often it says so, seconds.
 LEASE, RENEWAL = 5.0, 1.5
@@ -94,6 +95,7 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name="fastpos-publisher", daemon=True)
         self._boxes: dict[Any, Outbox] = {}
         self._active: dict[Outbox, None] = {}  # which have something to send, or want an epoch
+        self._refused: dict[Outbox, float] = {}  # until when nothing of these is sent
         self._leaving: dict[Outbox, None] = {}
         self._redis: Any = None
         self._hashes: dict[str, str] = {}  # script -> what the server calls it
@@ -119,10 +121,13 @@ class Sender:
         self.wake.set()
 
     def drain(self, timeout: float) -> None:
-        """Wait until all that was handed over is sent, or that fails."""
+        """Wait until all that was handed over is sent, or that fails; unless `finish` did."""
         deadline = monotonic() + timeout
         while self._thread.is_alive() and self._failed_at is None and monotonic() < deadline:
-            if not (self._doors or self._active or self._source.has_news):
+            if self._ending is not None:
+                return
+            # Else it may be in the midst of something.
+            if self.is_asleep and not (self._doors or self._active or self._source.has_news):
                 return
             sleep(STEP)
 
@@ -172,7 +177,11 @@ class Sender:
                 self.wake.wait(min(until - now, LULL))  # what comes is not to be too much
                 self.wake.clear()
             return
-        if self._active or self._doors or self._leaving or self._source.is_behind:
+        if self._active or self._doors or self._source.is_behind:
+            return
+        if self._leaving:  # the journal does not have all of it yet
+            self.wake.wait(STEP)
+            self.wake.clear()
             return
         if not self._source.has_news:
             self.is_asleep = True
@@ -190,11 +199,13 @@ class Sender:
         if not is_away:
             try:
                 self._connect()
-                self._source.locate(self._boxes.values(), self._redis)
+                located = self._source.locate(self._boxes.values(), self._redis)
+                self._active.update(dict.fromkeys(box for box in located if not box.is_empty))
             except errors() as error:
                 self._failed(error)
                 is_away = True
         self._active.update(self._source.take(self._boxes, not is_away, self._doors))
+        self._look_at_refused()
         if not is_away:
             try:
                 self._acquire()
@@ -218,10 +229,10 @@ class Sender:
                 continue
             if box is None:
                 box = self._boxes[key] = Outbox(self._prefix, recorder)
-                if places is not None:
-                    (box.live_from, box.begun_at), box.wants_place = places, True
                 if self._failed_at is not None:
                     recorder.trouble = self.failure
+            self._source.enter(box, places)
+            box.recorder = recorder  # of the last run: it is asked for its state
             box.users += 1
             box.leaving = None
             self._leaving.pop(box, None)
@@ -231,7 +242,7 @@ class Sender:
         now = monotonic()
         for box in tuple(self._leaving) if not self._doors else ():
             is_late = now >= (box.leaving or 0.0) or (self._ending or inf) <= now
-            is_done = box.heard_all and box.is_empty and not box.wants_epoch
+            is_done = box.heard_all and box.is_empty and not (box.wants_epoch or box.wants_place)
             if not is_done and not is_late:
                 continue
             if not is_done and not box.is_fenced:
@@ -240,14 +251,15 @@ class Sender:
                 self._release(box)
             del self._leaving[box]
             self._active.pop(box, None)
+            self._refused.pop(box, None)
             self._boxes.pop(self._source.key(box.recorder), None)
 
     def _release(self, box: Outbox) -> None:
         """All of it is published: nobody publishes it now."""
         keys = [box.keys.owner, box.keys.place]
+        self._source.end(box)  # first: without both, a kill would have all of it sent again
         with suppress(*errors()):
             self._redis.evalsha(self._hashes[RELEASE], len(keys), *keys, box.epoch, self._who)
-            self._source.end(box.recorder.stream)
 
     def _leave_behind(self, box: Outbox) -> None:
         extra = fields("unpublished", stream=box.recorder.stream, records=len(box.waiting))
@@ -277,7 +289,15 @@ class Sender:
 
     def _acquire(self) -> None:
         """Ask for an epoch for each where a run begins."""
-        while new := [box for box in self._active if box.wants_epoch][:BATCH]:
+        # What another of the same name has left goes first: it would be fenced.
+        first: dict[str, Outbox] = {}
+        for box in self._leaving:
+            first.setdefault(box.keys.events, box)
+        while new := [
+            box for box in self._active
+            if box.wants_epoch and box not in self._refused
+            and first.get(box.keys.events, box) is box
+        ][:BATCH]:  # fmt: skip
             pipeline = self._redis.pipeline(transaction=False)
             for box in new:
                 keys = box.keys
@@ -289,9 +309,10 @@ class Sender:
             failure: Exception | None = None
             for box, epoch in zip(new, answers, strict=True):
                 if isinstance(epoch, Exception):
-                    failure = failure or epoch
+                    failure = failure or self._refuse(box, epoch)
                 else:
                     box.has_epoch(int(epoch))
+                    self._source.acquired(box)
                     box.renewed = monotonic()
             if failure is not None:
                 raise failure
@@ -312,13 +333,14 @@ class Sender:
                     break
                 calls.append((box, count, skip))
                 skip += count
-                if count < BATCH:
+                if not count or skip >= len(box.waiting):
                     break
             self._active[box] = None
         if now >= self._renew_at:
             due = [
                 box for box in self._boxes.values()
                 if box.epoch and now - box.renewed >= RENEWAL - STEP and box.is_empty
+                and box not in self._refused
             ]  # fmt: skip
             for box in due[:RENEWALS]:
                 self._append(pipeline, box, 0, may_be_empty=True)
@@ -351,13 +373,14 @@ class Sender:
         failure: Exception | None = None
         for (box, count, skip), answer in zip(calls, answers, strict=True):
             if isinstance(answer, Exception):
-                failure = failure or answer
+                failure = failure or self._refuse(box, answer)
             elif answer == FENCED:
                 self._fence(box)
             elif isinstance(answer, int):
                 if box.epoch:
                     box.was_sent(count)
                     box.renewed = now
+                    box.is_refused = False
             elif not skip:  # else the one before was refused, and comes again with this
                 self._source.mend(box, int(answer.removeprefix(MISSING)))
                 self._active[box] = None
@@ -373,7 +396,7 @@ class Sender:
         is_live = self._source.is_live(box)
         box.fence()
         self._active[box] = None
-        if is_live:
+        if is_live and box.is_fenced:
             name = box.recorder.stream
             message = f"{name} is published by another now: this is the owner no more"
             log.error("%s", message, extra=fields("fenced", stream=name))
@@ -381,6 +404,31 @@ class Sender:
             self._fenced(name)
 
     # --- what fails -------------------------------------------------------------------------
+
+    def _refuse(self, box: Outbox, error: Exception) -> Exception | None:
+        """Something of one account was refused: gives the error if it is all accounts' trouble."""
+        if not is_of_some_keys(error):
+            return error
+        self._refused[box] = monotonic() + RETRY
+        if not box.is_refused:
+            box.is_refused = True
+            name = box.recorder.stream
+            said = f"{type(error).__name__}: {printable(str(error))}"
+            message = f"{name} can't be published: {said}"
+            log.error("%s", message, extra=fields("publishing_refused", stream=name))
+            box.recorder.trouble = PublisherError(message)
+        return None
+
+    def _look_at_refused(self) -> None:
+        """Try those again that were refused, when it is time."""
+        now = monotonic()
+        for box, until in tuple(self._refused.items()):
+            if until > now:
+                self._active.pop(box, None)
+                continue
+            del self._refused[box]
+            if box.wants_epoch or not box.is_empty:
+                self._active[box] = None
 
     def _failed(self, error: Exception) -> None:
         """Try again, with a new connection, and tell once."""
@@ -395,7 +443,8 @@ class Sender:
         if self._failed_at is None:
             self._failed_at = monotonic()
             url = shown(self._url)
-            message = f"nothing can be published to {url}: {type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {printable(str(error))}"
+            message = f"nothing can be published to {url}: {said}"
             log.error("%s", message, extra=fields("publisher_failing", url=url))
             self._tell(PublisherError(message))
 

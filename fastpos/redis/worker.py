@@ -32,6 +32,7 @@ from typing import Any
 
 from ..clock import monotonic
 from ..logs import fields, log
+from ..printable import printable
 from .connecting import connect, shown
 from .leases import RENEWAL, SYNC, Answer, Leases, WorkerKeys
 from .shards import shards_for
@@ -301,7 +302,7 @@ class Worker:
                 "%s can't be used, so no accounts can be shared: %s: %s",
                 url,
                 type(error).__name__,
-                error,
+                printable(str(error)),
                 extra=fields("redis_away", url=url, error=type(error).__name__),
             )
 

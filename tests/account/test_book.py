@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastpos import AccountUpdate, AdlPrice, Position, decode
+from fastpos import AccountUpdate, AdlPrice, Position, Snapshot, decode
 from fastpos.account import state
 from fastpos.account.book import Book
 from tests.account.truth import merge
@@ -122,6 +122,17 @@ def test_null_does_not_wipe_out_what_is_known() -> None:
     for amounts in ({"an": "1", "la": "2"}, {"an": "5", "la": None}):
         exchange.account("UPDATE", None, [{"c": "USDT", **amounts}])
     assert exchange.book.balances["USDT"].frozen == 2.0
+
+
+def test_a_whole_state_before_a_snapshot_keeps_the_pushes_since_that_was_asked_for() -> None:
+    exchange = Exchange()
+    exchange.position("CREATE", id=7, pv=3)
+    exchange.book.begin_journal()
+    exchange.position("CREATE", id=8, pv=1)
+    exchange.book.replace(exchange.book.content(), 5)
+    exchange.position("UPDATE", id=8, pv=2)
+    exchange.book.merge(Snapshot([Position(id=7, volume=3.0)], []), 6)
+    assert {id: each.volume for id, each in exchange.positions.items()} == {7: 3.0, 8: 2.0}
 
 
 def test_balances_are_merged_by_coin() -> None:

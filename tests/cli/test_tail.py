@@ -57,6 +57,42 @@ def test_in_a_group_it_goes_on_where_the_last_one_stopped() -> None:
             assert first not in output
 
 
+def test_the_url_may_be_in_the_environment() -> None:
+    url = f"redis://:secret@127.0.0.1:{free_port()}/0"
+    for words in (("alice",), ("--group", "risk", "alice"), ("alice", "--prefix", "x")):
+        with started("tail", *words, FASTPOS_REDIS_URL=url) as process:
+            told = read_until(process, "Disconnect")
+            assert "127.0.0.1" in told
+            assert "secret" not in told
+            _, errors = interrupted(process)
+            assert "secret" not in errors
+    with RedisServer() as redis, started("tail", redis.url, "alice", FASTPOS_REDIS_URL=url) as one:
+        read_until(one, "Stale")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("tail", "alice"), "FASTPOS_REDIS_URL"),
+        (("tail", "redis://:secret@h"), "NAME"),
+        (("tail", "alice", "redis://:secret@h"), "NAME"),
+        (("tail", "redis://:secret@h", "alice", "bob"), "NAME"),
+        (("tail", "redis://user:secret@h:no-port", "alice"), "can't be used"),
+        (("tail", "rediss+sentinel://:secret@h", "alice"), "not supported"),
+        (("tail", "redis://:secret@h", "al\tice"), "name"),
+        (("status", "redis://user:secret@h"), "unrecognized"),
+        (("status",), "FASTPOS_REDIS_URL"),
+        (("status", "--redis", "http://user:secret@h"), "must begin with"),
+    ],
+)
+def test_what_is_wrong_is_told_and_no_password(words: tuple[str, ...], told: str) -> None:
+    done = run(*words)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr
+    assert "secret" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_what_can_not_be_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     done = run("tail", "http://127.0.0.1/", "alice")
     assert (done.returncode, done.stdout) == (2, "")

@@ -465,6 +465,23 @@ def test_a_stop_does_not_wait_longer_for_a_slow_disk_than_it_may(
     day.check(LARGE, 0)
 
 
+def test_what_was_waited_for_in_vain_is_not_waited_for_again_at_the_end_of_the_program(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stall, day = Stall(monkeypatch), Day(exchange, tmp_path / "day")
+    with day.stream:
+        assert day.stream.wait_ready(5)
+        stall.going.clear()
+        day.push()
+        assert stall.waiting.wait(5)
+        assert not day.journal.flush(0.1)
+        began = time.monotonic()
+        writer._at_exit()
+        assert time.monotonic() - began < 1
+        stall.going.set()
+    day.check(LARGE, 0)
+
+
 def test_who_leaves_a_fleet_holds_up_nobody_while_its_disk_is_slow(
     exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,6 @@ def test_a_credential_that_is_a_word_of_the_format_leaves_the_lines_readable(
 @pytest.mark.parametrize(
     "odd",
     ["\udcff", float("nan"), 10**30, {1: 2}, {"\udcff": 1}, object(), [[1, {"a": "\ud800"}]]],
-    ids=repr,
 )
 def test_whatever_is_told_becomes_a_line(journal: Journal, odd: Any) -> None:
     recorder = recorder_in(journal)

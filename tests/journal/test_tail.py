@@ -64,6 +64,20 @@ def test_nothing_is_taken_that_may_be_undone(folder: Path) -> None:
     assert tail.place == (FIRST, path.stat().st_size)
 
 
+def test_what_was_undone_after_it_was_read_is_not_taken_when_another_file_follows(
+    folder: Path,
+) -> None:
+    path = write(folder, FIRST, HEADER + lines(1) + CHECK)
+    size = path.stat().st_size
+    tail = Tail(folder, ("", 0))
+    write(folder, FIRST, lines(2, 3) + b'{"ns":4')  # and the disk is full
+    assert drained(tail) == lines(1)
+    with path.open("r+b") as file:
+        file.truncate(size)
+    write(folder, SECOND, HEADER + lines(2, 3, 4) + CHECK)
+    assert drained(tail) == lines(2, 3, 4)
+
+
 def test_a_text_that_looks_like_a_check_is_none(folder: Path) -> None:
     push = b'{"ns":1,"stream":"alice","kind":"push","json":' + CHECK[:-1] + b"}\n"
     write(folder, FIRST, HEADER + CHECK + push)

@@ -542,7 +542,7 @@ def test_repr_can_be_evaluated() -> None:
         assert eval(repr(event), scope) == event
 
 
-@pytest.mark.parametrize("how", [*PROTOCOLS, copy.copy, copy.deepcopy], ids=str)
+@pytest.mark.parametrize("how", [*PROTOCOLS, copy.copy, copy.deepcopy])
 def test_pickled_and_copied(make: Callable[[], Any], how: Any) -> None:
     record = make()
     again = how(record) if callable(how) else pickle.loads(pickle.dumps(record, how))

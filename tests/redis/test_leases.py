@@ -213,6 +213,33 @@ def test_for_its_owner_a_lease_is_over_before_it_is_for_the_server() -> None:
     assert party.leases.lapse() == frozenset()
 
 
+def test_what_has_lapsed_is_lost_though_an_answer_comes_before_anybody_looks_at_the_clock() -> None:
+    for answer in (Answer(), Answer({1: 7})):  # what was asked before a pause of this machine
+        party = Party(None, "alice")
+        party.leases.take(Answer({1: 7}), sent_at=100.0, released=frozenset())
+        party.now = 112.0
+        assert party.leases.take(answer, sent_at=100.1, released=frozenset()) == (set(), {1})
+    party.leases.take(Answer({1: 7}), sent_at=112.0, released=frozenset())
+    party.now = 113.0
+    # It is its own again: who has ended it meanwhile begins it anew.
+    assert party.leases.take(Answer({1: 7}), 113.0, frozenset()) == ({1}, set())
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_from_what_is_nobodys(redis: Any) -> None:
+    later = int(time.time() * 1000) + 3_600_000
+    redis.hset(KEYS.server, "since", later)
+    redis.hset(KEYS.leases, "1", f"dead 5 {later}")
+    redis.zadd(KEYS.alive, {"dead": later})
+    alice = Party(redis, "alice")
+    began = time.monotonic()
+    assert alice.sync({1}).held == {}
+    while not alice.sync({1}).held:
+        assert time.monotonic() < began + 4 * LEASE
+        time.sleep(0.01)
+    assert time.monotonic() - began > LEASE * 1.9
+    assert alice.sync({1}).alive == {"alice"}
+
+
 def test_an_answer_that_comes_too_late_grants_nothing() -> None:
     party = Party(None, "alice")
     party.leases.take(Answer({1: 7}), sent_at=100.0, released=frozenset())

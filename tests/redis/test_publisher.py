@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +16,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from fastpos import Fleet, PositionStream
 from fastpos.errors import JournalError, PublisherError
 from fastpos.journal import Journal, replay
+from fastpos.journal import recorder as lines
 from fastpos.redis import Publisher
+from fastpos.redis.files import Files
+from fastpos.redis.memory import Memory
 from fastpos.simulator import Exchange
+from fastpos.wire.credential import Credential
 from tests.support.certificates import Certificates
 from tests.support.network import TcpProxy
 from tests.support.recording import Recorder, logged, until
@@ -63,6 +69,23 @@ def entries(server: RedisServer, name: str = "alice") -> list[tuple[str, str, di
     return [(id, values["kind"], json.loads(values["record"])) for id, values in found]
 
 
+def ids(server: RedisServer, name: str = "alice", kind: str | None = None) -> list[tuple[int, int]]:
+    """Which run each is of, from 1 on, and its number in there."""
+    runs: dict[str, int] = {}
+    found = []
+    for id, its_kind, _ in entries(server, name):
+        epoch, _, sequence = id.partition("-")
+        run = runs.setdefault(epoch, len(runs) + 1)
+        if kind in (None, its_kind):
+            found.append((run, int(sequence)))
+    return found
+
+
+def epochs(server: RedisServer, name: str = "alice") -> list[int]:
+    """Of each run."""
+    return [int(id.partition("-")[0]) for id, kind, _ in entries(server, name) if kind == "started"]
+
+
 def numbers(server: RedisServer, name: str = "alice") -> list[int]:
     return [
         record["json"]["n"]
@@ -101,7 +124,7 @@ def test_every_event_once_and_in_order(
         exchange.drop()
         recorder.wait("on_ready", 2)
     found = entries(server)
-    assert [id for id, _, _ in found] == [f"1-{n}" for n in range(1, len(found) + 1)]
+    assert ids(server) == [(1, n) for n in range(1, len(found) + 1)]
     assert numbers(server) == [*range(1000)]
     assert [kind for _, kind, _ in found if kind != "push"] == [
         "started", "connected", "subscribed", "state", "undecodable", "disconnected", "connected",
@@ -123,7 +146,41 @@ def test_each_run_has_an_epoch(
     for _ in range(3):
         with stream:
             assert stream.wait_ready(5)
-    assert [id for id, kind, _ in entries(server) if kind == "started"] == ["1-1", "2-1", "3-1"]
+    assert ids(server, kind="started") == [(1, 1), (2, 1), (3, 1)]
+    assert epochs(server) == sorted(epochs(server))
+    assert all(0 <= time.time() - epoch < 60 for epoch in epochs(server)[:1])
+
+
+@pytest.mark.parametrize("lost", ["events", "epoch", "all"])
+def test_an_epoch_is_above_all_before_it_whatever_redis_has_lost(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, lost: str
+) -> None:
+    stream = new_stream(exchange, name="alice", publisher=Publisher(server.url))
+    with stream:
+        assert stream.wait_ready(5)
+        until(lambda: epochs(server))
+    (before,) = epochs(server)
+    with server.client() as client:
+        if lost == "all":
+            client.flushall()
+            until(lambda: client.time()[0] > before)  # two runs a second are below that
+        else:
+            client.delete(f"fastpos:{{alice}}:{lost}")
+    with stream:
+        assert stream.wait_ready(5)
+        until(lambda: epochs(server)[-1:] > [before])
+    assert epochs(server)[-1] < 2**53
+
+
+def test_an_epoch_is_above_one_of_a_clock_that_was_ahead(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream
+) -> None:
+    ahead = 4_000_000_000
+    with server.client() as client:
+        client.set("fastpos:{alice}:epoch", ahead)
+    with new_stream(exchange, name="alice", publisher=Publisher(server.url)) as stream:
+        assert stream.wait_ready(5)
+        until(lambda: epochs(server) == [ahead + 1])
 
 
 def test_a_single_event_is_there_soon(
@@ -214,7 +271,7 @@ def test_the_owner_says_that_it_is_there(
         for _ in range(2):
             until(lambda: 0 < client.pttl(key) < 4500)
             until(lambda: client.pttl(key) > 4800)
-        assert client.get(key).startswith("1 ")
+        assert client.get(key).startswith(f"{epochs(server)[0]} ")
 
 
 # --- who else publishes ---------------------------------------------------------------------------
@@ -249,11 +306,81 @@ def test_who_is_the_owner_no_more_writes_nothing_more_and_says_so_once(
     (record,) = logged(caplog, "fenced")
     assert record["fastpos_stream"] == "alice"
     assert not second.on_error
-    ids = [tuple(map(int, id.split("-"))) for id, _, _ in entries(server)]
-    assert ids == sorted(ids)
-    begun = ids.index((2, 1))
-    assert {epoch for epoch, _ in ids[begun:]} == {2}
+    found = ids(server)
+    assert found == sorted(found)
+    begun = found.index((2, 1))
+    assert {run for run, _ in found[begun:]} == {2}
     assert numbers(server, "bob") == [*range(1, 51)]
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_one_of_the_same_name_that_follows_at_once_loses_the_ownership_to_nobody(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    is_kept: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    publisher = Publisher(server.url, journal=Journal(tmp_path) if is_kept else None)
+    with new_stream(exchange, name="zoe", publisher=publisher):  # else a stop waits for the rest
+        for number in range(20):
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, *range(500 * number, 500 * (number + 1)))
+                until(lambda: stream.stats.unknown_channels.get("numbers") == 500)
+    assert numbers(server) == [*range(10_000)]
+    assert kinds(server).count("stopped") == 20
+    assert not logged(caplog, "fenced")
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_one_of_the_same_name_that_follows_while_redis_is_away_is_asked_for_its_state(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, is_kept: bool, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        journal = Journal(tmp_path) if is_kept else None
+        publisher = Publisher(proxy.url("redis", "/0"), journal=journal)
+        with new_stream(exchange, name="zoe", publisher=publisher):
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1)
+                until(lambda: numbers(server) == [1])
+                proxy.refuse()
+                proxy.reset()
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 2)
+                proxy.accept_again()
+                until(lambda: numbers(server) == [1, 2])
+                with server.client() as client:
+                    client.flushall()
+                until(lambda: "dropped" in kinds(server))
+
+                def state_is_told() -> bool:
+                    push(exchange, 3)
+                    return "state" in kinds(server)
+
+                until(state_is_told)
+
+
+def test_what_hears_of_a_lost_ownership_may_fail(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = Publisher(server.url)
+    publisher.on_fenced = Mock(side_effect=RuntimeError("of ours"))
+    stream = new_stream(exchange, name="alice", publisher=publisher)
+    with stream, new_stream(exchange, name="zoe", publisher=publisher) as other:
+        assert stream.wait_ready(5)
+        assert other.wait_ready(5)
+        until(lambda: "state" in kinds(server))
+        with server.client() as client:
+            client.incr("fastpos:{alice}:epoch")
+        push(exchange, 1)
+        until(lambda: logged(caplog, "publisher_failed"))
+        push(exchange, 2)
+        until(lambda: numbers(server, "zoe") == [1, 2])
+    publisher.on_fenced.assert_called_once_with("alice")
 
 
 # --- faults of Redis ------------------------------------------------------------------------------
@@ -306,6 +433,48 @@ def _other_password(server: RedisServer) -> Callable[[], None]:
     return end
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+def test_a_run_that_waited_while_the_one_before_lost_the_ownership_is_published(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, is_kept: bool, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        journal = Journal(tmp_path) if is_kept else None
+        publisher = Publisher(proxy.url("redis", "/0"), journal=journal)
+        stream = new_stream(exchange, name="alice", publisher=publisher)
+
+        def has(count: int) -> bool:
+            return stream.stats.unknown_channels.get("numbers") == count
+
+        with new_stream(exchange, name="zoe", publisher=publisher):  # else a stop waits for Redis
+            with stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1)
+                until(lambda: numbers(server) == [1])
+                proxy.refuse()
+                proxy.reset()
+                push(exchange, 2)
+                until(lambda: has(2))
+            with stream:
+                assert stream.wait_ready(5)
+                push(exchange, 3)
+                until(lambda: has(3))
+                with server.client() as client:
+                    ours = int(entries(server)[-1][0].partition("-")[0])
+                    values = {"kind": "push", "record": '{"json":{}}'}
+                    client.xadd("fastpos:{alice}:events", values, f"{ours + 1}-1")
+                proxy.accept_again()
+                push(exchange, 4)
+                until(lambda: numbers(server)[-1:] == [4])
+                push(exchange, 5)
+                until(lambda: numbers(server)[-1:] == [5])
+    assert numbers(server) == [1, 3, 4, 5]
+    after = [(id.partition("-"), kind) for id, kind, _ in entries(server)]
+    begun = next(n for n, ((epoch, _, _), _) in enumerate(after) if int(epoch) > ours + 1)
+    assert [(number, kind) for (_, _, number), kind in after[begun : begun + 2]] == [
+        ("0", "dropped"), ("1", "started"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("has_journal", [False, True], ids=["memory", "journal"])
 @pytest.mark.parametrize("fault", [_kill, _hang, _out_of_memory, _read_only, _other_password])
 def test_nothing_is_lost_while_redis_is_away_and_the_stream_notices_nothing(
@@ -335,8 +504,7 @@ def test_nothing_is_lost_while_redis_is_away_and_the_stream_notices_nothing(
         until(lambda: logged(caplog, "publisher_again"))
         until(lambda: len(numbers(own)) == 500)
     assert numbers(own) == [*range(500)]
-    ids = [id for id, _, _ in entries(own)]
-    assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
+    assert ids(own) == [(1, n) for n in range(1, len(entries(own)) + 1)]
     assert kinds(own)[-2:] == ["disconnected", "stopped"]
     assert "dropped" not in kinds(own)
     assert [type(error) for error in recorder.on_error] == [PublisherError]
@@ -355,6 +523,24 @@ def test_redis_need_not_be_there_at_the_start(
         own.start()
         until(lambda: numbers(own) == [*range(10)])
     assert kinds(own)[0] == "started"
+
+
+def test_large_records_go_in_more_calls_than_small_ones(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, recorder: Recorder
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        publisher = Publisher(proxy.url("redis", "/0"))
+        with new_stream(exchange, name="alice", publisher=publisher) as stream:
+            assert stream.wait_ready(5)
+            proxy.refuse()
+            proxy.reset()
+            for number in range(300):
+                exchange.push({"channel": "numbers", "n": number, "more": "x" * 20_000})
+            recorder.wait("on_unknown", 300)
+            proxy.accept_again()
+            until(lambda: numbers(server) == [*range(300)], 10)
+    with server.client() as client:  # of which each must have gone out before it is timed out
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] > 300 / 8
 
 
 def test_scripts_that_somebody_has_flushed_are_no_failure(
@@ -398,8 +584,7 @@ def test_an_answer_that_is_lost_doubles_nothing(
                 proxy.resume()
                 until(lambda: len(numbers(server)) == first + 100)  # noqa: B023
     assert numbers(server) == [*range(300)]
-    ids = [id for id, _, _ in entries(server)]
-    assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
+    assert ids(server) == [(1, n) for n in range(1, len(entries(server)) + 1)]
 
 
 def test_of_too_many_the_oldest_go_and_it_is_told(
@@ -480,6 +665,47 @@ def test_what_a_failover_loses(
             assert dropped["count"] == 100
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["in memory", "with a journal"])
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [("events", "type"), ("epoch", "type"), ("epoch", "content"), ("place", "type"),
+     ("place", "content"), ("owner", "type")],
+)  # fmt: skip
+def test_keys_that_are_of_no_use_are_one_accounts_trouble(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    key: str,
+    wrong: str,
+    is_kept: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    theirs = Recorder()
+    publisher = Publisher(server.url, journal=Journal(tmp_path) if is_kept else None)
+    with server.client() as client:
+        if wrong == "type":
+            client.rpush(f"fastpos:{{alice}}:{key}", "of another type")
+        else:
+            client.set(f"fastpos:{{alice}}:{key}", "no number")
+        alice = new_stream(exchange, name="alice", publisher=publisher, **theirs.callbacks)
+        names = [f"account-{n}" for n in range(30)]
+        streams = [new_stream(exchange, name=name, publisher=publisher) for name in names]
+        with Fleet([alice, *streams], connect_rate=None) as fleet:
+            assert fleet.wait_ready(10)
+            push(exchange, *range(10))
+            until(lambda: all(numbers(server, name) == [*range(10)] for name in names))
+            if key in ("events", "epoch"):  # the others are written over
+                until(lambda: len(logged(caplog, "publishing_refused")) == 1)
+                push(exchange, 10)
+                (error,) = theirs.wait("on_error")
+                assert "alice can't be published" in str(error)
+                client.delete(f"fastpos:{{alice}}:{key}")
+            push(exchange, 11)
+            until(lambda: numbers(server)[-1:] == [11])
+    assert not logged(caplog, "publisher_failing")
+
+
 def test_a_server_that_has_forgotten_all(
     exchange: Exchange, server: RedisServer, new_stream: NewStream
 ) -> None:
@@ -487,6 +713,7 @@ def test_a_server_that_has_forgotten_all(
         assert stream.wait_ready(5)
         push(exchange, *range(10))
         until(lambda: len(numbers(server)) == 10)
+        (epoch,) = epochs(server)
         with server.client() as client:
             client.flushall()
         push(exchange, 10)
@@ -495,7 +722,7 @@ def test_a_server_that_has_forgotten_all(
         until(lambda: "state" in kinds(server))
     assert kinds(server)[0] == "dropped"
     with server.client() as client:
-        assert client.get("fastpos:{alice}:epoch") == "1"
+        assert client.get("fastpos:{alice}:epoch") == str(epoch)
 
 
 # --- the end --------------------------------------------------------------------------------------
@@ -576,13 +803,15 @@ def test_a_forked_child_does_no_harm(
         push(exchange, *range(2, 20))
         until(lambda: numbers(server) == [*range(1, 20)])
     assert not recorder.on_error
-    assert [id for id, kind, _ in entries(server) if kind == "started"] == ["1-1"]
+    assert ids(server, kind="started") == [(1, 1)]
 
 
 _ENDING = """
 import sys
 from fastpos import PositionStream
 from fastpos.redis import Publisher
+from fastpos.redis.files import Files
+from fastpos.redis.memory import Memory
 
 url, key, broker, redis = sys.argv[1:]
 stream = PositionStream(
@@ -594,6 +823,36 @@ stream.start()
 while len(got) < 500:
     pass
 """
+
+
+def test_what_is_being_taken_at_the_end_of_a_program_is_waited_for(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Publisher(server.url)
+    taken, original = threading.Event(), Memory.take
+
+    def take(*args: Any) -> Any:
+        given = original(*args)
+        if taken.is_set():
+            time.sleep(0.3)
+        return given
+
+    monkeypatch.setattr(Memory, "take", take)
+    with new_stream(exchange, name="alice", publisher=publisher) as stream:
+        assert stream.wait_ready(5)
+        until(lambda: "state" in kinds(server))
+        taken.set()
+        push(exchange, 1)
+        recorder.wait("on_unknown")
+        sender = publisher._sender
+        assert sender is not None
+        until(lambda: not sender._source.has_news)
+        sender.drain(5)
+        assert numbers(server) == [1]
 
 
 def test_at_the_end_of_a_program_that_stops_nothing_what_came_is_sent(
@@ -625,7 +884,7 @@ def test_tls_user_and_password(
         commands = ["+evalsha", "+script|load", "+ping", "+xrevrange", "+xadd", "+get", "+set"]
         client.acl_setuser(
             "bot", enabled=True, passwords=["+pass:word"], keys=["fastpos:*"],
-            commands=[*commands, "+del"],
+            commands=[*commands, "+del", "+time"],
         )  # fmt: skip
     ca = f"?ssl_ca_certs={certificates.authority}"
     publisher = Publisher(f"rediss://bot:pass%3Aword@{LOOPBACK}:{port}/0{ca}")
@@ -653,7 +912,17 @@ def test_tls_user_and_password(
     [
         ("redis+sentinel://host:26379/mymaster", "not supported"),
         ("rediss+cluster://host:7000", "not supported"),
+        ("sentinel://one:26379,two:26379/mymaster", "not supported"),
         ("http://host", "must begin with"),
+        ("secret", "must begin with"),
+        ("redis://:12/secret@host:6379/0", "percent-encoded"),
+        ("redis://:12#secret@host:6379/0", "percent-encoded"),
+        ("redis://:12?secret@host:6379/0", "percent-encoded"),
+        ("redis://:[secret]12@host:6379/0", "percent-encoded"),
+        ("redis://:secret\u2100@host:6379/0", "percent-encoded"),
+        ("redis://host/secret", "percent-encoded"),
+        ("redis://host/0?colour=secret", "options"),
+        ("rediss://host/0?ssl_cert_reqs=secret", "options"),
         ("redis://host:no-port-secret/0", "can't be used"),
         ("redis://host/0?protocol=3", "protocol"),
         ("redis://:secret@host/0?socket_timeout=soon", "can't be used"),
@@ -722,7 +991,7 @@ def test_what_a_process_has_left_is_sent_by_the_next(
     assert numbers(own) == [*range(21)]
     begun = [n for n, (_, kind, _) in enumerate(found) if kind == "started"][1]
     assert found[begun - 1][1] == "stopped"
-    assert found[begun][0] == "2-1"
+    assert ids(own)[begun] == (2, 1)
     assert "dropped" not in kinds(own)
 
 
@@ -747,12 +1016,40 @@ def test_what_a_process_has_left_that_never_saw_redis_is_sent_by_the_next(
             assert stream.wait_ready(5)
             push(exchange, number)
             until(lambda number=number: numbers(own) == [*range(number + 1)])  # type: ignore[misc]
-    ids = [id for id, kind, _ in entries(own) if kind == "started"]
-    assert ids == ["1-1", "2-1", "3-1", "4-1"]
+    assert ids(own, kind="started") == [(1, 1), (2, 1), (3, 1), (4, 1)]
     assert (
         not (tmp_path / ".publishing").read_bytes()
         or b'["alice"]' in (tmp_path / ".publishing").read_bytes().splitlines()
     )
+
+
+def test_what_another_has_overtaken_and_given_back_is_not_sent_again(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, tmp_path: Path
+) -> None:
+    with TcpProxy(LOOPBACK, server.port) as proxy:
+        publisher = Publisher(proxy.url("redis", "/0"), journal=Journal(tmp_path))
+        with new_stream(exchange, name="zoe", publisher=publisher):  # it goes on
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 1, 2, 3)
+                until(lambda: numbers(server) == [1, 2, 3])
+                proxy.refuse()
+                proxy.reset()
+                push(exchange, 4)
+                until(lambda: stream.stats.unknown_channels.get("numbers") == 4)
+            sender = publisher._sender
+            assert sender is not None
+            until(lambda: len(sender._boxes) == 1)  # it was left behind
+            with new_stream(exchange, name="alice", publisher=Publisher(server.url)) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 5)
+                until(lambda: numbers(server)[-1] == 5)
+            proxy.accept_again()
+            with new_stream(exchange, name="alice", publisher=publisher) as stream:
+                assert stream.wait_ready(5)
+                push(exchange, 6)
+                until(lambda: numbers(server)[-1] == 6)
+    assert numbers(server) == [1, 2, 3, 5, 6]
 
 
 def test_what_another_has_overtaken_is_told_to_be_dropped(
@@ -760,7 +1057,8 @@ def test_what_another_has_overtaken_is_told_to_be_dropped(
 ) -> None:
     _left_by_a_killed_process(exchange, own, tmp_path / "here", new_stream)
     with own.client() as client:
-        client.set("fastpos:{alice}:epoch", 7)  # somebody who has not written down a place
+        # Somebody who has not written down a place.
+        overtaken = client.incrby("fastpos:{alice}:epoch", 1000)
     publisher = Publisher(own.url, journal=Journal(tmp_path / "here"))
     with new_stream(exchange, name="alice", publisher=publisher) as stream:
         assert stream.wait_ready(5)
@@ -769,7 +1067,7 @@ def test_what_another_has_overtaken_is_told_to_be_dropped(
     assert numbers(own) == [*range(10), 20]
     found = entries(own)
     (dropped,) = [each for each in found if each[1] == "dropped"]
-    assert dropped[0] == "8-0"
+    assert dropped[0] == f"{overtaken + 1}-0"
     assert dropped[2]["count"] == 12  # with "disconnected" and "stopped"
     assert found[found.index(dropped) + 1][1] == "started"
 
@@ -819,8 +1117,64 @@ def test_a_stream_that_joins_later_disturbs_nobody(
         until(lambda: len(numbers(own, "bob")) == 150)
     assert numbers(own, "bob") == [*range(100, 250)]
     assert numbers(own) == [*range(20), *range(150, 200)]
-    ids = [id for id, _, _ in entries(own, "bob")]
-    assert ids == [f"1-{n}" for n in range(1, len(ids) + 1)]
+    assert ids(own, "bob") == [(1, n) for n in range(1, len(entries(own, "bob")) + 1)]
+
+
+def test_what_does_not_begin_as_the_publisher_fails_leaves_its_journal_alone(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Publisher(server.url)
+    stream = new_stream(exchange, name="alice", publisher=publisher, journal=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "enter", Mock(side_effect=RuntimeError("no thread")))
+        with pytest.raises(RuntimeError):
+            stream.start()
+    Journal(tmp_path).open().close()  # nobody else writes there
+    with stream:
+        assert stream.wait_ready(5)
+
+
+def test_a_stream_may_begin_after_the_journals_folder_was_removed(
+    exchange: Exchange, server: RedisServer, new_stream: NewStream, tmp_path: Path
+) -> None:
+    folder = tmp_path / "journal"
+    publisher = Publisher(server.url, journal=Journal(folder))
+    with new_stream(exchange, name="zoe", publisher=publisher) as first:
+        assert first.wait_ready(5)
+        until(lambda: "state" in kinds(server, "zoe"))
+        shutil.rmtree(folder)
+        with new_stream(exchange, name="alice", publisher=publisher) as stream:
+            assert stream.wait_ready(5)
+            push(exchange, 1)
+            until(lambda: numbers(server) == [1])
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_journal_that_can_not_be_read_is_said_to_be_and_nothing_is_left(
+    exchange: Exchange,
+    server: RedisServer,
+    new_stream: NewStream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_first: bool,
+) -> None:
+    publisher = Publisher(server.url, journal=Journal(tmp_path))
+    other = new_stream(exchange, name="zoe", publisher=publisher)
+    if not is_first:
+        other.start()
+    stream = new_stream(exchange, name="alice", publisher=publisher)
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "begin", Mock(side_effect=PermissionError(13, "no way")))
+        with pytest.raises(JournalError, match="no way"):
+            stream.start()
+    other.stop()
+    assert publisher._sender is None
+    with stream:
+        assert stream.wait_ready(5)
 
 
 def test_a_file_that_cannot_be_read_is_told_to_be_dropped(
@@ -865,6 +1219,29 @@ def test_a_journal_of_a_publisher_is_replayed_as_any(
     assert {id: position.volume for id, position in replayed.positions.items()} == {
         id: position.volume for id, position in lived.items()
     }
+
+
+def test_only_the_last_stream_to_leave_waits_and_what_all_had_is_sent(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    names = [f"s{number}" for number in range(50)]
+    for journal in (None, Journal(tmp_path, flush_interval=600)):
+        publisher = Publisher(server.url, journal=journal)
+        streams = [lines.Recorder(publisher, each, Credential("token", "x")) for each in names]
+        for each in streams:
+            each.open()
+            each.started({})
+        for each in streams:
+            each.pushes([b'{"n":1}'], 1)
+            each.stopped(None)
+        waits = [each.close() for each in streams]
+        assert waits[:-1] == [None] * 49
+        assert waits[-1] is not None
+        waits[-1]()
+        for each in names:
+            assert kinds(server, each) == ["started", "push", "stopped"] * (1 if not journal else 2)
+        with server.client() as client:
+            assert client.exists(*(f"fastpos:{{{each}}}:owner" for each in names)) == 0
 
 
 def test_a_journal_that_another_writes_is_said_to_be(

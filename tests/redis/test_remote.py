@@ -35,7 +35,8 @@ from fastpos import (
     Snapshot,
 )
 from fastpos.journal.format import kind_of, label_of, line_of, push_lines
-from fastpos.redis import Publisher, RemoteStream, remote
+from fastpos.redis import Publisher, RemoteStream, entries, following
+from fastpos.redis import member as members
 from fastpos.simulator import Exchange
 from tests.support.digest import told
 from tests.support.programs import ROOT
@@ -132,9 +133,19 @@ class Author:
 
     def order(self, id: int | str) -> None:
         order = {"orderId": str(id), "orderAction": "1", "price": "1", "orderType": "LIMIT"}
-        push = {"channel": "order", "order": order}
+        self.push({"channel": "order", "order": order})
+
+    def position(self, id: int) -> None:
+        body = {"et": "CREATE", "p": {"id": id, "a": "1", "v": "1"}, "a": None}
+        self.push({"channel": "ACCOUNT_UPDATE", "uid": 9, "t": "1", "d": body})
+
+    def push(self, push: dict[str, Any]) -> None:
         texts = [json.dumps(push).encode()]
         self.append(push_lines(label_of("alice"), 1, time.time_ns(), texts))
+
+    def snapshot(self, *positions: int) -> None:
+        known = [{"id": id, "a": "1", "v": "1"} for id in positions]
+        self.tell("snapshot", positions=known, balances=[], orders=None, triggers=None)
 
 
 def ids(log: Recorder) -> list[str]:
@@ -342,9 +353,7 @@ def test_an_owner_that_begins_with_nothing_says_not_that_positions_are_closed(
         assert stream.wait_ready(5)
         assert {id: each.stale for id, each in stream.positions.items()} == {7: True, 8: True}
         successor.tell("snapshot_asked")
-        successor.tell(
-            "snapshot", positions=[{"id": 7, "v": "1"}], balances=[], orders=None, triggers=None
-        )
+        successor.snapshot(7)
         log.wait("on_synced")
         assert [*stream.positions] == [7]
         assert [each.id for each in log.on_position if each.change == "DELETE"] == [8]
@@ -443,6 +452,51 @@ def test_what_could_not_be_published_is_told(redis: RedisServer) -> None:
         assert len(log.on_error) == 1
 
 
+def test_a_state_between_a_question_and_its_snapshot_takes_no_push_from_that(
+    redis: RedisServer,
+) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(7)
+    with follower(redis, log) as stream:
+        assert stream.wait_ready(5)
+        author.tell("dropped", count=1, from_ns=0, to_ns=0)
+        author.tell("snapshot_asked")
+        author.position(8)
+        author.state(7, 8)
+        author.position(9)
+        author.snapshot(7)
+        author.state(7, 8, 9, synced=True)
+        log.wait("on_synced")
+        assert stream.synced
+        assert [*stream.positions] == [7, 8, 9]
+        author.order(1)
+        log.wait("on_order")
+        assert [type(error) for error in log.on_error] == [PublisherError]
+        assert len(log.on_synced) == 1
+
+
+def test_who_begins_between_a_question_and_its_snapshot_is_synced_by_the_next_state(
+    redis: RedisServer,
+) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(6, 7)
+    author.tell("snapshot_asked")
+    author.position(8)
+    author.state(6, 7, 8)
+    with follower(redis, log) as stream:
+        assert stream.wait_ready(5)
+        author.position(9)
+        author.snapshot(7)
+        author.state(7, 8, 9, synced=True)
+        (synced,) = log.wait("on_synced")
+        assert (synced.created, synced.updated, synced.deleted) == (0, 0, 1)
+        assert stream.synced
+        assert [*stream.positions] == [7, 8, 9]
+        author.order(1)
+        log.wait("on_order")
+        assert not log.on_error
+
+
 def test_a_record_that_can_not_be_read_is_told_and_the_next_is_read(redis: RedisServer) -> None:
     author, log = Author(redis), Recorder()
     author.begin()
@@ -497,17 +551,23 @@ def test_a_redis_that_forgets_all_is_followed_on(exchange: Exchange) -> None:
         assert stream.positions == first.positions
 
 
-def test_a_redis_that_forgets_and_another_owner_are_followed(redis: RedisServer) -> None:
+@pytest.mark.parametrize("group", [None, "risk"])
+@pytest.mark.parametrize("epoch", [1, 1_764_000_000], ids=["below", "above"])
+def test_a_redis_that_forgets_and_another_owner_are_followed(
+    redis: RedisServer, epoch: int, group: str | None
+) -> None:
     author, log = Author(redis, epoch=5), Recorder()
     author.begin(7, synced=True)
-    with follower(redis, log) as stream:
+    with follower(redis, log, group=group) as stream:
         assert stream.wait_ready(5)
         author.redis.flushall()
-        successor = Author(redis, epoch=1)
+        successor = Author(redis, epoch=epoch)
         successor.begin(8, synced=True)
-        log.wait("on_position", 3)
-        assert [*stream.positions] == [8]
+        until(lambda: [*stream.positions] == [8])
         assert stream.wait_ready(5)
+        if group is None:
+            told = [(each.change, each.id) for each in log.wait("on_position", 3)]
+            assert told == [("CREATE", 7), ("CREATE", 8), ("DELETE", 7)]
         assert any("lost its records" in str(error) for error in log.on_error)
 
 
@@ -554,7 +614,7 @@ def test_a_wrong_password_ends_it() -> None:
 def test_a_redis_that_hangs_is_noticed_and_stop_does_not_wait_for_it(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "ANSWER", 1.3)
+    monkeypatch.setattr(entries, "ANSWER", 1.3)
     author, log = Author(redis), Recorder()
     author.begin()
     with follower(redis, log) as stream:
@@ -793,10 +853,10 @@ def test_what_a_dead_member_has_not_acknowledged_is_told_again(
 def test_who_hangs_longer_than_its_lock_does_not_go_on(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "LOCK", 1.0)
-    monkeypatch.setattr(remote, "RENEWAL", 0.1)
-    monkeypatch.setattr(remote, "STANDBY", 0.1)
-    monkeypatch.setattr(remote, "BLOCK", 100)
+    monkeypatch.setattr(members, "LOCK", 1.0)
+    monkeypatch.setattr(members, "RENEWAL", 0.1)
+    monkeypatch.setattr(following, "STANDBY", 0.1)
+    monkeypatch.setattr(entries, "BLOCK", 100)
     author, log, go, seen = Author(redis), Recorder(), threading.Event(), []
     author.begin()
     first = member(redis, None, "a")
@@ -897,9 +957,9 @@ def test_it_is_not_copied_and_not_driven_by_others() -> None:
 
 _MEMBER = """
 import os, sys
-from fastpos.redis import RemoteStream, remote
+from fastpos.redis import RemoteStream, following, member
 
-remote.LOCK, remote.RENEWAL, remote.STANDBY = 1.0, 0.3, 0.1
+member.LOCK, member.RENEWAL, following.STANDBY = 1.0, 0.3, 0.1
 stream = RemoteStream(sys.argv[1], "alice", group="risk")
 stream.on_error(lambda error: os.write(1, f"error {error}\\n".encode()))
 stream.on_order(lambda order: os.write(1, f"{order.order_id}\\n".encode()))

@@ -19,6 +19,8 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="there are no such signals here"),
 ]
 
+pytestmark = pytest.mark.xdist_group("sharing")
+
 ACCOUNTS = 30
 
 
@@ -120,14 +122,14 @@ def test_an_account_that_is_added_is_served_by_one_and_what_is_removed_by_none(
         for process in workers.processes.values():
             process.send_signal(signal.SIGHUP)
         workers.wait(lambda: set(trial.crowd.owners()) == wanted, 10)
-        assert workers.log_has("1 added, 1 removed")
+        workers.wait(lambda: workers.log_has("1 added, 1 removed"), 10)
         assert sum(workers.parts().values()) == ACCOUNTS
     finally:
         workers.file.write_text(text)
         for process in workers.processes.values():
             process.send_signal(signal.SIGHUP)
     workers.wait(lambda: set(trial.crowd.owners()) == set(workers.accounts), 10)
-    assert workers.log_has("1 added, 1 removed", 2)
+    workers.wait(lambda: workers.log_has("1 added, 1 removed", 2), 10)
 
 
 def test_who_is_told_to_end_before_there_is_a_redis_ends(trial: Trial) -> None:
@@ -165,3 +167,18 @@ def test_status_says_when_there_is_nobody() -> None:
     with RedisServer() as redis:
         done = run("status", "--redis", redis.url)
     assert "0 workers, 0 of 256 shards owned, 0 accounts" in done.stdout
+
+
+def test_status_shows_what_others_have_written_as_far_as_it_can() -> None:
+    with RedisServer() as redis:
+        with redis.client() as client:
+            client.xadd("fastpos:{a\x1b[31m\nb}:events", {"kind": "push", "record": "{}"})
+            client.xadd("fastpos:{bob}:events", {"something": "else"})
+            client.set("fastpos:{bob}:owner", b"\xff \xff")
+            client.set("fastpos:{carol}:events", "no stream")
+            client.hset("fastpos:{workers}:leases", "3", "no lease")
+        done = run("status", "--redis", redis.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a\\x1b[31m\\nb" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "2 accounts" in done.stdout

@@ -165,7 +165,7 @@ def test_a_misspelt_name_is_named_not_ignored() -> None:
     stream_with(Bot).on_fill = None  # which its class has
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps], ids=str)
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_stream_cannot_be_copied(copied: Any) -> None:
     with pytest.raises(TypeError, match="in the other process"):
         copied(stream_with())

