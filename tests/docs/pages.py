@@ -35,7 +35,7 @@ __all__ = ["PageFailed", "run_page"]
 
 PATIENCE = 30.0
 """Seconds for what is to come, of each program."""
-GRACE = 1.0
+GRACE = 0.3
 """Seconds for one that may end by itself, where all it is to print has come."""
 _PORT = re.compile(
     r"(?:(?:127\.0\.0\.1|localhost|0\.0\.0\.0):|--port[ =]|port=|--metrics[ =])(\d{4,5})"
