@@ -80,6 +80,10 @@ class Hook:
             answer.read()
 
 
+def shown(value: float | None) -> str:
+    return "?" if value is None else f"{value:.12g}"
+
+
 class Alerts(PositionStream):
     """Methods named on_… are callbacks."""
 
@@ -89,16 +93,15 @@ class Alerts(PositionStream):
         if position.change in ("CREATE", "DELETE"):
             done = "opened" if position.change == "CREATE" else "closed"
             self.hook.send(
-                f"{done}: {position.contract_name} {position.side} {position.volume:g}"
-                f" at {position.open_price}, realized {position.realized_pnl}"
+                f"{done}: {position.contract_name} {position.side} {shown(position.volume)}"
+                f" at {shown(position.open_price)}, realized {shown(position.realized_pnl)}"
             )
 
     def on_order(self, order: Order) -> None:  # type: ignore[override]
         if order.action == "CHANGE" and order.filled_volume:
-            self.hook.send(
-                f"filled: {order.contract_name} {order.side}"
-                f" {order.filled_volume:g} of {order.volume:g} at {order.avg_price}"
-            )
+            filled = f"{shown(order.filled_volume)} of {shown(order.volume)}"
+            price = shown(order.avg_price)
+            self.hook.send(f"filled: {order.contract_name} {order.side} {filled} at {price}")
 
     def on_ready(self, event: Ready) -> None:  # type: ignore[override]
         if event.gap_s is not None:

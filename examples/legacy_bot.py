@@ -6,6 +6,9 @@
 
 The loop used to ask the REST interface for the positions every few seconds. Now it reads them from
 the stream, and need not wait for its next round when something has happened. Ctrl-C ends it.
+
+After a lost connection the positions may be out of date: nothing tells what happened meanwhile,
+unless the stream is given a `snapshot`, as in stop_loss_guard.py.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Bot:
             held[name] = held.get(name, 0) + (-volume if position.side == "SELL" else volume)
         for name in sorted(held.keys() | self._held.keys()):
             if held.get(name, 0) != self._held.get(name, 0):
-                print(f"{name}: {held.get(name, 0):+g} contracts", flush=True)
+                print(f"{name}: {held.get(name, 0):+.12g} contracts", flush=True)
         self._held = held
 
 
@@ -55,10 +58,13 @@ def main() -> None:
         while not stream.join(0):  # raises what has ended the stream for good, like a wrong key
             something_happened.wait(INTERVAL)
             something_happened.clear()
-            if stream.wait_ready(0):
-                bot.round(stream.positions.values())
-            else:
+            positions = stream.positions.values()
+            if not stream.wait_ready(0):
                 print("not connected: no decision on old data", flush=True)
+            elif any(position.stale for position in positions):
+                print("something may have been missed: have a look at the exchange", flush=True)
+            else:
+                bot.round(positions)
 
 
 if __name__ == "__main__":

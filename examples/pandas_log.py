@@ -64,7 +64,12 @@ class Tables:
             with self._lock:
                 rows, self._rows = self._rows, {}
             for kind, some in rows.items():
-                self._write(kind, pd.DataFrame(some))
+                try:
+                    self._write(kind, pd.DataFrame(some))
+                except OSError as error:  # a full disk: they are tried again with the next ones
+                    print(f"{kind}: {len(some)} rows not written: {error}", flush=True)
+                    with self._lock:
+                        self._rows[kind] = some + self._rows.get(kind, [])
 
     def _write(self, kind: str, table: pd.DataFrame) -> None:
         table.insert(0, "received", pd.to_datetime(table["received_ns"], utc=True))

@@ -60,7 +60,9 @@ class Fills(Bot):
         filled = event.filled_volume or 0
         if event.order_id is not None and filled > self._filled.get(event.order_id, 0):
             self._filled[event.order_id] = filled
-            self.say(f"{event.contract_name} {filled:g} of {event.volume:g} at {event.avg_price}")
+            self.say(
+                f"{event.contract_name} {filled:.12g} of {event.volume:.12g} at {event.avg_price}"
+            )
 
 
 class Exposure(Bot):
@@ -81,7 +83,7 @@ class Exposure(Bot):
             volume = event.volume or 0
             self._held[event.id] = event.contract_name, -volume if event.side == "SELL" else volume
         total = sum(volume for name, volume in self._held.values() if name == event.contract_name)
-        self.say(f"{event.contract_name} {total:+g}")
+        self.say(f"{event.contract_name} {total:+.12g}")
 
 
 class Liquidation(Bot):

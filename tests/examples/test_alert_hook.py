@@ -70,9 +70,9 @@ def test_what_happens_is_sent_to_the_hook(phone: Phone) -> None:
         exchange.close_position(position)
         until(lambda: len(phone.got) == 3, 20)
         assert phone.got == [
-            {"text": "opened: E-BTC-USDT BUY 3 at 61000.5, realized 0.0", "chat_id": "42"},
-            {"text": "filled: E-BTC-USDT BUY 40 of 100 at 61001.0", "chat_id": "42"},
-            {"text": "closed: E-BTC-USDT BUY 3 at 61000.5, realized 0.0", "chat_id": "42"},
+            {"text": "opened: E-BTC-USDT BUY 3 at 61000.5, realized 0", "chat_id": "42"},
+            {"text": "filled: E-BTC-USDT BUY 40 of 100 at 61001", "chat_id": "42"},
+            {"text": "closed: E-BTC-USDT BUY 3 at 61000.5, realized 0", "chat_id": "42"},
         ]
         exchange.drop()
         until(lambda: len(phone.got) == 5, 20)

@@ -24,6 +24,8 @@ def test_its_loop_wakes_for_what_happens_and_decides_nothing_on_old_data() -> No
         exchange.refuse_upgrade(503)
         exchange.drop()
         read_until(bot, "not connected")
+        exchange.clear_faults()
+        read_until(bot, "something may have been missed")
 
 
 def test_a_wrong_key_ends_it_with_a_message() -> None:

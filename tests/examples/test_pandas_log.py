@@ -60,6 +60,21 @@ def test_what_waits_is_written_at_the_end_and_the_next_run_goes_on(tmp_path: Pat
     assert len(pd.read_csv(tmp_path / "order.csv")) == 2
 
 
+def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    (tmp_path / "order.csv").mkdir()  # nothing can be written there
+    with (
+        Exchange() as exchange,
+        example("pandas_log.py", exchange, LOG_FOLDER=str(tmp_path), LOG_INTERVAL="0.05") as log,
+    ):
+        exchange.wait_for_subscribers(1, timeout=20)
+        exchange.place_order()
+        read_until(log, "order: 1 rows not written")
+        (tmp_path / "order.csv").rmdir()
+        read_until(log, "order: 1 rows\n")
+        end(log, exchange)
+    assert len(pd.read_csv(tmp_path / "order.csv")) == 1
+
+
 def test_parquet_has_a_file_for_each_batch(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     with (
