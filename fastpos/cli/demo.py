@@ -1,4 +1,7 @@
-"""``fastpos demo``: a day in a trader's life, against the simulator, on this machine alone."""
+"""``fastpos demo``: a day in a trader's life, against the simulator, on this machine alone.
+
+With ``--live`` it is a market that goes on, shown as `fastpos watch` shows one.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ from ..model.events import Disconnect, Ready
 from ..runtime.callbacks import CALLBACK_NAMES
 from ..simulator import Exchange
 from ..stream import PositionStream
+from .follow import follow
 from .lines import line
+from .market import STEP, Market, snapshot_of
 
 if TYPE_CHECKING:
     from ..journal import Journal
 
-__all__ = ["DemoFailed", "run_demo"]
+__all__ = ["DemoFailed", "live_demo", "run_demo"]
 
 # What the script below takes at most, seconds, if every wait in it lasts as long as it may.
 PATIENCE = 10.0
@@ -93,6 +98,40 @@ def run_demo(
         f"done: {stats.messages} messages, {stats.subscriptions} subscriptions, "
         f"{stats.decode_errors} decode errors, round trip {(stats.round_trip_s or 0) * 1e3:.1f} ms"
     )
+
+
+def live_demo(form: str, only_ascii: bool, seconds: float | None) -> None:
+    """Show a market of the simulator's as `fastpos watch` would.
+
+    Args:
+        form, only_ascii: see `follow`.
+        seconds: no longer than so; None: until it is ended.
+    """
+    over = threading.Event()
+
+    def trade() -> None:
+        market = Market(exchange)
+        exchange.wait_for_subscribers(1, timeout=PATIENCE)
+        market.open()
+        while not over.wait(STEP):
+            market.step()
+
+    with Exchange() as exchange:
+        stream = PositionStream(
+            exchange.url,
+            api_key=exchange.api_key,
+            broker=exchange.broker,
+            ping_interval=1.0,
+            snapshot=lambda: snapshot_of(exchange),
+            name="demo",
+        )
+        trading = threading.Thread(target=trade, name="demo-market", daemon=True)
+        trading.start()
+        try:
+            follow(stream, form, only_ascii, seconds)
+        finally:
+            over.set()
+            trading.join()
 
 
 def _morning(exchange: Exchange, show: Callable[[str], object]) -> None:

@@ -13,7 +13,7 @@ from ..model.exchange import CHANNELS, UNDOCUMENTED
 from ..model.table import Channel, Part
 from ..printable import printable
 
-__all__ = ["line"]
+__all__ = ["LONGEST", "line", "parts"]
 
 # Of an event, characters.
 LONGEST = 4000
@@ -26,12 +26,19 @@ def line(event: Any, at_ns: int | None = None) -> str:
         event: an event or an error.
         at_ns: when it was, nanoseconds since the epoch; None: now.
     """
+    now, kind, text = parts(event, at_ns)
+    return f"{now}  {kind:<13}  {printable(text, LONGEST)}"
+
+
+def parts(event: Any, at_ns: int | None = None) -> tuple[str, str, str]:
+    """Give the same in parts: the time of day, what kind it is, and what it says, which may be
+    anything: see `printable`."""
     time = datetime.now() if at_ns is None else datetime.fromtimestamp(at_ns / 1e9)
     now = time.strftime("%H:%M:%S.%f")[:-3]
     describe = _DESCRIPTIONS.get(type(event), repr)
     kind = "error" if isinstance(event, FastposError) else type(event).__name__
     text = f"{type(event).__name__}: {event}" if kind == "error" else describe(event)
-    return f"{now}  {kind:<13}  {printable(text, LONGEST)}"
+    return now, kind, text
 
 
 def _of_channel(channel: Channel, event: Any) -> str:

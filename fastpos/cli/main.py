@@ -22,15 +22,14 @@ from ..errors import FastposError
 from ..fleet import Fleet
 from ..model.exchange import DEFAULT_URL
 from ..net.tls import direct_error
-from ..runtime.callbacks import CALLBACK_NAMES
 from ..stream import PositionStream
 from ..wire.inflate import inflater, native_error
-from .lines import line
+from .follow import follow
 
 __all__ = ["main"]
 
 _PARTS = ("websocket-client", "isal", "orjson")
-_EXTRAS = ("websockets", "python-socks", "httpx")
+_EXTRAS = ("websockets", "python-socks", "httpx", "rich")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,16 +79,28 @@ def _parser() -> argparse.ArgumentParser:
         help="play a trader's day on the simulator, on this machine; needs no credentials",
     )
     demo.add_argument(
-        "--seconds", type=_positive, help="go on for so long (default: some 5 seconds)"
+        "--seconds",
+        type=_positive,
+        help="go on for so long (default: some 5 seconds; with --live until q or Ctrl-C)",
     )
+    demo.add_argument(
+        "--live",
+        action="store_true",
+        help="show it as watch does, with a market that goes on, three positions in it",
+    )
+    _takes_form(demo)
     demo.set_defaults(run=_demo)
 
     watch = commands.add_parser(
         "watch",
-        help="print what a real exchange pushes, until Ctrl-C",
-        epilog="The credential is taken from the environment: FASTPOS_TOKEN or FASTPOS_API_KEY.",
+        help="show what a real exchange pushes, until Ctrl-C: a live table on a terminal, else "
+        "lines",
+        epilog="The credential is taken from the environment: FASTPOS_TOKEN or FASTPOS_API_KEY. "
+        "The table shows the unrealized profit and loss (uPNL) as price difference times "
+        "contracts, which is no amount of a currency.",
     )
     _takes_exchange(watch)
+    _takes_form(watch)
     watch.set_defaults(run=_watch)
 
     record = commands.add_parser(
@@ -197,10 +208,11 @@ def _parser() -> argparse.ArgumentParser:
 
     tail = commands.add_parser(
         "tail",
-        usage="%(prog)s [-h] [--prefix PREFIX] [--group G] [--consumer C] [URL] NAME",
-        help="print what is published to Redis of a stream, as watch does, until Ctrl-C",
+        usage="%(prog)s [-h] [--prefix PREFIX] [--group G] [--consumer C] "
+        "[--plain | --json] [--ascii] [URL] NAME",
+        help="show what is published to Redis of a stream, as watch does, until Ctrl-C",
         epilog="It begins with what is open. In a group it goes on where the group stopped, and "
-        "acknowledges what it has printed.",
+        "acknowledges what it has shown.",
     )
     tail.add_argument(  # not "?" for the first: argparse loses it where an option stands before
         "words",
@@ -214,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     tail.add_argument("--group", metavar="G", help="as a member of this group")
     tail.add_argument("--consumer", metavar="C", help="called so in it (default: host and process)")
+    _takes_form(tail)
     tail.set_defaults(run=_tail)
 
     status = commands.add_parser(
@@ -259,6 +272,25 @@ def _takes_exchange(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--proxy", help="URL of a proxy (default: from the environment)")
 
 
+def _takes_form(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how events are shown; see `follow`."""
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
+        "--plain",
+        dest="form",
+        action="store_const",
+        const="plain",
+        default="table",
+        help="a line an event, on a terminal too",
+    )
+    forms.add_argument(
+        "--json", dest="form", action="store_const", const="json", help="a JSON object an event"
+    )
+    parser.add_argument(
+        "--ascii", action="store_true", help="draw the table with letters that all terminals have"
+    )
+
+
 def _positive(text: str) -> float:
     return _number(text, float, "above 0", lambda value: 0 < value < float("inf"))
 
@@ -297,8 +329,11 @@ def _number(text: str, kind: Callable[[str], _N], what: str, is_right: Callable[
 
 def _demo(options: argparse.Namespace) -> int:
     # Here, because it needs the extra.
-    from .demo import DemoFailed, run_demo  # noqa: PLC0415
+    from .demo import DemoFailed, live_demo, run_demo  # noqa: PLC0415
 
+    if options.live:
+        live_demo(options.form, options.ascii, options.seconds)
+        return 0
     try:
         run_demo(options.seconds, _show)
     except DemoFailed as error:
@@ -329,26 +364,8 @@ def _stream_to(options: argparse.Namespace, **more: Any) -> PositionStream:
 def _watch(options: argparse.Namespace) -> int:
     if not _has_credential():
         return 2
-    _print_all(_stream_to(options))
+    follow(_stream_to(options), options.form, options.ascii)
     return 0
-
-
-def _print_all(stream: PositionStream) -> None:
-    """Print what a stream tells, until it has ended."""
-
-    def note(event: object) -> None:
-        try:
-            _show(line(event))
-        except BrokenPipeError:
-            gone.set()
-            stream.stop()
-
-    gone = threading.Event()  # the reader of our output, as `head` does
-    for name in CALLBACK_NAMES:
-        getattr(stream, name)(note)
-    stream.run_forever()
-    if gone.is_set():
-        raise BrokenPipeError
 
 
 def _tail(options: argparse.Namespace) -> int:
@@ -371,7 +388,7 @@ def _tail(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"fastpos: {error}", file=sys.stderr)
         return 2
-    _print_all(stream)
+    follow(stream, options.form, options.ascii)
     return 0
 
 

@@ -26,7 +26,7 @@ from ..model.events import Disconnect, Stale
 from ..printable import printable
 from .lines import LONGEST, line
 
-__all__ = ["LogHandler", "Output"]
+__all__ = ["EVENTS_TOO", "LogHandler", "Output", "event_json"]
 
 # So many lines may wait to be written.
 MAX_WAITING = 100_000
@@ -34,8 +34,9 @@ MAX_WAITING = 100_000
 BATCH = 500
 # A disk that is full may have room again. What else can't be written to has gone.
 _PASSING = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-# Records of the library about what comes as an event too.
-_EVENTS_TOO = {"subscribed", "disconnected", "connect_failed", "stale", "synced"}
+
+EVENTS_TOO = frozenset({"subscribed", "disconnected", "connect_failed", "stale", "synced"})
+"""Records of the library about what comes as an event too."""
 
 
 class Output:
@@ -61,12 +62,8 @@ class Output:
 
     def event(self, stream: str, slot: str, event: Any) -> None:
         """Write what a callback of a stream got; `slot` is its name."""
-        if not self._as_json:
-            self._put(f"{stream}  {line(event)}")
-        elif isinstance(event, FastposError):
-            self.note("error", "error", str(event), stream, {"error": type(event).__name__})
-        else:
-            self._put(_json(_level(event), stream, slot.removeprefix("on_"), event.as_dict()))
+        as_json = self._as_json
+        self._put(event_json(stream, slot, event) if as_json else f"{stream}  {line(event)}")
 
     def note(
         self,
@@ -161,13 +158,21 @@ class LogHandler(logging.Handler):
             if name.startswith("fastpos_")
         }
         event = str(fields.pop("event", "log"))
-        if event in _EVENTS_TOO:
+        if event in EVENTS_TOO:
             return
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             text += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
         stream: Any = fields.pop("stream", None)
         self._output.note(record.levelname.lower(), event, text, stream, fields)
+
+
+def event_json(stream: str, slot: str, event: Any) -> str:
+    """Give what a callback of a stream got as a JSON object; `slot` is its name."""
+    if isinstance(event, FastposError):
+        said = {"message": str(event), "error": type(event).__name__}
+        return _json("error", stream, "error", said)
+    return _json(_level(event), stream, slot.removeprefix("on_"), event.as_dict())
 
 
 def _json(level: str, stream: str | None, event: str, fields: Mapping[str, object]) -> str:
