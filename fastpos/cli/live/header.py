@@ -9,7 +9,7 @@ from rich.text import Text
 
 from .figures import ago, span
 from .known import Known, Link, State
-from .paint import CLOSE, NEAR, STALE, Brush, Part, spread, width_of
+from .paint import Brush, Part, spread, width_of
 
 __all__ = ["header"]
 
@@ -58,7 +58,8 @@ def _state(known: Known, now_ns: int, brush: Brush) -> list[Item]:
             items.append((2, [Part(silent, "warning")]))
         items += [(3, _ping(known, now_ns)), (4, _gap(link, now_ns)), (5, _message(known, now_ns))]
     elif link.state is not State.ENDED:
-        items += [(2, _next(link, now_ns))]
+        if link.retry_ns is not None:
+            items.append((2, _next(link.retry_ns, now_ns)))
         if link.state is State.LOST:
             gap = Part(f"gap {span((now_ns - link.since_ns) / 1e9)} so far", "warning")
             items.append((3, [gap]))
@@ -91,8 +92,8 @@ def _message(known: Known, now_ns: int) -> list[Part]:
     return [Part("last message ", "head"), Part(text)]
 
 
-def _next(link: Link, now_ns: int) -> list[Part]:
-    left = 0.0 if link.retry_ns is None else (link.retry_ns - now_ns) / 1e9
+def _next(retry_ns: int, now_ns: int) -> list[Part]:
+    left = (retry_ns - now_ns) / 1e9
     return [Part("connecting" if left <= 0 else f"next attempt in {span(left)}")]
 
 
@@ -112,8 +113,6 @@ def _counts(known: Known, now_ns: int) -> list[Item]:
             synced = Part("not synced", "warning")
         items.insert(1, (0, [synced]))
     items.append((5, [Part("received ", "head"), Part(f"{stats.bytes_received:,} bytes")]))
-    legend = f"{NEAR} near liquidation  {CLOSE} close to it  {STALE} stale"
-    items.append((4, [Part(legend, "head")]))
     return items
 
 

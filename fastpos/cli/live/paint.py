@@ -57,7 +57,7 @@ class Brush:
         self.rule = "-" if is_ascii else "─"
         self.on, self.off = ("*", "x") if is_ascii else ("●", "✖")
         self.waiting = "?" if is_ascii else "◌"
-        self._full, self._empty = ("#", ".") if is_ascii else ("█", "░")
+        self._full, self._empty = ("#", ".") if is_ascii else ("■", "□")
 
     def clean(self, value: Any, limit: int = 200) -> str:
         """Give whatever the wire said as text that a terminal shows, and does not obey."""

@@ -42,7 +42,7 @@ _TYPES = {1: "LIMIT", 2: "MARKET", 3: "IOC", 4: "FOK", 5: "POST"}
 # A full bar of the auto-deleveraging level, and of what is filled of an order.
 _ADL, _FILLED = 5, 8
 # So many events are wanted, more where there is room left; and of so many names none is shown.
-SOME = 8
+SOME = 5
 
 
 class Section:
@@ -199,14 +199,14 @@ def _amount(name: str) -> Callable[[Position, Brush], Part]:
 def _signs(row: Position, _: Brush) -> Part:
     """The signs before a position: the worst that can be said of it."""
     how = danger(row)
-    if how is Danger.NEAR:
-        return Part(NEAR, "danger")
     signs = [
         (STALE, row.stale),
         (UNKNOWN, row.missing_from_ticks or not (row.complete or row.source == "SNAPSHOT")),
+        (NEAR, how is Danger.NEAR),
         (CLOSE, how is Danger.CLOSE),
     ]
-    return Part("".join(sign for sign, is_so in signs if is_so)[:2], "warning")
+    text = "".join(sign for sign, is_so in signs if is_so)[:2]
+    return Part(text, "danger" if how is Danger.NEAR else "warning")
 
 
 def _liquidation(row: Position, _: Brush) -> Part:
@@ -295,8 +295,14 @@ _POSITIONS: list[Column[Position]] = [
 def _positions(known: Known) -> Section:
     # Those in danger come first; else the order stays, so that no row moves without need.
     rows = sorted(known.positions, key=lambda each: (danger(each) is not Danger.NEAR, _id(each)))
-    near = sum(danger(each) is Danger.NEAR for each in rows)
-    badges = [Part(f"{NEAR} {near:,} near liquidation", "danger")] if near else []
+    badges = []
+    for how, sign, words, style in (
+        (Danger.NEAR, NEAR, "near liquidation", "danger"),
+        (Danger.CLOSE, CLOSE, "close to it", "warning"),
+    ):
+        count = sum(danger(each) is how for each in rows)
+        if count:
+            badges.append(Part(f"{sign} {count:,} {words}", style))
     missing = sum(each.missing_from_ticks for each in rows)
     if missing:
         badges.append(Part(f"{UNKNOWN} {missing:,} maybe closed", "warning"))
