@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -115,21 +116,23 @@ def _known(records: list[Record]) -> Known:
     )
 
 
-def captures() -> dict[str, str]:
-    """Give each capture by the name of its file."""
-    three, lost = played(), played(is_lost=True)
-    crowded = played(crowd=9)
-    wanted = {
-        "three-80x24": (three, 80, 24, Brush()),
-        "three-200x50": (three, 200, 50, Brush()),
-        "lost-80x24": (lost, 80, 24, Brush()),
-        "lost-200x50": (lost, 200, 50, Brush()),
-        "ascii-80x24": (three, 80, 24, Brush(is_ascii=True)),
-        "crowded-80x24": (crowded, 80, 24, Brush()),
-        "small-40x12": (three, 40, 12, Brush()),
-        "connecting-80x24": (_known([]), 80, 24, Brush()),
-    }
-    return {name: plain(*arguments) for name, arguments in wanted.items()}
+SHOTS = {
+    "three-80x24": (partial(played), 80, 24, False),
+    "three-200x50": (partial(played), 200, 50, False),
+    "lost-80x24": (partial(played, is_lost=True), 80, 24, False),
+    "lost-200x50": (partial(played, is_lost=True), 200, 50, False),
+    "ascii-80x24": (partial(played), 80, 24, True),
+    "crowded-80x24": (partial(played, crowd=9), 80, 24, False),
+    "small-40x12": (partial(played), 40, 12, False),
+    "connecting-80x24": (partial(_known, []), 80, 24, False),
+}
+"""By the name of its file: what is known, columns and lines, and whether there is only ASCII."""
+
+
+def capture(name: str) -> str:
+    """Give one of them as it looks now."""
+    known, width, height, is_ascii = SHOTS[name]
+    return plain(known(), width, height, Brush(is_ascii))
 
 
 def plain(known: Known, width: int, height: int, brush: Brush) -> str:
@@ -180,8 +183,8 @@ def in_utc() -> Iterator[None]:
 def main() -> None:
     """Write them."""
     CAPTURES.mkdir(exist_ok=True)
-    for name, text in captures().items():
-        (CAPTURES / f"{name}.txt").write_text(text, encoding="utf-8")
+    for name in SHOTS:
+        (CAPTURES / f"{name}.txt").write_text(capture(name), encoding="utf-8")
         print(f"wrote {CAPTURES / name}.txt")
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(picture(), encoding="utf-8")

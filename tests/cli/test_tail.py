@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("redis")
@@ -98,3 +100,27 @@ def test_what_can_not_be_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with started("tail", f"redis://127.0.0.1:{free_port()}/0", "alice") as process:
         assert "is away" in read_until(process, "Disconnect")
         interrupted(process)
+
+
+def test_on_a_terminal_it_is_the_table_that_watch_shows() -> None:
+    pytest.importorskip("termios")
+    from tests.support.screen import ScreenProgram  # noqa: PLC0415 -- not on Windows
+
+    with RedisServer() as redis, Exchange() as exchange, publishing(exchange, redis) as stream:
+        assert stream.wait_ready(5)
+        exchange.open_position()
+        with ScreenProgram("tail", redis.url, "alice") as program:
+            program.read_until("fastpos alice redis://", "● SUBSCRIBED", "E-BTC-USDT BUY")
+            program.type("q")
+            assert program.end() == 0
+
+
+def test_it_gives_an_object_an_event_too() -> None:
+    with RedisServer() as redis, Exchange() as exchange, publishing(exchange, redis) as stream:
+        assert stream.wait_ready(5)
+        exchange.open_position()
+        with started("tail", redis.url, "alice", "--json") as process:
+            output = read_until(process, '"event": "ready"')
+            assert interrupted(process) == (0, "")
+    first = json.loads(output.splitlines()[0])
+    assert (first["stream"], first["event"], first["change"]) == ("alice", "position", "CREATE")

@@ -1,7 +1,7 @@
 """Figures that the exchange does not tell but a trader wants, and figures as text.
 
 What the wire said may be anything: a figure that can't be had of it is None, and what is no number
-is shown as it came.
+is given as it came, to be made fit to be shown (paint.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from math import floor, isfinite, log10
 from typing import Any
 
 from ...model.events import Position
-from ...printable import printable
 
 __all__ = [
     "Danger",
@@ -99,8 +98,12 @@ def part(some: Any, whole: Any) -> float | None:
 
 def finite(value: Any) -> Any | None:
     """Give a value if it is a finite number, else None."""
-    is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
-    return value if is_number and isfinite(value) else None
+    if not isinstance(value, (int, float, Decimal)) or isinstance(value, bool):
+        return None
+    try:
+        return value if isfinite(value) else None
+    except (ValueError, OverflowError):  # a signalling NaN; an integer that no float can hold
+        return None
 
 
 def _sign(position: Any) -> int:
@@ -123,8 +126,9 @@ def decimals_of(values: Iterable[Any]) -> int:
     most = 0
     for each in values:
         value = finite(each)
-        if value:
-            places = min(max(DIGITS - floor(log10(abs(value))) - 1, 0), DECIMALS)
+        size = abs(float(value or 0))
+        if size:
+            places = min(max(DIGITS - floor(log10(size)) - 1, 0), DECIMALS)
             _, _, behind = f"{value:.{places}f}".rstrip("0").partition(".")
             most = max(most, len(behind))
     return most
@@ -142,7 +146,7 @@ def amount(value: Any, decimals: int | None = None, sign: bool = False) -> str:
         return "-"
     number = finite(value)
     if number is None:
-        return printable(str(value), 20)
+        return str(value)
     plus = "+" if sign and number > 0 else ""
     if abs(number) >= LARGEST:
         return f"{plus}{number:.3g}"

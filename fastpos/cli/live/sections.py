@@ -153,8 +153,8 @@ def _stale(row: Any, _: Brush) -> Part:
     return Part(STALE if row.stale else "", "warning")
 
 
-def _name(value: Any, brush: Brush) -> str:
-    return "-" if value is None else brush.clean(value, 40)
+def _name(value: Any) -> str:
+    return "-" if value is None else str(value)
 
 
 def _signed(value: Any) -> str:
@@ -250,7 +250,7 @@ def _adl(row: Position, brush: Brush) -> Part:
     return Part(brush.bar(level / _ADL, _ADL), style)
 
 
-def _what_is_stale(row: Position, brush: Brush) -> Part:
+def _what_is_stale(row: Position, _: Brush) -> Part:
     if row.missing_from_ticks:
         return Part("not in ticks: closed?", "warning")
     if not row.stale:
@@ -258,16 +258,16 @@ def _what_is_stale(row: Position, brush: Brush) -> Part:
     names = row.stale_fields
     if len(names) > SOME:
         return Part("all" if "mark_price" in names else "all but ticks", "warning")
-    return Part(brush.clean(", ".join(sorted(names))), "warning")
+    return Part(", ".join(sorted(names)), "warning")
 
 
 _POSITIONS: list[Column[Position]] = [
     Column("", 0, _signs, left=True, least=2),
     Column(
-        "CONTRACT", 0, _attribute("contract_name", lambda p, b: _name(p.contract_name, b)),
+        "CONTRACT", 0, _attribute("contract_name", lambda p, _: _name(p.contract_name)),
         left=True, least=10, most=16,
     ),
-    Column("SIDE", 1, _attribute("side", lambda p, b: _name(p.side, b)), left=True),
+    Column("SIDE", 1, _attribute("side", lambda p, _: _name(p.side)), left=True),
     Column("VOL", 2, _amount("volume")),
     Column("ENTRY", 6, _amount("open_price"), least=8),
     Column("MARK", 5, _price("mark_price"), least=8),
@@ -284,10 +284,10 @@ _POSITIONS: list[Column[Position]] = [
     Column("REALIZED", 13, _realized, least=8),
     Column("ADL", 8, _adl, left=True, least=_ADL),
     Column("LEV", 10, _attribute("leverage", lambda p, _: f"{amount(p.leverage)}x")),
-    Column("MODE", 11, _attribute("margin_mode", lambda p, b: _name(p.margin_mode, b)), left=True),
+    Column("MODE", 11, _attribute("margin_mode", lambda p, _: _name(p.margin_mode)), left=True),
     Column("MARGIN", 14, _amount("margin"), least=8),
     Column("CLOSABLE", 18, _amount("closable_volume")),
-    Column("ID", 19, lambda p, b: Part(_name(p.id, b)), left=True),
+    Column("ID", 19, lambda p, _: Part(_name(p.id)), left=True),
     Column("STALE", 20, _what_is_stale, left=True, most=40),
 ]  # fmt: skip
 
@@ -348,10 +348,10 @@ def _type(row: Order, _: Brush) -> str:
 _ORDERS: list[Column[Order]] = [
     Column("", 0, _stale, left=True, least=2),
     Column(
-        "CONTRACT", 0, _of_stale(lambda o, b: _name(o.contract_name, b)),
+        "CONTRACT", 0, _of_stale(lambda o, _: _name(o.contract_name)),
         left=True, least=10, most=16,
     ),
-    Column("SIDE", 1, _of_stale(lambda o, b: _name(o.side, b)), left=True, most=8),
+    Column("SIDE", 1, _of_stale(lambda o, _: _name(o.side)), left=True, most=8),
     Column("TYPE", 7, _of_stale(_type), left=True, least=5),
     Column("PRICE", 2, _order_price("price"), least=8),
     Column("FILLED", 4, _of_stale(_filled), left=True, least=_FILLED),
@@ -359,8 +359,8 @@ _ORDERS: list[Column[Order]] = [
     Column("TAKE PROFIT", 5, _attached("take_profit")),
     Column("STOP LOSS", 5, _attached("stop_loss")),
     Column("AVERAGE", 9, _of_stale(lambda o, _: amount(o.avg_price or None)), least=8),
-    Column("DOES", 10, _of_stale(lambda o, b: _name(o.open_close, b)), left=True),
-    Column("ID", 8, _of_stale(lambda o, b: _name(o.order_id, b)), left=True),
+    Column("DOES", 10, _of_stale(lambda o, _: _name(o.open_close)), left=True),
+    Column("ID", 8, _of_stale(lambda o, _: _name(o.order_id)), left=True),
 ]  # fmt: skip
 
 
@@ -379,19 +379,19 @@ def _triggers(now_ns: int) -> list[Column[Trigger]]:
 
     return [
         Column("", 0, _stale, left=True, least=2),
-        Column("SIDE", 0, _of_stale(lambda t, b: _name(t.side, b)), left=True, most=8),
+        Column("SIDE", 0, _of_stale(lambda t, _: _name(t.side)), left=True, most=8),
         Column("VOL", 1, _of_stale(lambda t, _: amount(t.volume))),
         Column("TRIGGER", 2, _of_stale(lambda t, _: amount(t.trigger_price)), least=8),
         Column("PRICE", 3, _of_stale(lambda t, _: amount(t.price)), least=8),
         Column("EXPIRES", 4, _of_stale(expires), left=True),
         Column("PLACED", 6, _of_stale(placed), left=True),
-        Column("ID", 5, _of_stale(lambda t, b: _name(t.trigger_order_id, b)), left=True),
+        Column("ID", 5, _of_stale(lambda t, _: _name(t.trigger_order_id)), left=True),
     ]
 
 
 _BALANCES: list[Column[Balance]] = [
     Column("", 0, _stale, left=True, least=2),
-    Column("COIN", 0, _of_stale(lambda c, b: _name(c.coin, b)), left=True, least=10, most=12),
+    Column("COIN", 0, _of_stale(lambda c, _: _name(c.coin)), left=True, least=10, most=12),
     Column("AVAILABLE", 1, _of_stale(lambda c, _: amount(c.available)), least=12),
     Column("FROZEN", 2, _of_stale(lambda c, _: amount(c.frozen)), least=10),
     Column("ISOLATED MARGIN", 3, _of_stale(lambda c, _: amount(c.isolated_margin))),

@@ -45,7 +45,7 @@ def table(
 ) -> tuple[Text, list[Text]]:
     """Give the line of titles and those of the rows, in so many columns as fit."""
     cells = {
-        column.title: [column.cell(row, brush) for row in rows]
+        column.title: [_clean(column.cell(row, brush), brush) for row in rows]
         for column in sorted(columns, key=lambda each: each.priority)
     }
     widths = {
@@ -67,6 +67,11 @@ def table(
         _row(shown, [cells[c.title][n] for c in shown], widths, gap, width, brush)
         for n in range(len(rows))
     ]
+
+
+def _clean(cell: Part, brush: Brush) -> Part:
+    """Make a cell fit to be shown: what the wire said stands in it as it came."""
+    return Part(brush.clean(cell.text), cell.style)
 
 
 def _that_fit(
