@@ -236,10 +236,12 @@ class _Keys:
                 os.close(each)
 
     def take(self) -> None:
-        """Have what is typed come at once, and not be shown."""
+        """Have what is typed come at once, and not be shown; and a Ctrl-C throw nothing away of
+        what is being drawn."""
         if self._input is not None:
             modes = termios.tcgetattr(self._input)
             modes[3] &= ~(termios.ECHO | termios.ICANON)
+            modes[3] |= termios.NOFLSH
             termios.tcsetattr(self._input, termios.TCSADRAIN, modes)
 
     def restore(self) -> None:
