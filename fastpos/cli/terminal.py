@@ -1,4 +1,4 @@
-"""A line on a terminal that says how it goes, and is written anew in its place.
+"""A terminal: a line on it that says how it goes, and is written anew in its place; and writing.
 
 Threads: any; `_lock` guards what is shown.
 """
@@ -6,18 +6,29 @@ Threads: any; `_lock` guards what is shown.
 from __future__ import annotations
 
 import os
+import select
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
-__all__ = ["StatusLine", "how_far", "span"]
+__all__ = ["StatusLine", "how_far", "span", "write_all"]
 
 # Where a terminal does not say how wide it is, characters.
 WIDTH = 80
 # From this part on it is said how long the rest may take.
 KNOWN = 0.02
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write data to a file descriptor, all of it; raises OSError."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:  # somebody has set it so
+            select.select([], [descriptor], [])
 
 
 def span(seconds: float) -> str:

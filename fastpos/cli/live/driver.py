@@ -30,6 +30,7 @@ from ...clock import monotonic
 from ...stream import PositionStream
 from ..output import EVENTS_TOO
 from ..signals import heard
+from ..terminal import write_all
 from .known import Notes, look
 from .paint import Brush
 from .screen import screen
@@ -196,8 +197,9 @@ def _size() -> tuple[int, int]:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    # Not by the file object: after a signal in the midst, the rest of what it had was seen missing.
     sys.stdout.flush()
+    write_all(sys.stdout.fileno(), text.encode(sys.stdout.encoding, "replace"))
 
 
 class _Keys:
