@@ -201,3 +201,43 @@ def test_plain_and_json_exclude_each_other() -> None:
     done = run("watch", "--broker", "1", "--plain", "--json")
     assert done.returncode == 2
     assert "not allowed with" in done.stderr
+
+
+def test_a_flood_of_events_is_drawn_no_oftener_than_quiet() -> None:
+    program = """
+import sys, threading, time
+from fastpos import PositionStream
+from fastpos.cli.follow import follow
+from fastpos.cli.live import driver
+from fastpos.simulator import Exchange
+
+whole, looks, orders = driver.look, [], []
+def look(*arguments):
+    looks.append(time.monotonic())
+    return whole(*arguments)
+driver.look = look
+
+def flood():
+    while not over.wait(0.01):
+        for _ in range(10):
+            exchange.cancel_order(exchange.place_order())
+
+over = threading.Event()
+with Exchange() as exchange:
+    stream = PositionStream(exchange.url, api_key=exchange.api_key, broker=exchange.broker)
+    stream.on_order(orders.append)
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    follow(stream, "table", seconds=4)
+    over.set()
+    flooding.join()
+print(f"{len(orders)} orders, {len(looks)} looks in {looks[-1] - looks[0]:.1f} s")
+"""
+    with ScreenProgram("-c", program) as running:
+        running.read_until("SUBSCRIBED", "Order ")
+        running.end()
+        found = re.search(r"(\d+) orders, (\d+) looks in ([\d.]+) s", running.emulator.text())
+    assert found is not None
+    orders, looks, seconds = int(found[1]), int(found[2]), float(found[3])
+    assert orders > 500
+    assert looks <= seconds * 4 + 2
