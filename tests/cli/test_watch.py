@@ -36,6 +36,17 @@ def test_the_demo_shows_three_positions_one_near_liquidation_and_ctrl_c_ends_it(
         assert not program.emulator.text()
 
 
+def test_the_demo_loses_its_connection_and_a_snapshot_heals_all() -> None:
+    with ScreenProgram("demo", "--live") as program:
+        program.read_until("✖ LOST", "~ 3 stale", "~ 2 stale", timeout=50)
+        program.read_until(
+            *("● SUBSCRIBED", r"synced [\d.]+ s ago", "gaps 1, ", r"\A((?!stale)[\s\S])*\Z"),
+            timeout=30,
+        )
+        program.type("q")
+        assert program.end() == 0
+
+
 def test_while_the_connection_is_lost_that_is_said_and_all_is_stale() -> None:
     with Exchange() as exchange, watching(exchange) as program:
         exchange.wait_for_subscribers(1, timeout=20)
