@@ -23,6 +23,7 @@ from benchmarks.machine import describe
 from benchmarks.results import Group, native_missing, percentile
 from benchmarks.spec import Unavailable
 from benchmarks.tables import as_markdown, as_text
+from fastpos.cli.terminal import StatusLine, how_far
 
 __all__ = ["main"]
 
@@ -72,15 +73,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _measure(names: list[str], *, quick: bool) -> dict[str, Group]:
     groups = {}
-    with Bench(QUICK if quick else FULL) as bench:
-        for name in names:
+    began = time.monotonic()
+    with Bench(QUICK if quick else FULL) as bench, StatusLine() as status:
+        for number, name in enumerate(names):
             start = time.monotonic()
+            # Not while a group is measured: that would be measured too.
+            far = how_far(number, len(names), start - began)
+            status.show(f"group {number + 1} of {len(names)}, {far}: {name}")
             try:
                 group = groups[name] = GROUPS[name].run(bench)
             except Unavailable as reason:
-                print(f"{name}: skipped, {reason}\n", file=sys.stderr)
+                status.write(f"{name}: skipped, {reason}\n\n")
                 continue
-            print(f"{group.title} ({time.monotonic() - start:.0f} s)\n{as_text(group)}\n")
+            with status.aside():
+                print(f"{group.title} ({time.monotonic() - start:.0f} s)\n{as_text(group)}\n")
     return groups
 
 

@@ -70,7 +70,9 @@ def _wire_key(kind: type, attribute: str) -> str | None:
 
 
 def _say_source(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Put below an attribute of an event where its value comes from."""
+    """Put below an attribute of an event where its value comes from; below an error what to do."""
+    if what == "exception" and (advice := getattr(thing, "advice", None)):
+        lines += ["", f"What to do next, unless its text knows better: {advice}", ""]
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]  # else napoleon takes a colon in the first line for a type's end
     owner, _, attribute = name.rpartition(".")

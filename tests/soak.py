@@ -59,6 +59,7 @@ from fastpos import (
     PositionStream,
     ReconnectPolicy,
 )
+from fastpos.cli.terminal import StatusLine, how_far
 from fastpos.journal import Journal, read
 from fastpos.journal.replay import Players
 from fastpos.simulator import Connection, Exchange
@@ -463,8 +464,11 @@ def compare_replays(
     return problems
 
 
-def run(minutes: float, streams: int, seed: int, directory: Path, journal: bool) -> list[str]:
-    """Run it; give what is wrong."""
+def run(
+    minutes: float, streams: int, seed: int, directory: Path, journal: bool, status: StatusLine
+) -> list[str]:
+    """Run it, and tell a terminal how far it has come; give what is wrong."""
+    status.show("connecting")
     certificates = make_certificates(directory)
     spawning = multiprocessing.get_context("spawn")
     pipe, theirs = spawning.Pipe()
@@ -525,12 +529,16 @@ def run(minutes: float, streams: int, seed: int, directory: Path, journal: bool)
         dice = random.Random(f"{seed} fleet")
         ends = time.monotonic() + minutes * 60
         while (remaining := ends - time.monotonic()) > 0:
+            far = how_far(minutes * 60 - remaining, minutes * 60, minutes * 60 - remaining)
+            events = sum(listener.events for listener in listeners)
+            status.show(f"{far}: {events:,} events, {samples[-1]['resident']:.0f} MiB")
             time.sleep(min(1.0, remaining))
             samples.append(sample())
             fleet = dice.choice(fleets)
             stream = dice.choice([*fleet.streams.values()])
             fleet.remove(stream)
             fleet.add(stream)
+        status.show("what is left is delivered, all is ended and compared")
         pipe.send("finish")
         last = pipe.recv()
         deadline = time.monotonic() + PATIENCE
@@ -549,6 +557,7 @@ def run(minutes: float, streams: int, seed: int, directory: Path, journal: bool)
         after = sample()
     stop_computing.set()
     computing.join()
+    status.show("")
     one, another = (partial(new, streams * EXCHANGES + n) for n in (0, EXCHANGES - 1))
     two = partial(Fleet, connect_rate=None)
     starts: tuple[Callable[[], PositionStream | Fleet], ...] = (
@@ -632,13 +641,14 @@ def main() -> int:
         print(json.dumps(replay_all(arguments.replay)))
         return 0
     keep_memory_tidy("tests.soak")
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, StatusLine() as status:
         problems = run(
             arguments.minutes,
             arguments.streams,
             arguments.seed,
             Path(directory),
             arguments.journal,
+            status,
         )
     for problem in problems[:20]:
         print(f"FAILED: {problem}")

@@ -208,8 +208,8 @@ def _parser() -> argparse.ArgumentParser:
 
     tail = commands.add_parser(
         "tail",
-        usage="%(prog)s [-h] [--prefix PREFIX] [--group G] [--consumer C] [--plain | --json] "
-        "[--ascii] [URL] NAME",
+        usage="%(prog)s [-h] [--prefix PREFIX] [--group G] [--consumer C] "
+        "[--plain | --json] [--ascii] [URL] NAME",
         help="show what is published to Redis of a stream, as watch does, until Ctrl-C",
         epilog="It begins with what is open. In a group it goes on where the group stopped, and "
         "acknowledges what it has shown.",

@@ -22,6 +22,8 @@ STEP, DROP_EVERY = 0.5, 40
 def snapshot_of(exchange: Exchange) -> Snapshot:
     """Give the truth, as a stream takes it."""
     state = exchange.snapshot_state()
+    for each in (*state["orders"].values(), *state["triggers"].values()):
+        each["orderAction"] = "1"
     return Snapshot(
         **{
             name: [view(part.record, wire, float) for wire in state[name].values()]

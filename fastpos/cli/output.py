@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
-import select
 import sys
 import threading
 import traceback
@@ -25,6 +23,7 @@ from ..errors import FastposError
 from ..model.events import Disconnect, Stale
 from ..printable import printable
 from .lines import LONGEST, line
+from .terminal import write_all
 
 __all__ = ["EVENTS_TOO", "LogHandler", "Output", "event_json"]
 
@@ -135,12 +134,7 @@ class Output:
         return "" if each is None else f"{each}\n"
 
     def _write(self, text: str) -> None:
-        data = memoryview(text.encode(self._encoding, "backslashreplace"))
-        while data:
-            try:
-                data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # somebody has set it so
-                select.select([], [self._descriptor], [])
+        write_all(self._descriptor, text.encode(self._encoding, "backslashreplace"))
 
 
 class LogHandler(logging.Handler):

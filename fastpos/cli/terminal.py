@@ -1,4 +1,4 @@
-"""A line on a terminal that says how it goes, and is written anew in its place.
+"""A terminal: a line on it that says how it goes, and is written anew in its place; and writing.
 
 Threads: any; `_lock` guards what is shown.
 """
@@ -6,15 +6,57 @@ Threads: any; `_lock` guards what is shown.
 from __future__ import annotations
 
 import os
+import select
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
-__all__ = ["StatusLine"]
+__all__ = ["StatusLine", "how_far", "span", "write_all"]
 
 # Where a terminal does not say how wide it is, characters.
 WIDTH = 80
+# From this part on it is said how long the rest may take.
+KNOWN = 0.02
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write data to a file descriptor, all of it; raises OSError."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:  # somebody has set it so
+            select.select([], [descriptor], [])
+
+
+def span(seconds: float) -> str:
+    """Give how long something takes, in the two units that matter."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} m"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def how_far(done: float, total: float, seconds: float) -> str:
+    """Give how far something has come, how long that took, and how long the rest may take.
+
+    Args:
+        done, total: so much of so much.
+        seconds: since it began.
+    """
+    part = min(max(done / total, 0.0), 1.0) if total else 1.0
+    text = f"{part:.0%}, {span(seconds)}"
+    if KNOWN <= part < 1:
+        text += f", some {span(seconds / part - seconds)} to go"
+    return text
 
 
 class StatusLine:
@@ -31,16 +73,28 @@ class StatusLine:
         self._text = ""
 
     def show(self, text: str) -> None:
-        """Show this instead of what was shown, as much of it as there is room for."""
+        """Show this instead of what was shown, as much of it as there is room for; "": nothing."""
         if self.is_shown:
             with self._lock:
                 old, self._text = self._text, text[: self._width() - 1]
-                self._write("\r" + self._text.ljust(len(old)))
+                blank = f"\r{'':{len(old)}}\r" if len(old) > len(self._text) else "\r"
+                self._write(blank + self._text)
 
     def write(self, text: str) -> None:
         """Write whole lines, above it."""
         with self._lock:
             self._write(self._erased() + text + self._text)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Have the line gone while something else is written to the same terminal."""
+        with self._lock:
+            if self._text:
+                self._write(self._erased())
+            try:
+                yield
+            finally:
+                self._write(self._text)
 
     def flush(self) -> None:
         """Do nothing: all is written."""

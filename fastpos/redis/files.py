@@ -181,7 +181,8 @@ class Files:
         waiting = [len(box.waiting) for box in self._boxes if not box.is_refused]
         if not may_wait or sum(waiting) >= ENOUGH:
             return given
-        is_written = not self._is_at_end or self._journal.flush(WRITTEN)
+        # What is read without that may lack what was handed over last: it is read once more.
+        is_written = self._is_at_end and self._journal.flush(WRITTEN)
         place = self._tail.place
         try:
             piece = self._tail.read()

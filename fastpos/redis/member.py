@@ -75,14 +75,12 @@ class Member:
         return monotonic() - self._lock_renewed < RENEWAL or self.hold() == 2
 
     def leave(self, reconnect: Callable[[], None]) -> None:
-        """Let others of the group go on at once; `reconnect` has a new connection made."""
-        for is_again in (False, True):  # the connection may have been cut
-            with suppress(Exception):
-                if is_again:
-                    reconnect()
-                self.acknowledge()
-                self._entries.redis.eval(LET_GO, 1, self._lock_key, self._who)
-                break
+        """Let others of the group go on at once; `reconnect` has a connection made that does not
+        wait long: the present one may have been cut, and who stops it waits."""
+        with suppress(Exception):
+            reconnect()
+            self.acknowledge()
+            self._entries.redis.eval(LET_GO, 1, self._lock_key, self._who)
 
     # --- the group --------------------------------------------------------------------------
 

@@ -112,8 +112,12 @@ HOLD = """
 -- now, 2 if it was before.
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return held and 2 or 1
+if not held then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])  -- which a server without memory does not refuse
+return 2
 """
 
 LET_GO = """
@@ -127,7 +131,7 @@ READ = """
 -- how many at most. Gives the entries, or nothing if the lock is not his: who has lost it must take
 -- none away from who has it.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local found = redis.call('XREADGROUP', 'GROUP', ARGV[3], ARGV[4], 'COUNT', ARGV[6],
   'STREAMS', KEYS[2], ARGV[5])
 if not found then return {} end

@@ -99,23 +99,44 @@ def test_a_second_time_in_one_process_they_run_as_they_are() -> None:
     assert compiled == []
 
 
-@needs_compiled
-@pytest.mark.parametrize("source", _compiled.SOURCES.split() if _c.compiled else [])
-def test_a_checkout_runs_what_was_edited(tmp_path: Path, source: str) -> None:
+SOURCES = _compiled.SOURCES.split() if _c.compiled else []
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """One in which nothing is newer than what was compiled."""
     shutil.copytree(PACKAGE, tmp_path / "fastpos")
     for name in ("pyproject.toml", "setup.py"):
         (tmp_path / name).touch()
-    library = tmp_path / "fastpos" / "_c" / Path(str(_compiled.__file__)).name
     for path in tmp_path.rglob("*.p*"):
         os.utime(path, ns=(0, 0))
-    assert run("", tmp_path) == ("True None", sorted(NAMES))
-    edited = tmp_path / source
-    os.utime(edited, ns=(0, library.stat().st_mtime_ns + 1))
-    told, compiled = run("", tmp_path)
+    return tmp_path
+
+
+def edit(checkout: Path, source: str) -> None:
+    """Have it be newer than what was compiled."""
+    library = checkout / "fastpos" / "_c" / Path(str(_compiled.__file__)).name
+    os.utime(checkout / source, ns=(0, library.stat().st_mtime_ns + 1))
+
+
+@needs_compiled
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_checkout_runs_what_was_edited(checkout: Path, source: str) -> None:
+    edit(checkout, source)
+    told, compiled = run("", checkout)
     assert f"{source} was changed since it was compiled" in told
     assert compiled == []
-    (tmp_path / "pyproject.toml").unlink()  # installed, times say nothing
-    assert run("", tmp_path) == ("True None", sorted(NAMES))
+
+
+@needs_compiled
+def test_what_is_compiled_is_used_where_nothing_was_edited_and_where_it_is_installed(
+    checkout: Path,
+) -> None:
+    assert run("", checkout) == ("True None", sorted(NAMES))
+    for source in SOURCES:
+        edit(checkout, source)
+    (checkout / "pyproject.toml").unlink()  # installed, times say nothing
+    assert run("", checkout) == ("True None", sorted(NAMES))
 
 
 @needs_compiled

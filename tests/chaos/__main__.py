@@ -6,6 +6,7 @@ The table has one row for each fault: the worst of all its trials.
 from __future__ import annotations
 
 import argparse
+import logging
 import platform
 import random
 import re
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from fastpos.cli.terminal import StatusLine, how_far
 from fastpos.wire.inflate import inflater
 from tests.chaos.faults import FAULTS, MARKS, Fault, Seen
 from tests.chaos.settings import EVENTS_PER_S, SETTINGS
@@ -58,11 +60,17 @@ def main() -> int:
 
     began = time.monotonic()
     print(f"--seed {seed}", flush=True)
-    outcomes = [
-        outcome
-        for number in range(options.rounds)
-        for outcome in _round(chosen, f"{seed} {number}", options.fleet, options.callback_threads)
-    ]
+    with StatusLine() as status:
+        # What is logged stands above the line.
+        logging.basicConfig(handlers=[logging.StreamHandler(status)], format="%(message)s")
+        progress = _Progress(status, options.rounds * len(chosen))
+        outcomes = [
+            outcome
+            for number in range(options.rounds)
+            for outcome in _round(
+                progress, chosen, f"{seed} {number}", options.fleet, options.callback_threads
+            )
+        ]
     print(f"\n{table(outcomes)}\n")
     wrong = [outcome for outcome in outcomes if outcome.problems]
     print(f"{len(outcomes)} trials in {time.monotonic() - began:.0f} s, {len(wrong)} went wrong")
@@ -76,15 +84,38 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _round(faults: list[Fault], seed: str, *driven: int) -> list[Outcome]:
+class _Progress:
+    """How far it has come: told on a terminal, before each trial."""
+
+    def __init__(self, status: StatusLine, trials: int) -> None:
+        self._status = status
+        self._trials = trials
+        self._begun = 0
+        self._wrong = 0
+        self._began = time.monotonic()
+
+    def begin(self, fault: Fault) -> None:
+        far = how_far(self._begun, self._trials, time.monotonic() - self._began)
+        wrong = f", {self._wrong} went wrong" if self._wrong else ""
+        self._begun += 1
+        self._status.show(f"trial {self._begun} of {self._trials}, {far}{wrong}: {fault.id}")
+
+    def end(self, outcome: Outcome) -> None:
+        self._wrong += bool(outcome.problems)
+        with self._status.aside():
+            print(f"{'WRONG' if outcome.problems else 'good':5} {outcome.fault.id}", flush=True)
+            for problem in outcome.problems:
+                print(f"      {problem}", flush=True)
+
+
+def _round(progress: _Progress, faults: list[Fault], seed: str, *driven: int) -> list[Outcome]:
     order = random.Random(seed).sample(faults, len(faults))
     outcomes = []
     for fault in order:
+        progress.begin(fault)
         outcome = try_fault(fault, seed, *driven)
         outcomes.append(outcome)
-        print(f"{'WRONG' if outcome.problems else 'good':5} {fault.id}", flush=True)
-        for problem in outcome.problems:
-            print(f"      {problem}", flush=True)
+        progress.end(outcome)
     return outcomes
 
 

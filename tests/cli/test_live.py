@@ -38,13 +38,13 @@ from fastpos.cli.live.figures import (
     move,
     part,
     percent,
-    span,
     unrealized,
 )
 from fastpos.cli.live.known import Known, Link, Note, Notes, State, after
 from fastpos.cli.live.paint import Brush, Part
 from fastpos.cli.live.screen import screen
 from fastpos.cli.live.table import Column, table
+from fastpos.cli.terminal import span
 from fastpos.errors import ConnectionFailed
 from tests.cli.golden import (
     BEGAN,

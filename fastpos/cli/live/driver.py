@@ -30,6 +30,7 @@ from ...clock import monotonic
 from ...stream import PositionStream
 from ..output import EVENTS_TOO
 from ..signals import heard
+from ..terminal import write_all
 from .known import Notes, look
 from .paint import Brush
 from .screen import screen
@@ -196,8 +197,9 @@ def _size() -> tuple[int, int]:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    # Not by the file object: after a signal in the midst, the rest of what it had was seen missing.
     sys.stdout.flush()
+    write_all(sys.stdout.fileno(), text.encode(sys.stdout.encoding, "replace"))
 
 
 class _Keys:
@@ -236,10 +238,12 @@ class _Keys:
                 os.close(each)
 
     def take(self) -> None:
-        """Have what is typed come at once, and not be shown."""
+        """Have what is typed come at once, and not be shown; and a Ctrl-C throw nothing away of
+        what is being drawn."""
         if self._input is not None:
             modes = termios.tcgetattr(self._input)
             modes[3] &= ~(termios.ECHO | termios.ICANON)
+            modes[3] |= termios.NOFLSH
             termios.tcsetattr(self._input, termios.TCSADRAIN, modes)
 
     def restore(self) -> None:

@@ -13,6 +13,7 @@ from math import floor, isfinite, log10
 from typing import Any
 
 from ...model.events import Position
+from ..terminal import span
 
 __all__ = [
     "Danger",
@@ -27,7 +28,6 @@ __all__ = [
     "move",
     "part",
     "percent",
-    "span",
     "unrealized",
 ]
 
@@ -168,20 +168,6 @@ def percent(value: Any, sign: bool = False) -> str:
 def fraction(some: Any, whole: Any) -> str:
     """Give some of a whole."""
     return f"{amount(some)}/{amount(whole)}"
-
-
-def span(seconds: float) -> str:
-    """Give how long something takes, in the two units that matter."""
-    if seconds < 10:
-        return f"{max(seconds, 0.0):.1f} s"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} m"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
 
 
 def ago(at_ns: int, now_ns: int) -> str:

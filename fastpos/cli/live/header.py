@@ -7,7 +7,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from .figures import ago, span
+from ..terminal import span
+from .figures import ago
 from .known import Known, Link, State
 from .paint import Brush, Part, spread, width_of
 

@@ -77,6 +77,7 @@ def heights(bands: Sequence[Band], room: int) -> tuple[list[int], bool]:
 def _band(band: Band, width: int, height: int, brush: Brush) -> list[Text]:
     room = width - BETWEEN * (len(band) - 1)
     widths = [room * share // 100 for _, share in band]
+    widths[-1] = room - sum(widths[:-1])
     columns = [
         section.draw(each, height, brush)[:height]
         for (section, _), each in zip(band, widths, strict=True)

@@ -14,6 +14,7 @@ from rich.text import Text
 from ...errors import FastposError
 from ...model.events import AttachedOrder, Balance, Disconnect, Order, Position, Stale, Trigger
 from ..lines import parts
+from ..terminal import span
 from .figures import (
     Danger,
     ago,
@@ -27,7 +28,6 @@ from .figures import (
     move,
     part,
     percent,
-    span,
     unrealized,
 )
 from .known import Known, Note
