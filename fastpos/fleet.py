@@ -85,7 +85,7 @@ class _FleetRun:
 
 
 class Fleet:
-    """Drives many `PositionStream`s with few threads.
+    """Drives many streams (`PositionStream`) with few threads.
 
     Each stream is used as it is alone: its functions, `positions`, `stats`, `stop()`. It is not
     started by itself, but by the fleet. Streams may be added and removed at any time, from any

@@ -22,7 +22,7 @@ _Self = TypeVar("_Self", bound="Exchange")
 
 
 class Exchange(Server):
-    """An exchange in a box, as strict as a real one, on a free port of this machine.
+    """An exchange in a box, as strict as a real one, on a free port of this machine::
 
         with Exchange() as exchange:
             stream = PositionStream(exchange.url, api_key=exchange.api_key, broker=exchange.broker)

@@ -1,7 +1,7 @@
 """Faults on purpose, one after the other, on a stream to which numbered events flow.
 
     python -m tests.chaos [--seed N] [--rounds N] [--fleet [N] [--callback-threads N]]
-                          [--readme README.md] [FAULT ...]
+                          [--page docs/explanation/faults.md] [FAULT ...]
 
 `faults.py` is the table of what goes wrong and what is expected then. `trial.py` puts a stream
 through one of them and measures; `rig.py` is what it needs for that: the simulator behind a network

@@ -51,7 +51,7 @@ def main() -> int:
         help="have the stream be one of a fleet's N (50); the others must notice nothing",
     )
     parser.add_argument("--callback-threads", type=int, default=0, help="of the fleet")
-    parser.add_argument("--readme", type=Path, help="put the table in, if all went well")
+    parser.add_argument("--page", type=Path, help="put the table in, if all went well")
     options = parser.parse_args()
     chosen = [f for f in FAULTS if any(w in f.id for w in options.faults or [""])]
     if not chosen:
@@ -74,13 +74,13 @@ def main() -> int:
     print(f"\n{table(outcomes)}\n")
     wrong = [outcome for outcome in outcomes if outcome.problems]
     print(f"{len(outcomes)} trials in {time.monotonic() - began:.0f} s, {len(wrong)} went wrong")
-    if options.readme is not None and not wrong:
+    if options.page is not None and not wrong:
         words = [f"--seed {seed}", f"--rounds {options.rounds}", *map(shlex.quote, options.faults)]
         words += [f"--fleet {options.fleet}"] if options.fleet > 1 else []
         command = f"python -m tests.chaos {' '.join(words)}"
         text = table(outcomes)
-        put_into(options.readme, f"{_settings(outcomes, command)}\n\n{text}")
-        print(f"wrote {options.readme}")
+        put_into(options.page, f"{_settings(outcomes, command)}\n\n{text}")
+        print(f"wrote {options.page}")
     return 1 if wrong else 0
 
 
@@ -174,17 +174,17 @@ def _reasons(outcomes: list[Outcome]) -> str:
     return ", ".join(f"`{text}`" for text in texts)
 
 
-def put_into(readme: Path, text: str) -> None:
+def put_into(page: Path, text: str) -> None:
     """Write `text` between the marks.
 
     Raises:
         ValueError: they are not there.
     """
-    before, start, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
+    before, start, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not start or not end:
-        raise ValueError(f"{readme} has no {' … '.join(MARKS)}")
-    readme.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+        raise ValueError(f"{page} has no {' … '.join(MARKS)}")
+    page.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tests.support.pushes import bomb, packed
 from tests.support.recording import SOON, until
 
 MARKS = ("<!-- faults -->", "<!-- /faults -->")
-"""Between these the README has the table of what became of them."""
+"""Between these docs/explanation/faults.md has the table of what became of them."""
 
 
 class Seen(enum.Enum):

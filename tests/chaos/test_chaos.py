@@ -47,9 +47,9 @@ def test_fault(fault: Fault, streams: int, callback_threads: int) -> None:
     assert try_fault(fault, SEED, streams, callback_threads).problems == []
 
 
-def test_the_readme_has_every_fault(project: Path) -> None:
+def test_the_page_has_every_fault(project: Path) -> None:
     assert len(BY_ID) == len(FAULTS)
-    text = (project / "README.md").read_text()
+    text = (project / "docs" / "explanation" / "faults.md").read_text()
     section = text.partition(MARKS[0])[2].partition(MARKS[1])[0]
     for fault in FAULTS:
         assert f"| {fault.name}" in section

@@ -112,7 +112,9 @@ def test_its_accounts_are_right_and_their_secrets_are_there(worker: Worker, tmp_
 
 
 def test_it_is_given_the_time_to_hand_over(worker: Worker) -> None:
-    assert f"within {DRAIN:.0f} seconds" in (ROOT / "README.md").read_text()
+    assert (
+        f"within {DRAIN:.0f} seconds" in (ROOT / "docs" / "reference" / "accounts.md").read_text()
+    )
     assert worker.grace >= 1.5 * DRAIN
 
 
