@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from time import time_ns
 from types import TracebackType
@@ -468,6 +468,20 @@ def _recorder(settings: Settings) -> Recorder | Several | None:
     sinks: list[Sink] = [sink for sink in (journal, publisher) if sink is not None]
     recorders = [Recorder(sink, settings.name, settings.credential) for sink in sinks]
     return recorders[0] if len(recorders) == 1 else Several(recorders)
+
+
+# --- for cli/serve.py -----------------------------------------------------------------------------
+
+
+def cut(streams: Sequence[PositionStream]) -> None:
+    """Close the connections of many streams at once, and stop these.
+
+    Each `stop` waits for the stream's own threads a little, so first no connection is left.
+    """
+    for stream in streams:
+        stream._driver.cut()
+    for stream in streams:
+        stream.stop(0)
 
 
 # --- for fleet.py ---------------------------------------------------------------------------------

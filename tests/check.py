@@ -1,4 +1,4 @@
-"""The checks of a commit, in under a minute: `python -m tests.check [PYTEST'S ARGUMENTS]`.
+"""The checks of a commit, in two minutes: `python -m tests.check [PYTEST'S ARGUMENTS]`.
 
 The linters, the types, and what a plain `pytest` runs, all at once. Arguments are for pytest:
 `python -m tests.check tests/wire`.

@@ -28,7 +28,7 @@ from ..clock import monotonic
 from ..errors import FastposError, JournalError
 from ..fleet import Fleet
 from ..runtime.callbacks import CALLBACK_NAMES
-from ..stream import PositionStream
+from ..stream import PositionStream, cut
 from .accounts import Account, AccountsError, read_accounts
 from .output import LogHandler, Output
 from .reference import FreshSnapshot
@@ -134,11 +134,6 @@ class _Served:
     def is_expected(self) -> bool:
         """Whether it has just begun, and will be subscribed soon."""
         return monotonic() < self._expected_until
-
-    def cut(self) -> None:
-        """Close its connection at once; for any thread."""
-        self.is_cut = True
-        self.stream.stop(0)
 
     @property
     def has_ended(self) -> bool:
@@ -302,16 +297,18 @@ class _Program:
 
     def _cut(self, shards: frozenset[int]) -> None:
         """Shards are lost: close what is in them; on a thread of the worker's."""
-        for served in tuple(self._served.values()):
-            if served.shard in shards:
-                served.cut()
+        lost = [served for served in tuple(self._served.values()) if served.shard in shards]
+        for served in lost:
+            served.is_cut = True
+        cut([served.stream for served in lost])
 
     def _begin_anew(self, name: str) -> None:
         """Another has published an account: if its shard is here that one was held up in the midst
         of beginning, and has ended by now."""
         served = self._served.get(name)
         if served is not None and not served.is_leaving and self._may_serve(served.shard):
-            served.cut()
+            served.is_cut = True
+            served.stream.stop(0)
             self._settle()
 
     def _add(self, name: str) -> None:
@@ -334,7 +331,8 @@ class _Program:
         self._served[name] = served
         self._in_shards[served.shard] += 1
         if not self._may_serve(served.shard):  # it was lost meanwhile
-            served.cut()
+            served.is_cut = True
+            served.stream.stop(0)
             self._ask(self._settle)
 
     def _let_go(self, leaving: SimpleQueue[_Served]) -> None:

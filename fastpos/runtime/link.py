@@ -292,6 +292,10 @@ class Link:
         self._wake(self)
         return before is Phase.READY and session.phase is Phase.PAUSED
 
+    def cut(self) -> None:
+        """End the connection at once, and wait for nobody; for any thread."""
+        self._connection.shutdown()
+
     def abort(self, reason: str, error: FastposError | None = None) -> None:
         """End the connection at once, for that reason."""
         with self._lock:

@@ -219,6 +219,12 @@ class Control:
         """End a run's connection at once, after `stop`."""
         run.pinger.ask(self._abort)
 
+    def cut(self) -> None:
+        """End the connection at once, before `stop`; for any thread."""
+        link = self.link
+        if link is not None:
+            link.cut()
+
     def mute(self, run: Run) -> None:
         """Have no function called any more in a run that does not end."""
         self._ask(run, self._delivery.mute)
