@@ -37,7 +37,7 @@ class Sharing:
     """
 
     def __init__(self, url: str, prefix: str, rate: float) -> None:
-        self.publisher = Publisher(url, prefix)
+        self.publisher: Publisher = Publisher(url, prefix)
         self._url, self._prefix, self._rate = url, prefix, rate
         self._counts: Counter[int] = Counter()  # accounts in each shard; replaced, never changed
         self._expected: Callable[[], int] = int

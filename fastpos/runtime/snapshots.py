@@ -108,7 +108,7 @@ class Snapshots:
         self._source = source
         self._recorder = recorder
         self._timeout = timeout
-        self.rules = Synchronizer(source is not None, policy, book)
+        self.rules: Synchronizer = Synchronizer(source is not None, policy, book)
         """When to ask, and what becomes of the answer."""
         self._call: _Call | None = None
         self._overdue: list[_Call] = []

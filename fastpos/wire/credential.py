@@ -44,10 +44,10 @@ class Credential:
     def __init__(self, kind: str, source: CredentialSource) -> None:
         self._kind = kind
         self._source = source
-        self.header = CREDENTIAL_PLACES[kind][0]
-        self.renews = callable(source)
+        self.header: str = CREDENTIAL_PLACES[kind][0]
+        self.renews: bool = callable(source)
         """Whether it is asked for at every connect, and may be another one then."""
-        self.hider = Hider(())
+        self.hider: Hider = Hider(())
         """What hides it as of now; replaced as a whole where it becomes another one."""
         if not callable(source):
             self._check(source)
