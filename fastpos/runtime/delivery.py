@@ -185,7 +185,7 @@ class Delivery:
     def refuse(self, error: DecodeError) -> None:
         """Report that something can't be decoded, with the credential hidden in it."""
         data = self._hide(error.data.decode("latin-1")).encode("latin-1")
-        self.report(DecodeError(str(error), data))
+        self.report(DecodeError(error.message, data))
 
     def _deliver(self, event: Any) -> None:
         route = self._routes[type(event)]

@@ -119,7 +119,7 @@ class Link:
         try:
             self._connection.open()
         except FastposError as error:
-            return self._closed or Closed(str(error), None, error)
+            return self._closed or Closed(error.message, None, error)
         if threading.current_thread() is threading.main_thread():
             self._connection.wake_for_signals()
         with self._lock:

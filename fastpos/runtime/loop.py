@@ -76,6 +76,10 @@ TURN_SIZE = 32 * 1024
 POLL_SHARE = 1e-4
 # So many snapshots are asked for at once.
 SNAPSHOT_THREADS = 8
+# What to do where the system gives no thread or no place for a socket any more.
+_LIMITS = (
+    "The stream tries again; raise the limits of open files and threads (ulimit -n, ulimit -u)."
+)
 
 
 class Place(Enum):
@@ -463,7 +467,7 @@ class Loop:
             except RuntimeError as error:
                 del self._opening[seat]
                 reason = f"no thread for the connection: {error}"
-                self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
+                self._over(seat, Closed(reason, None, ConnectionFailed(reason).advising(_LIMITS)))
 
     def _let_in(self, now: float) -> tuple[deque[Seat], ...]:
         """Give the queues for which a thread is free, first things first.
@@ -520,7 +524,7 @@ class Loop:
             # In this order: who stops it looks at the link after that.
             closed = Closed("stopped") if run.stopping else link.open()
         except FastposError as error:
-            closed = Closed(str(error), None, error)
+            closed = Closed(error.message, None, error)
         except Forked:
             raise
         except BaseException as error:  # a user's function gives the credential
@@ -598,7 +602,7 @@ class Loop:
         except (OSError, ValueError) as error:
             link.fail(error)
             reason = f"no more streams can be read here: {error}"
-            self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
+            self._over(seat, Closed(reason, None, ConnectionFailed(reason).advising(_LIMITS)))
             return
         seat.descriptor = descriptor
         if link.rest():

@@ -71,6 +71,8 @@ class Credential:
                     raise
                 raise ConnectionFailed(
                     f"the {self._kind} callable failed: {printable(self.hide(str(error)))}"
+                ).advising(
+                    "It is called again at the next attempt; what it raised is the __cause__."
                 ) from error
         # The last two are what a server can still be talking about.
         if not self.hider.hides(value):

@@ -365,7 +365,9 @@ class Session:
                 try:
                     message = endpoint.next_message()
                 except ProtocolError as error:
-                    return self._end(f"protocol error: {error}", None, error, now + CLOSE_TIMEOUT)
+                    return self._end(
+                        f"protocol error: {error.message}", None, error, now + CLOSE_TIMEOUT
+                    )
                 if message is None:
                     return None
                 event = self._message(*message, now)
@@ -627,7 +629,7 @@ class Session:
             said = Said.OTHER if self._reported else None
         else:
             error = ConnectionFailed("the exchange said that it closes, and did not")
-        return self._end(str(error), None, error, now, said)
+        return self._end(error.message, None, error, now, said)
 
     def _reckon(self) -> None:
         """Find the next deadline anew."""
