@@ -102,7 +102,7 @@ def test_the_text_is_message_and_advice() -> None:
 
 
 def test_a_real_one_teaches(tmp_path: Path) -> None:
-    with pytest.raises(fastpos.DecodeError, match="bad gzip header|no gzip|not a push") as decoding:
+    with pytest.raises(fastpos.DecodeError, match="not a push") as decoding:
         fastpos.decode(b"no push")
     assert "passed over" in str(decoding.value)
     with pytest.raises(errors.JournalError) as reading:
