@@ -1,10 +1,13 @@
-"""What can go wrong, as exceptions. Each says in its message what was wrong and where."""
+"""What can go wrong, as exceptions. Each says what happened, to what, and what to do next."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "AuthenticationError",
@@ -28,11 +31,32 @@ KEPT_BYTES = 300
 class FastposError(Exception):
     """Base of everything this library raises on its own account.
 
+    Its text is `message` and `advice`, a sentence each.
+
     Attributes:
         stream: the name of the stream that it is about, None where it is about none.
+        advice: what to do next, as a sentence; of the class, where the place that raised it knows
+            nothing better.
     """
 
     stream: str | None = None
+    advice: str = (
+        "This is a mistake in fastpos, or of a function that it called: please report it with the "
+        "traceback of its cause."
+    )
+
+    @property
+    def message(self) -> str:
+        """What happened, and to what."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+    def __str__(self) -> str:
+        return f"{self.message.rstrip('.')}. {self.advice}"
+
+    def advising(self, advice: str) -> Self:
+        """Give this error, with another advice."""
+        self.advice = advice
+        return self
 
 
 class AuthenticationError(FastposError):
@@ -40,6 +64,11 @@ class AuthenticationError(FastposError):
 
     A stream whose credential was in service before tries again for a minute, and tells `on_error`.
     """
+
+    advice = (
+        "Look whether the token or API key is the right one for this exchange and broker, and "
+        "neither revoked nor expired; a stream that has ended with this can be started again."
+    )
 
 
 class SubscriptionError(FastposError):
@@ -49,12 +78,14 @@ class SubscriptionError(FastposError):
         reply: the refusal, shortened and without credentials; None where there was none.
     """
 
+    advice = (
+        "The stream connects and asks again, unless it has ended with this; if it goes on, look "
+        "whether url and broker are those of the account."
+    )
+
     def __init__(self, message: str, reply: str | None = None) -> None:
         super().__init__(message, reply)
         self.reply = reply
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class ConnectionFailed(FastposError):
@@ -66,6 +97,11 @@ class ConnectionFailed(FastposError):
             ``Retry-After`` header), None where it did not say.
     """
 
+    advice = (
+        "The stream connects again, unless it has ended with this; if it goes on, look at the "
+        "network, the proxy and the url."
+    )
+
     def __init__(
         self, message: str, status: int | None = None, retry_after: float | None = None
     ) -> None:
@@ -73,15 +109,17 @@ class ConnectionFailed(FastposError):
         self.status = status
         self.retry_after = retry_after
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class ReconnectExhausted(FastposError):
     """As many attempts in a row have failed as the reconnect policy allows.
 
     The last failure is its ``__cause__``.
     """
+
+    advice = (
+        "Mend what its cause names and start the stream again, or allow more attempts: "
+        "ReconnectPolicy(max_attempts=...)."
+    )
 
 
 class ProtocolError(FastposError):
@@ -92,12 +130,14 @@ class ProtocolError(FastposError):
             error, 1007 invalid UTF-8, 1009 message too big.
     """
 
+    advice = (
+        "The stream connects again; if it goes on, something between here and the exchange alters "
+        "what is sent, or url is of another server."
+    )
+
     def __init__(self, message: str, close_code: int = 1002) -> None:
         super().__init__(message, close_code)
         self.close_code = close_code
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class DecodeError(FastposError, ValueError):
@@ -109,12 +149,14 @@ class DecodeError(FastposError, ValueError):
             JSON in it where inflating it went well.
     """
 
+    advice = (
+        "The message was passed over and the stream goes on; .data has its beginning. Where it "
+        "recurs, the exchange has changed its protocol: look for a newer fastpos."
+    )
+
     def __init__(self, message: str, data: bytes = b"") -> None:
         super().__init__(message, bytes(data[:KEPT_BYTES]))
         self.data: bytes = self.args[1]
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class CallbackError(FastposError):
@@ -125,13 +167,12 @@ class CallbackError(FastposError):
         callback: the function.
     """
 
+    advice = "The stream goes on; mend the function: what it raised is the __cause__."
+
     def __init__(self, message: str, event: Any, callback: Callable[..., Any]) -> None:
         super().__init__(message, event, callback)
         self.event = event
         self.callback = callback
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class JournalError(FastposError):
@@ -145,13 +186,15 @@ class JournalError(FastposError):
         line: the number of the line in it, from 1; None where it is about no line.
     """
 
+    advice = (
+        "A stream goes on without its journal and tries again; look whether the folder is there, "
+        "may be written, and has room on its disk."
+    )
+
     def __init__(self, message: str, file: str | None = None, line: int | None = None) -> None:
         super().__init__(message, file, line)
         self.file = file
         self.line = line
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class PublisherError(FastposError):
@@ -160,6 +203,11 @@ class PublisherError(FastposError):
     It comes to `on_error`, once for each time in which nothing can be published, and the stream
     goes on.
     """
+
+    advice = (
+        "The stream goes on and what it gets is kept or counted; look whether Redis runs, whether "
+        "its URL, user and password are right, and whether another publishes the account."
+    )
 
 
 class SnapshotError(FastposError):
@@ -170,6 +218,11 @@ class SnapshotError(FastposError):
         status: the HTTP status of its answer, None where there was no answer.
         retry_after: seconds that it asked to wait, None where it did not say.
     """
+
+    advice = (
+        "The stream goes on and asks again; until then synced is False. If it goes on, look at the "
+        "snapshot's url, key, secret and rights."
+    )
 
     def __init__(
         self,
@@ -182,9 +235,6 @@ class SnapshotError(FastposError):
         self.code = code
         self.status = status
         self.retry_after = retry_after
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def is_exit(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ class _Log(_Adapter):
                 self.logger.log(level, msg, *args, stacklevel=2, **kwargs)
 
 
-log = _Log(logging.getLogger("fastpos"), {})
+log: _Log = _Log(logging.getLogger("fastpos"), {})
 
 
 def fields(event: str, **values: object) -> dict[str, object]:

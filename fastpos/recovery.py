@@ -75,7 +75,7 @@ class Recovery:
         self._policy = policy
         self._renews = renews
         self._renewed = False  # after a refusal that would have been final; until service
-        self.attempts = 0
+        self.attempts: int = 0
         """Connections tried since one was last in service."""
         self._tried = 0  # connections tried since the last subscription
         self._failures = 0  # since the waits began anew

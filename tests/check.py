@@ -24,6 +24,7 @@ def run(command: list[str]) -> tuple[bool, str]:
         [sys.executable, "-m", *command],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        errors="backslashreplace",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

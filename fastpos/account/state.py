@@ -120,9 +120,9 @@ class Store:
     __slots__ = ("base", "crowded", "ended", "entries", "limit", "name")
 
     def __init__(self, name: str, base: Store | None = None) -> None:
-        self.name = name
-        self.base = base
-        self.limit = KEPT
+        self.name: str = name
+        self.base: Store | None = base
+        self.limit: int = KEPT
         self.entries: dict[Any, Entry] = {}
         # Ids that a push has ended: ids are not used again, so what another push says of one came
         # late.
@@ -181,10 +181,10 @@ class State:
         self.stores: dict[str, Store] = {
             name: Store(name, None if base is None else base.stores[name]) for name in STORED
         }
-        self.contradicted = False
+        self.contradicted: bool = False
         """Whether ticks or an UPDATE tell of a position that the snapshot does not have. It means
         nothing where none was taken since the last gap."""
-        self.ticks = 0
+        self.ticks: int = 0
         """How many ticks there were."""
         # Id of a position that neither a snapshot nor a CREATE has told of -> how many ticks have.
         self._untold: dict[int, int] = {}

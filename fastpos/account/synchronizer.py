@@ -37,11 +37,11 @@ class Synchronizer:
     )  # fmt: skip
 
     def __init__(self, has_source: bool, policy: ReconnectPolicy, book: Book) -> None:
-        self.has_source = has_source
+        self.has_source: bool = has_source
         """Whether there is anybody to ask; a replay says so, who was."""
         self._policy = policy
         self._book = book
-        self.synced = False
+        self.synced: bool = False
         """Whether the book is what the account is; for anybody to look at."""
         self._wanted = False
         self._begun = False  # between `begin` and `end`

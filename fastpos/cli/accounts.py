@@ -57,7 +57,7 @@ class AccountsError(ValueError):
     """
 
     def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = tuple(faults)
+        self.faults: tuple[str, ...] = tuple(faults)
         super().__init__("\n".join(self.faults))
 
 

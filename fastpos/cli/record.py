@@ -75,7 +75,8 @@ def record(stream: PositionStream, journal: Journal, show: Callable[[str], objec
                 status.show("ending")
                 stream.stop(GOODBYE)
                 if not journal.flush(LAST_RECORDS):
-                    raise JournalError(f"what came last could not be written in {journal.folder}")
+                    text = f"what came last could not be written in {journal.folder}"
+                    raise JournalError(text).advising("Look at the folder and its disk.")
         finally:
             journal.close(LAST_FILE)
             show(f"{_status(stream, journal)}, in {monotonic() - began:.0f} s")

@@ -94,7 +94,9 @@ def replay_to(
             players.play(mine())
         except JournalError as error:
             if error.file is None:  # a record that is right as a line
-                raise JournalError(f"{path}: {error}", path) from error
+                raise JournalError(f"{path}: {error.message}", path).advising(
+                    error.advice
+                ) from error
             raise
     if failure is not None:
         raise failure

@@ -67,7 +67,7 @@ class StatusLine:
 
     def __init__(self) -> None:
         self._file = sys.stderr
-        self.is_shown = self._file.isatty()
+        self.is_shown: bool = self._file.isatty()
         """Whether there is a terminal."""
         self._lock = threading.Lock()
         self._text = ""

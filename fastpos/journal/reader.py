@@ -34,6 +34,7 @@ __all__ = ["Record", "read"]
 _inflate_error: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 _PLAIN_SIZE = 1024 * 1024  # so much is read at once, bytes
 _HEADER_SIZE = 64 * 1024  # what has a longer first line is no segment, bytes
+_WHERE = "Give the folder that journal= or `fastpos record` wrote in, or a file of it."
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -117,13 +118,15 @@ def _files(path: Path) -> list[Path]:
     try:
         if not path.is_dir():
             if not path.exists():
-                raise JournalError(f"there is no journal {path}", str(path))
+                raise JournalError(f"there is no journal {path}", str(path)).advising(_WHERE)
             return [path]
         files = segments(path)
     except OSError as error:
-        raise JournalError(f"{path} can't be read: {error}", str(path)) from error
+        raise JournalError(f"{path} can't be read: {error}", str(path)).advising(_WHERE) from error
     if not files:
-        raise JournalError(f"there is no segment of a journal in {path}", str(path))
+        raise JournalError(f"there is no segment of a journal in {path}", str(path)).advising(
+            _WHERE
+        )
     return files
 
 
@@ -184,7 +187,8 @@ def _records(
                 return  # it has just begun, or its process ended then
             if not _is_header(first):
                 if not first.startswith(b'{"ns":') or b'"kind":"header"' in first:
-                    on_error(JournalError(f"{name} is no segment of a journal", name, 1))
+                    error = JournalError(f"{name} is no segment of a journal", name, 1)
+                    on_error(error.advising(_WHERE))
                     return
                 wrong(1, "this is no segment of a journal, or its header was altered")
             for line in chain((first,), file):
@@ -238,7 +242,8 @@ def _resumed(check: dict[str, Any], line: bytes) -> int:
 
 
 def _wrong(file: str, on_error: Callable[[JournalError], object], line: int, what: str) -> None:
-    on_error(JournalError(f"{file}, line {line}: {what}", file, line))
+    error = JournalError(f"{file}, line {line}: {what}", file, line)
+    on_error(error.advising("What stands there is passed over; with on_error= the rest is read."))
 
 
 def _head(data: bytes) -> tuple[int, str, int] | None:

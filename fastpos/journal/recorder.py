@@ -248,7 +248,7 @@ class Recorder:
     def undecodable(self, error: DecodeError, received_ns: int) -> None:
         """A message came that was of no use."""
         values = {
-            "error": str(error),
+            "error": error.message,
             "base64": _encoded(_hidden(error.data, self._credential.hider)),
         }
         self._line("undecodable", received_ns, values)
@@ -501,13 +501,16 @@ def _wires(records: Iterable[Record] | None) -> list[dict[str, Any]] | None:
 
 
 def _told(error: BaseException | None) -> list[Any] | None:
-    """Give an error as its class' name and arguments, for who makes it again."""
+    """Give an error as its class' name and arguments, and its advice if it has one of its own, for
+    who makes it again."""
     if error is None:
         return None
-    plain = [
+    plain: list[Any] = [
         each if isinstance(each, (str, int, float, type(None))) else str(each)
         for each in error.args
     ]
+    if isinstance(error, FastposError) and error.advice != type(error).advice:
+        plain.append({"advice": error.advice})
     return [type(error).__name__, *plain]
 
 

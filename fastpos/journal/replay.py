@@ -307,12 +307,17 @@ class Puts:
         self.now_ns = record.received_ns
         step = getattr(self, f"put_{record.kind}", None)
         if step is None:
-            raise JournalError(f"a record of kind {record.kind!r} is not known here")
+            raise JournalError(f"a record of kind {record.kind!r} is not known here").advising(
+                "Read it with the version of fastpos that wrote it, or a newer one."
+            )
         try:
             step(record.received_ns, **record.values)
         except NONSENSE as error:  # never of a user's function
             message = f"a record of kind {record.kind!r} can't be used: {error}"
-            raise JournalError(message) from error
+            raise JournalError(message).advising(
+                "It was altered, or is of another version of fastpos; read() shows it, and since= "
+                "begins behind it."
+            ) from error
         return True
 
     # --- the kinds --------------------------------------------------------------------------
@@ -389,7 +394,9 @@ class Puts:
     def put_dropped(self, ns: int, count: int, from_ns: int, to_ns: int, **_: Any) -> None:
         seconds = (to_ns - from_ns) / 1e9
         self._delivery.report(
-            JournalError(f"{count} records of {seconds:.1f} s are not in the journal")
+            JournalError(f"{count} records of {seconds:.1f} s are not in the journal").advising(
+                "They were lost while it was recorded; what follows is as it was."
+            )
         )
 
     def put_undelivered(self, ns: int, **_: Any) -> None:
@@ -449,14 +456,16 @@ E = TypeVar("E", bound=FastposError)
 
 
 def _error_of(told: list[Any], least: type[E]) -> E:
-    """Make an error again, of its class' name and arguments; where that is no class of ours, or
-    not of those wanted, it is of the `least`."""
+    """Make an error again, of its class' name, arguments and advice; where that is no class of
+    ours, or not of those wanted, it is of the `least`."""
     name = str(told[0])
     arguments: list[Any] = [float(each) if isinstance(each, Decimal) else each for each in told[1:]]
+    own = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, least)):
         kind = least
     try:
-        return kind(*arguments)
+        made = kind(*arguments)
     except TypeError:  # somebody's own class had others, or one of them was no text or number
-        return kind(*arguments[:1])
+        made = kind(*arguments[:1])
+    return made.advising(str(own["advice"])) if "advice" in own else made

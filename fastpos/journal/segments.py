@@ -266,7 +266,7 @@ class FolderLock:
             raise JournalError(
                 f"another journal writes in {folder}"
                 + (f" (process {owner})" if owner.isdigit() else "")
-            ) from None
+            ).advising("Give each process a folder of its own, or end the other.") from None
         self._fd = descriptor
         with suppress(OSError):
             os.ftruncate(descriptor, 0)

@@ -189,12 +189,12 @@ class Field:
     __slots__ = ("compared", "default", "is_text", "key", "name", "slot")
 
     def __init__(self, key: Any = None, slot: Any = None, default: Any = None) -> None:
-        self.name = ""
-        self.key = as_parsed(key)
-        self.slot = slot
-        self.default = default
-        self.compared = True
-        self.is_text = False
+        self.name: str = ""
+        self.key: str = as_parsed(key)
+        self.slot: Any = slot
+        self.default: Any = default
+        self.compared: bool = True
+        self.is_text: bool = False
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

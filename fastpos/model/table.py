@@ -135,25 +135,25 @@ class Part:
         attribute: str | None = None,
         line: str | None = None,
     ) -> None:
-        self.record = record
-        self.key = as_parsed(key)
-        self.many = many
-        self.exact = tuple(map(as_parsed, exact))
-        self.merge = int(merge)
-        self.store = store
-        self.change = as_parsed(change)
-        self.resting = resting
-        self.expires = as_parsed(expires)
-        self.callback = callback
-        self.attribute = attribute
-        self.line = line
+        self.record: type[Record] = record
+        self.key: Any = as_parsed(key)
+        self.many: bool = many
+        self.exact: tuple[Any, ...] = tuple(map(as_parsed, exact))
+        self.merge: int = int(merge)
+        self.store: str = store
+        self.change: Any = as_parsed(change)
+        self.resting: Resting | None = resting
+        self.expires: Any = as_parsed(expires)
+        self.callback: str | None = callback
+        self.attribute: str | None = attribute
+        self.line: str | None = line
         self.id_key: Any = None
-        self.id_is_text = False
+        self.id_is_text: bool = False
         if store:
             self.id_key = as_parsed(identity_of(record).key)
             self.id_is_text = identity_of(record).is_text
         # Key on the wire -> attribute.
-        self.names = {
+        self.names: dict[str, str] = {
             key: name
             for name, field in record._fields.items()
             if (key := field.key) and key[0] != ":"
@@ -205,15 +205,17 @@ class Channel:
         conflated: bool = False,
         line: str | None = None,
     ) -> None:
-        self.name = name
-        self.event = event
-        self.body = as_parsed(body)
-        self.exact = tuple(map(as_parsed, exact))
-        self.only = only and (as_parsed(only[0]), only[1])
-        self.parts = parts
-        self.merged = tuple([part for part in parts if part.merge])
-        self.inner = tuple([part for part in parts if part.key is not None])
-        self.body_exact = tuple([key for part in parts if part.key is None for key in part.exact])
-        self.callback = callback
-        self.conflated = conflated
-        self.line = line
+        self.name: str = name
+        self.event: type[Record] = event
+        self.body: Any = as_parsed(body)
+        self.exact: tuple[Any, ...] = tuple(map(as_parsed, exact))
+        self.only: tuple[Any, str] | None = only and (as_parsed(only[0]), only[1])
+        self.parts: tuple[Part, ...] = parts
+        self.merged: tuple[Part, ...] = tuple([part for part in parts if part.merge])
+        self.inner: tuple[Part, ...] = tuple([part for part in parts if part.key is not None])
+        self.body_exact: tuple[Any, ...] = tuple(
+            [key for part in parts if part.key is None for key in part.exact]
+        )
+        self.callback: str | None = callback
+        self.conflated: bool = conflated
+        self.line: str | None = line

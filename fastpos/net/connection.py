@@ -218,6 +218,9 @@ def start_tls(
         tls.close()
         raise ConnectionFailed(
             f"{target}: the server's certificate is not accepted: {error.verify_message}"
+        ).advising(
+            "Look at this machine's clock and certificates; a company's own authority belongs into "
+            "ssl_context."
         ) from error
     except (OSError, EOFError) as error:
         tls.close()

@@ -75,7 +75,7 @@ def _resolve(address: Address, source: Source | None) -> list[_Place]:
         if not places:
             raise ConnectionFailed(
                 f"{address}: has no address of the kind of source_address, {source.host}"
-            )
+            ).advising("Give a source_address of the other kind (IPv4 or IPv6), or none.")
     return places
 
 

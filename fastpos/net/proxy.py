@@ -96,7 +96,9 @@ def _socks_tunnel(guarded: Guarded, proxy: Address, target: Address) -> None:
         from python_socks.sync import Proxy  # noqa: PLC0415
     except ImportError:
         raise ConnectionFailed(
-            'a SOCKS proxy needs the package python-socks: pip install "fastpos[socks]"'
+            f"proxy {proxy}: a SOCKS proxy needs the package python-socks"
+        ).advising(
+            'Install it (pip install "fastpos[socks]") and start the program again.'
         ) from None
 
     class Connected:  # python-socks connects to the proxy through this instead of by itself

@@ -206,7 +206,7 @@ def _refusal(
             f"{peer}: redirects to '{where}', which is not followed: "
             "the credential is for this host only",
             status,
-        )
+        ).advising("Give the address it leads to as url, if that is the exchange's.")
     return ConnectionFailed(
         f"{peer}: the upgrade is refused: HTTP {status}",
         status,

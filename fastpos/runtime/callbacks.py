@@ -46,7 +46,7 @@ class Handlers(Generic[E]):
     __slots__ = ("_lock", "cell", "name")
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
         self._lock = threading.RLock()
         self.cell: list[tuple[Callable[[E], object], ...]] = [()]
         """Has `functions` for who looks often: an attribute takes longer to look up."""

@@ -34,8 +34,8 @@ class Route:
     __slots__ = ("cell", "channel", "count", "parts", "whole")
 
     def __init__(self, channel: Channel, callbacks: Callbacks) -> None:
-        self.channel = channel
-        self.count = 0
+        self.channel: Channel = channel
+        self.count: int = 0
         # Of each part that has a callback: its key in the body, the callback's functions and their
         # cell, and whether they get the part itself as an event.
         self.parts: tuple[tuple[str, Handlers[Any], list[Any], bool], ...] = tuple(
@@ -95,9 +95,9 @@ class Delivery:
         self._muted = False  # no function may be called any more
         self._halted = False  # no push may be begun any more
         self._background = True  # on a thread of ours, where a user's sys.exit() would end nothing
-        self.begun = 0
+        self.begun: int = 0
         """How many pushes the last call of `pushes` has begun with; the others came too late."""
-        self.silent = False
+        self.silent: bool = False
         """Whether what comes is merged, but nobody is told; the reader's."""
         self._routes = {
             channel.event: Route(channel, callbacks) for channel in (*CHANNELS, UNDOCUMENTED)
@@ -185,7 +185,7 @@ class Delivery:
     def refuse(self, error: DecodeError) -> None:
         """Report that something can't be decoded, with the credential hidden in it."""
         data = self._hide(error.data.decode("latin-1")).encode("latin-1")
-        self.report(DecodeError(str(error), data))
+        self.report(DecodeError(error.message, data))
 
     def _deliver(self, event: Any) -> None:
         route = self._routes[type(event)]

@@ -44,6 +44,7 @@ class Driver(Control):
             raise
         except BaseException as error:  # Ctrl-C, sys.exit() in a callback, a mistake of ours
             failure = FastposError(f"the stream was ended by {type(error).__name__}: {error}")
+            failure.advising("Start it again where it is to go on; what ended it is the __cause__.")
             failure.__cause__ = error
             if not self.owner.is_another:
                 self._leave_callbacks()
@@ -117,7 +118,7 @@ class Driver(Control):
             self.link = link
             closed = self._converse(run, link)
         except FastposError as error:
-            closed = Closed(str(error), None, error)
+            closed = Closed(error.message, None, error)
         except Exception as error:
             if self.owner.is_another:
                 raise

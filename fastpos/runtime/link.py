@@ -55,8 +55,8 @@ class Buffers:
     """
 
     def __init__(self, size: int = SCRATCH_SIZE) -> None:
-        self.received = Scratch(size)
-        self.ciphertext = Scratch(CIPHERTEXT_SIZE)
+        self.received: Scratch = Scratch(size)
+        self.ciphertext: Scratch = Scratch(CIPHERTEXT_SIZE)
 
 
 class Link:
@@ -90,11 +90,11 @@ class Link:
         # The reader's; others may look.
         self.session: Session | None = None
         """None until the connection is open."""
-        self.received_ns = 0
+        self.received_ns: int = 0
         """When the bytes at hand were read, `time.time_ns()`."""
-        self.last_received = monotonic()
+        self.last_received: float = monotonic()
         """When something was last read, or the peer ended the connection, `clock.monotonic()`."""
-        self.bytes_received = 0
+        self.bytes_received: int = 0
         """How many bytes were read."""
         self._count = 0  # of the last read
         self._reads = 0  # how many there were
@@ -119,7 +119,7 @@ class Link:
         try:
             self._connection.open()
         except FastposError as error:
-            return self._closed or Closed(str(error), None, error)
+            return self._closed or Closed(error.message, None, error)
         if threading.current_thread() is threading.main_thread():
             self._connection.wake_for_signals()
         with self._lock:

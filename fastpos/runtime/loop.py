@@ -76,6 +76,10 @@ TURN_SIZE = 32 * 1024
 POLL_SHARE = 1e-4
 # So many snapshots are asked for at once.
 SNAPSHOT_THREADS = 8
+# What to do where the system gives no thread or no place for a socket any more.
+_LIMITS = (
+    "The stream tries again; raise the limits of open files and threads (ulimit -n, ulimit -u)."
+)
 
 
 class Place(Enum):
@@ -99,22 +103,22 @@ class Seat(Control):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self.has_source = parts.snapshots.has_source
+        self.has_source: bool = parts.snapshots.has_source
         """Whether snapshots are to be had."""
-        self.place = Place.ENDED
-        self.run = Run(0, threading.current_thread(), is_ours=False, background=True)
+        self.place: Place = Place.ENDED
+        self.run: Run = Run(0, threading.current_thread(), is_ours=False, background=True)
         self.loop: Loop | None = None
-        self.due = inf
+        self.due: float = inf
         """When it is next to be looked at, WAITING or LEAVING."""
         self.closed: Closed | None = None
         """How its connection has ended, LEAVING."""
-        self.descriptor = -1
+        self.descriptor: int = -1
         """What the poller knows, -1 where it knows nothing of it."""
-        self.is_suspended = False
+        self.is_suspended: bool = False
         """It is not read, or not connected, as its callback queue is full."""
-        self.has_served = False
+        self.has_served: bool = False
         """It was subscribed in this run."""
-        self.was_slow = False
+        self.was_slow: bool = False
         """Its last opening took long in vain: those must not keep the others from connecting."""
         self.opener: threading.Thread | None = None
         """Which thread opens its connection, where one does; it runs a user's function, too."""
@@ -185,7 +189,7 @@ class Loop:
         self._interval = 0.0 if connect_rate is None else 1.0 / connect_rate
         self._ended = ended
         self.changed = changed
-        self.pinger = Pinger()
+        self.pinger: Pinger = Pinger()
         self._connect_threads = connect_threads
         self._most_threads = 4 * connect_threads
         self._crew = Crew("fastpos-connect", self._most_threads)
@@ -217,7 +221,7 @@ class Loop:
         self._next_start = 0.0  # when the next connection may be opened
         self._turn_of: Seat | None = None  # whose the last step was, or is
         self._barriers: dict[str, float] = {}  # host -> until when it wants no connection
-        self.stopping = False
+        self.stopping: bool = False
         self.longest_turn: tuple[float, str | None] = 0.0, None
         """The longest time for which one stream kept the others waiting, seconds, and its place."""
 
@@ -463,7 +467,7 @@ class Loop:
             except RuntimeError as error:
                 del self._opening[seat]
                 reason = f"no thread for the connection: {error}"
-                self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
+                self._over(seat, Closed(reason, None, ConnectionFailed(reason).advising(_LIMITS)))
 
     def _let_in(self, now: float) -> tuple[deque[Seat], ...]:
         """Give the queues for which a thread is free, first things first.
@@ -520,7 +524,7 @@ class Loop:
             # In this order: who stops it looks at the link after that.
             closed = Closed("stopped") if run.stopping else link.open()
         except FastposError as error:
-            closed = Closed(str(error), None, error)
+            closed = Closed(error.message, None, error)
         except Forked:
             raise
         except BaseException as error:  # a user's function gives the credential
@@ -598,7 +602,7 @@ class Loop:
         except (OSError, ValueError) as error:
             link.fail(error)
             reason = f"no more streams can be read here: {error}"
-            self._over(seat, Closed(reason, None, ConnectionFailed(reason)))
+            self._over(seat, Closed(reason, None, ConnectionFailed(reason).advising(_LIMITS)))
             return
         seat.descriptor = descriptor
         if link.rest():

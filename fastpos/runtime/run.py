@@ -61,21 +61,21 @@ class Run:
         background: bool,
         pinger: Pinger | None = None,
     ) -> None:
-        self.number = number
-        self.thread = thread
-        self.is_ours = is_ours
-        self.background = background
-        self.beginner = threading.current_thread()
+        self.number: int = number
+        self.thread: threading.Thread = thread
+        self.is_ours: bool = is_ours
+        self.background: bool = background
+        self.beginner: threading.Thread = threading.current_thread()
         """The thread that makes it begin."""
-        self.pinger = pinger or Pinger()
-        self.stopping = False
+        self.pinger: Pinger = pinger or Pinger()
+        self.stopping: bool = False
         """It was asked to end."""
-        self.ended = False
+        self.ended: bool = False
         self.failure: FastposError | None = None
         """What ended it; None if it was `stop`."""
         self.interruption: BaseException | None = None
         """A Ctrl-C that came to another thread."""
-        self.claim = Claim().take
+        self.claim: Callable[[], bool] = Claim().take
         """Whether this is the first call: who is told so runs it, or says that nobody does."""
 
 
@@ -109,10 +109,10 @@ class Control:
     )  # fmt: skip
 
     def __init__(self, parts: Parts) -> None:
-        self.feed = parts.feed
-        self.snapshots = parts.snapshots
-        self.owner = parts.owner
-        self.lookout = parts.lookout
+        self.feed: Feed = parts.feed
+        self.snapshots: Snapshots = parts.snapshots
+        self.owner: OwnerProcess = parts.owner
+        self.lookout: Scheduled = parts.lookout
         self._delivery = parts.delivery
         self._dispatcher: CallbackQueue | None = parts.dispatcher
         self._changes = Changes()

@@ -72,7 +72,9 @@ class _Call:
             self.error = error
         except BaseException as error:  # it is a user's function
             said = f"{type(error).__name__}: {_shown(str, error)}"
-            self.error = SnapshotError(f"the snapshot source raised {said}")
+            self.error = SnapshotError(f"the snapshot source raised {said}").advising(
+                "It is asked again later; mend the function: what it raised is the __cause__."
+            )
             self.error.__cause__ = error
         finally:
             self.done = True
@@ -108,7 +110,7 @@ class Snapshots:
         self._source = source
         self._recorder = recorder
         self._timeout = timeout
-        self.rules = Synchronizer(source is not None, policy, book)
+        self.rules: Synchronizer = Synchronizer(source is not None, policy, book)
         """When to ask, and what becomes of the answer."""
         self._call: _Call | None = None
         self._overdue: list[_Call] = []
@@ -167,7 +169,9 @@ class Snapshots:
             if call.abandoned:
                 return []
             if call.snapshot is None:
-                return self._failed(call.error or SnapshotError("no snapshot"), now)
+                return self._failed(
+                    call.error or SnapshotError("the snapshot source was ended"), now
+                )
             now_ns = time_ns()
             try:
                 news = self.rules.take(call.snapshot, now_ns)
@@ -179,6 +183,7 @@ class Snapshots:
         if call.began == inf and now - call.asked > self._timeout:
             self._abandon()
             error = SnapshotError("no thread is free for the snapshot: other streams' calls hang")
+            error.advising("It is asked again later; more connect_threads= help where many hang.")
             return self._failed(error, now)
         if now - call.began > self._timeout:
             self._call = None

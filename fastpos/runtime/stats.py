@@ -80,13 +80,13 @@ class Counters:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.connects = 0
-        self.subscriptions = 0
+        self.connects: int = 0
+        self.subscriptions: int = 0
         self.disconnects: dict[str, int] = {}
-        self.messages = 0
-        self.bytes_received = 0
-        self.decode_errors = 0
-        self.callback_errors = 0
+        self.messages: int = 0
+        self.bytes_received: int = 0
+        self.decode_errors: int = 0
+        self.callback_errors: int = 0
         self.unknown_channels: dict[str, int] = {}
         self.last_message_ns: int | None = None
 

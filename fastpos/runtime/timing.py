@@ -59,19 +59,19 @@ class CallbackTimes:
 
     def __init__(self, slow_s: float, stream: str | None = None) -> None:
         self._slow_s = slow_s
-        self.stream = stream
+        self.stream: str | None = stream
         self._logged: dict[int, float] = {}  # id of a function -> when it was last logged
         self._max_lag_s = 0.0  # of all events but the last
         self._received = 0.0  # when the event at hand was received
-        self.now = primitives.monotonic()
+        self.now: float = primitives.monotonic()
         """When the last function ended, or the event at hand was taken up."""
-        self.begun = 0.0
+        self.begun: float = 0.0
         """When the last function began."""
         self.function: Callable[[Any], object] | None = None
         """The function that runs, None where none does."""
         self.handlers: Handlers[Any] | None = None
         """For whom it runs, or the last one did."""
-        self.limit = 0.0
+        self.limit: float = 0.0
         """`took` wants to know of functions that took longer than this, seconds."""
         self.slowest: tuple[float, str | None] = 0.0, None
         """The longest time that a function took, seconds, and its name."""

@@ -10,10 +10,10 @@ The files, in the order in which a push meets them: `_exchange.py` (what a test 
 
 try:
     import websockets as _websockets
-except ImportError as error:  # pragma: no cover - the extra is there in every test run
+except ImportError as _error:  # pragma: no cover - the extra is there in every test run
     raise ImportError(
         'fastpos.simulator needs the websockets library: pip install "fastpos[simulator]"'
-    ) from error
+    ) from _error
 
 from ._exchange import Exchange
 from ._link import Connection

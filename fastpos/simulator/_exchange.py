@@ -457,7 +457,7 @@ class Exchange(Server):
     def clear_faults(self) -> None:
         """End all faults. What is waiting for one of them goes on."""
         with self._changed:
-            self.faults = Faults()
+            self.faults: Faults = Faults()
             self._wake()
 
     def refuse_upgrade(

@@ -89,9 +89,9 @@ class Transport:
     """What `websockets` takes for a connected socket (the methods it uses, no more)."""
 
     def __init__(self, raw: socket.socket, owner: Owner, tls: ssl.SSLContext | None) -> None:
-        self.family = raw.family
+        self.family: socket.AddressFamily = raw.family
         self.owner = owner
-        self.finished = threading.Event()
+        self.finished: threading.Event = threading.Event()
         self.linked = False  # whether a Link uses it
         raw.setblocking(False)
         self._raw = raw
@@ -358,10 +358,12 @@ class Link(ServerConnection):
     """A `websockets` connection that tells its owner of every frame."""
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        self.transport = cast(Transport, sock)
+        self.transport: Transport = cast(Transport, sock)
         self.transport.linked = True
-        self.reader_left = threading.Event()  # joining a thread twice at once is not safe
-        self.record = Connection(link=self)
+        self.reader_left: threading.Event = (
+            threading.Event()
+        )  # joining a thread twice at once is not safe
+        self.record: Connection = Connection(link=self)
         super().__init__(sock, *args, **kwargs)
         self.recv_events_thread.name = "fastpos-exchange-reader"
         self.transport.start(self)

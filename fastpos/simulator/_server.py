@@ -104,7 +104,7 @@ class Server:
         """What clients said that the protocol does not allow; credentials are hidden."""
         self.counts: Counter[str] = Counter()
         """How often each thing happened; `wait_for` lists them."""
-        self.faults = Faults()
+        self.faults: Faults = Faults()
 
         self._port = port
         self._ssl_context = ssl_context

@@ -44,10 +44,10 @@ class Credential:
     def __init__(self, kind: str, source: CredentialSource) -> None:
         self._kind = kind
         self._source = source
-        self.header = CREDENTIAL_PLACES[kind][0]
-        self.renews = callable(source)
+        self.header: str = CREDENTIAL_PLACES[kind][0]
+        self.renews: bool = callable(source)
         """Whether it is asked for at every connect, and may be another one then."""
-        self.hider = Hider(())
+        self.hider: Hider = Hider(())
         """What hides it as of now; replaced as a whole where it becomes another one."""
         if not callable(source):
             self._check(source)
@@ -71,6 +71,8 @@ class Credential:
                     raise
                 raise ConnectionFailed(
                     f"the {self._kind} callable failed: {printable(self.hide(str(error)))}"
+                ).advising(
+                    "It is called again at the next attempt; what it raised is the __cause__."
                 ) from error
         # The last two are what a server can still be talking about.
         if not self.hider.hides(value):

@@ -97,7 +97,7 @@ class FrameParser:
         self._fragments = bytearray()
         self._utf8: codecs.IncrementalDecoder | None = None
         self._closed = False
-        self.is_idle = True
+        self.is_idle: bool = True
         """Whether more has to be read for a message."""
 
     def writable(self, scratch: memoryview) -> memoryview:

@@ -17,6 +17,6 @@ class Heartbeat:
         """When the last pong was read, `time.time_ns()`."""
         self.round_trip_s: float | None = None
         """From the last answered ping to its pong, seconds."""
-        self.owed_since_sleep = 0
+        self.owed_since_sleep: int = 0
         """How many pongs must come until it is known that the connection has outlived the time for
         which the machine slept, and that so all that was sent meanwhile has been read."""

@@ -29,9 +29,9 @@ class Scratch:
 
     def __init__(self, size: int = SCRATCH_SIZE) -> None:
         self._size = size
-        self.view = memoryview(mmap.mmap(-1, size))
+        self.view: memoryview = memoryview(mmap.mmap(-1, size))
         """Where to read into; ask anew for every read."""
-        self.is_large = False
+        self.is_large: bool = False
         """Whether more than its first page may have been written."""
         self._quiet = 0  # small reads since a larger one
 

@@ -184,7 +184,7 @@ class _Event:
         inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
         return f"{type(self).__name__}({inside})"
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: None  # type: ignore[assignment]
 
 
 class Pushes(_Event):
@@ -193,7 +193,7 @@ class Pushes(_Event):
     __slots__ = ("texts",)
 
     def __init__(self, texts: list[bytes]) -> None:
-        self.texts = texts
+        self.texts: list[bytes] = texts
 
 
 class Subscribed(_Event):
@@ -220,7 +220,7 @@ class Undecodable(_Event):
     __slots__ = ("error",)
 
     def __init__(self, error: DecodeError) -> None:
-        self.error = error
+        self.error: DecodeError = error
 
 
 class Closed(_Event):
@@ -243,10 +243,10 @@ class Closed(_Event):
         error: FastposError | None = None,
         said: Said | None = None,
     ) -> None:
-        self.reason = reason
-        self.close_code = close_code
-        self.error = error
-        self.said = said
+        self.reason: str = reason
+        self.close_code: int | None = close_code
+        self.error: FastposError | None = error
+        self.said: Said | None = said
 
 
 Event = Pushes | Subscribed | Paused | Pong | Undecodable | Closed
@@ -303,11 +303,11 @@ class Session:
         self._heartbeat.owed_since_sleep = 0  # that was the last one's
         self._wall = wall or _wall_clock
         self._endpoint = Endpoint(max_message_size, splitter or new_splitter() or split_pure)
-        self.writable = self._endpoint.writable
+        self.writable: Callable[[memoryview], memoryview] = self._endpoint.writable
         """Gives the place for the next bytes, in the scratch that is lent (see `FrameParser`)."""
-        self.wrote = self._endpoint.wrote
+        self.wrote: Callable[[int], None] = self._endpoint.wrote
         """Is told how many were put there."""
-        self.outgoing = self._endpoint.outgoing
+        self.outgoing: list[bytes] = self._endpoint.outgoing
         """Whether it is empty tells if `data_to_send` would give something."""
         self._texts: list[bytes] = []  # taken off the wire, and not given yet
         # What pushes were seen to begin with, up to "channel": whatever begins so is one.
@@ -315,18 +315,18 @@ class Session:
         self._reported = False  # something else than the reply that is waited for
         self._unanswered = 0  # times "unsub" was sent without an answer, which is allowed
 
-        self.messages = 0
+        self.messages: int = 0
         """How many messages came."""
-        self.pings = 0
+        self.pings: int = 0
         """How many pings were sent."""
-        self.pongs = 0
+        self.pongs: int = 0
         """How many of them were answered. Pongs come in order, with all else that is sent: when the
         pong of a ping is read, so is what was sent before that ping had come."""
-        self.phase = Phase.GREETING
+        self.phase: Phase = Phase.GREETING
         """Where the conversation stands."""
         self.ended_in: Phase | None = None
         """In which phase it ended, None while it has not."""
-        self.next_ping = now + timing.ping_interval
+        self.next_ping: float = now + timing.ping_interval
         """When the next ping is due."""
         # Of each thing that is waited for: until when.
         self._reply_due = now + timing.reply_timeout
@@ -334,9 +334,9 @@ class Session:
         self._system_close_due = inf
         self._close_due = inf
         self._pinged = now
-        self.limit = 0.0
+        self.limit: float = 0.0
         """The first time at which something that is waited for is late."""
-        self.deadline = 0.0
+        self.deadline: float = 0.0
         """When `tick` is to be called next, `math.inf` for never."""
         self._reckon()
 
@@ -365,7 +365,9 @@ class Session:
                 try:
                     message = endpoint.next_message()
                 except ProtocolError as error:
-                    return self._end(f"protocol error: {error}", None, error, now + CLOSE_TIMEOUT)
+                    return self._end(
+                        f"protocol error: {error.message}", None, error, now + CLOSE_TIMEOUT
+                    )
                 if message is None:
                     return None
                 event = self._message(*message, now)
@@ -627,7 +629,7 @@ class Session:
             said = Said.OTHER if self._reported else None
         else:
             error = ConnectionFailed("the exchange said that it closes, and did not")
-        return self._end(str(error), None, error, now, said)
+        return self._end(error.message, None, error, now, said)
 
     def _reckon(self) -> None:
         """Find the next deadline anew."""

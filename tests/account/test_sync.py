@@ -193,7 +193,7 @@ def test_a_snapshot_error_is_reported_as_it_is_and_logged_where_nobody_listens(
     bench.callbacks.on_error.replace(None)
     bench.answer(ValueError("oh no"))
     (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
-    assert record.getMessage() == "the snapshot source raised ValueError: oh no"
+    assert record.getMessage().startswith("the snapshot source raised ValueError: oh no. It is ")
 
 
 def test_waits_grow_and_time_outs_are_exact(bench: Bench) -> None:
@@ -203,7 +203,7 @@ def test_waits_grow_and_time_outs_are_exact(bench: Bench) -> None:
         bench.poll(10.0)
         assert len(bench.errors) == failures - 1
         bench.poll(0.001)
-        assert str(bench.errors[-1]) == "no snapshot within 10 s"
+        assert bench.errors[-1].message == "no snapshot within 10 s"
         assert len(bench.errors) == failures
         bench.answer()  # too late: it counts for nothing
         bench.poll(wait - 0.01)

@@ -101,14 +101,18 @@ def _notice(fault: Fault, rig: Rig) -> tuple[str, float]:
     name = "on_error" if fault.seen is Seen.MESSAGE else "on_disconnect"
 
     def told() -> list[tuple[str, float]]:
-        texts = [getattr(event, "reason", None) or str(event) for event in getattr(recorder, name)]
+        texts = [
+            getattr(event, "reason", None) or event.message for event in getattr(recorder, name)
+        ]
         pairs = zip(texts, recorder.times[name], strict=False)
         return [pair for pair in pairs if re.fullmatch(fault.reason, pair[0])]
 
     try:
         until(told, fault.within + PATIENCE)
     except AssertionError:
-        said = [getattr(event, "reason", str(event)) for event in getattr(recorder, name)]
+        said = [
+            getattr(event, "reason", None) or event.message for event in getattr(recorder, name)
+        ]
         raise AssertionError(f"nothing like {fault.reason!r} was said, but: {said}") from None
     return told()[0]
 

@@ -142,7 +142,8 @@ def test_a_folder_that_another_writes_in_is_refused(exchange: Exchange, tmp_path
         done = run(*words(exchange, tmp_path), FASTPOS_API_KEY=exchange.api_key)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"fastpos: another journal writes in {tmp_path} (process {os.getpid()})\n"
+        f"fastpos: another journal writes in {tmp_path} (process {os.getpid()}). "
+        "Give each process a folder of its own, or end the other.\n"
     )
     assert exchange.counts["connect"] == 0
 
@@ -224,7 +225,8 @@ def test_what_can_not_be_written_is_told_and_is_no_success(
         _, told = process.communicate(timeout=20)
         assert time.monotonic() - began < 10
     assert process.returncode == 1
-    assert told == f"fastpos: what came last could not be written in {folder}\n"
+    lost = f"fastpos: what came last could not be written in {folder}"
+    assert told == f"{lost}. Look at the folder and its disk.\n"
 
 
 def test_a_stalled_exchange_holds_the_end_up_for_a_moment_only(

@@ -8,12 +8,15 @@ from typing import Any
 
 import orjson
 
+from fastpos.errors import FastposError
 from fastpos.runtime.callbacks import CALLBACK_NAMES
 
 __all__ = ["Digest", "told"]
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, FastposError):  # without its advice, which may be worded anew
+        return [type(value).__name__, value.message]
     if isinstance(value, BaseException):
         return [type(value).__name__, str(value)]
     if isinstance(value, (set, frozenset)):

@@ -139,7 +139,7 @@ def test_a_text_that_nobody_understands_may_come_before_the_reply(bench: Bench) 
     bench.new().start()
     (ready,) = bench.wait("on_ready")
     assert ready.attempts == 1
-    said = [str(error) for error in bench.recorder.on_error]
+    said = [error.message for error in bench.recorder.on_error]
     assert said == ["'Ping' in place of 'sub success'"]
 
 

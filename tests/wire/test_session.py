@@ -575,7 +575,7 @@ def test_no_pong() -> None:
         assert peer.at(second) is None
     assert peer.at(13.9) is None
     assert peer.at(14.0, caught_up=False) is None, "it may lie unread"
-    assert str(peer.closes(14.1).error) == "no pong within 10 s"
+    assert peer.closes(14.1).reason == "no pong within 10 s"
     assert peer.session.outgoing
 
 
