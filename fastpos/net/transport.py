@@ -228,11 +228,16 @@ class Transport:
     def _flush(self) -> None:
         """Send what the kernel takes of what is pending; called under the lock."""
         while self._pending:
+            # Not pending while it is sent: a Ctrl-C right after that must not have it sent again.
+            data, self._pending = self._pending, bytearray()
             try:
-                sent = self._sock.send(self._pending, self._dontwait)
+                sent = self._sock.send(data, self._dontwait)
             except BlockingIOError:
+                sent = 0
+            if sent < len(data):
+                self._pending = data[sent:]
+            if not sent:
                 return
-            del self._pending[:sent]
 
     def _wait(self, event: int, timeout: float | None) -> bool:
         with new_selector() as selector:

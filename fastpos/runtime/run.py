@@ -221,7 +221,9 @@ class Control:
 
     def cut(self) -> None:
         """End the connection at once, before `stop`; for any thread."""
-        link = self.link
+        run, link = self._run, self.link
+        if run is not None and self._dispatcher is None:
+            run.stopping = True  # or it would connect again until `stop` comes
         if link is not None:
             link.cut()
 

@@ -416,6 +416,23 @@ def test_what_could_not_be_sent_at_once_goes_out_with_the_next(serving: Serving)
     assert count == sent + 1
 
 
+def test_a_ctrl_c_right_after_a_send_does_not_have_it_sent_again() -> None:
+    class Interrupted:
+        def send(self, data: bytes, flags: int) -> int:
+            near.send(data, flags)
+            raise KeyboardInterrupt
+
+    near, far = socket.socketpair()
+    with near, far:
+        transport = Transport(near)
+        transport._sock = Interrupted()  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            transport.send(b"pong", 1)
+        transport._sock = near
+        transport.send(b"close", 1)
+        assert far.recv(100) == b"pongclose"
+
+
 def test_a_sender_that_waits_is_woken_when_the_reader_closes(serving: Serving) -> None:
     done = threading.Event()
 
