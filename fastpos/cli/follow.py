@@ -57,8 +57,10 @@ def _is_screen() -> bool:
     """Whether standard output is a terminal whose cursor can be moved."""
     if not sys.stdout.isatty():
         return False
-    known = ("dumb", "unknown", "") if os.name == "posix" else ("dumb", "unknown")
-    return os.environ.get("TERM", "") not in known
+    term = os.environ.get("TERM", "")
+    if os.name == "posix":
+        return term not in ("dumb", "unknown", "")
+    return bool(term) or "WT_SESSION" in os.environ  # Windows' old console obeys no escapes
 
 
 def is_ascii(encoding: str | None, environment: Mapping[str, str]) -> bool:

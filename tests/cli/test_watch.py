@@ -252,3 +252,11 @@ print(f"{len(orders)} orders, {len(looks)} looks in {looks[-1] - looks[0]:.1f} s
     orders, looks, seconds = int(found[1]), int(found[2]), float(found[3])
     assert orders > 500
     assert looks <= seconds * 4 + 2
+
+
+def test_without_rich_there_are_lines_and_what_is_missing_is_said() -> None:
+    program = "import sys; sys.modules['rich'] = None; from fastpos.cli import main; main()"
+    with ScreenProgram("-c", program, "demo", "--live", "--seconds", "2") as running:
+        running.read_until(r'pip install "fastpos\[watch\]"', "Ready +subscribed")
+        assert running.end() == 0
+    assert "\x1b" not in running.raw

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from rich.text import Text
 
@@ -45,17 +45,19 @@ _ADL, _FILLED = 5, 8
 SOME = 5
 
 
-class Section:
+class Section(Protocol):
     """A part of the screen: a line with its title, and more below it."""
 
-    least: int
-    """So many lines it takes to be of use."""
-    wanted: int
-    """So many lines show all that is in it."""
+    @property
+    def least(self) -> int:
+        """So many lines it takes to be of use."""
+
+    @property
+    def wanted(self) -> int:
+        """So many lines show all that is in it, or enough."""
 
     def draw(self, width: int, height: int, brush: Brush) -> list[Text]:
         """Give its lines, `height` of them at the most."""
-        raise NotImplementedError
 
 
 def _title(name: str, badges: Sequence[Part], hidden: int, width: int, brush: Brush) -> Text:
@@ -71,7 +73,7 @@ def _title(name: str, badges: Sequence[Part], hidden: int, width: int, brush: Br
 
 
 @dataclass(frozen=True)
-class Table(Section, Generic[T]):
+class Table(Generic[T]):
     """A section that is a table."""
 
     name: str
@@ -80,12 +82,12 @@ class Table(Section, Generic[T]):
     badges: Sequence[Part] = ()
 
     @property
-    def least(self) -> int:  # type: ignore[override]
+    def least(self) -> int:
         """The title; with rows, those of the columns and one row too."""
         return 3 if self.rows else 1
 
     @property
-    def wanted(self) -> int:  # type: ignore[override]
+    def wanted(self) -> int:
         """The same with all rows."""
         return 2 + len(self.rows) if self.rows else 1
 
@@ -102,14 +104,18 @@ class Table(Section, Generic[T]):
 
 
 @dataclass(frozen=True)
-class Events(Section):
+class Events:
     """The last events, the newest last."""
 
     notes: Sequence[Note]
-    least = 4
 
     @property
-    def wanted(self) -> int:  # type: ignore[override]
+    def least(self) -> int:
+        """The title and three."""
+        return 4
+
+    @property
+    def wanted(self) -> int:
         """The title and some; what room is left they get in the end."""
         return 1 + min(len(self.notes), SOME)
 
