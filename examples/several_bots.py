@@ -38,11 +38,11 @@ class Bot(threading.Thread):
             try:
                 self.handle(event)
             except Exception:
-                self.say("has failed with", type(event).__name__)
+                self.say(f"has failed with {type(event).__name__}")
                 traceback.print_exc()
 
-    def say(self, *words: object) -> None:
-        print(f"{self.name}:", *words, flush=True)
+    def say(self, text: str) -> None:
+        print(f"{self.name}: {text}\n", end="", flush=True)  # in one piece, as others print too
 
 
 class Fills(Bot):

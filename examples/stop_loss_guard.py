@@ -99,7 +99,7 @@ class Guard:
     def on_position(self, position: Position) -> None:
         if position.change == "DELETE" and position.id in self._sent:
             del self._sent[position.id]
-            print(f"position {position.id} is closed", flush=True)
+            say(f"position {position.id} is closed")
 
     def _send(self, position: Position, loss: float) -> None:
         assert position.id is not None
@@ -108,15 +108,19 @@ class Guard:
             future, at = earlier
             if not future.done() or time.monotonic() - at < RETRY_AFTER:
                 return
-        print(f"position {position.id} has lost {loss:.2f} %: closing it", flush=True)
+        say(f"position {position.id} has lost {loss:.2f} %: closing it")
         future = self._sender.submit(self._close, position)
         future.add_done_callback(said)
         self._sent[position.id] = future, time.monotonic()
 
 
+def say(text: str) -> None:
+    print(f"{text}\n", end="", flush=True)  # in one piece, as two threads do
+
+
 def said(future: Future[str]) -> None:
     error = future.exception()
-    print(f"NOT CLOSED: {error!r}" if error else future.result(), flush=True)
+    say(f"NOT CLOSED: {error!r}" if error else future.result())
 
 
 def main() -> None:
@@ -135,16 +139,16 @@ def main() -> None:
 
     @stream.on_synced
     def watching(event: Synced) -> None:
-        print("watching", len(stream.positions), "positions", flush=True)
+        say(f"watching {len(stream.positions)} positions")
 
     @stream.on_stale
     @stream.on_disconnect
     def blind(event: Stale | Disconnect) -> None:
-        print("NOT WATCHING:", event.reason, flush=True)
+        say(f"NOT WATCHING: {event.reason}")
 
     @stream.on_error
     def error(error: FastposError) -> None:
-        print("error:", error, flush=True)
+        say(f"error: {error}")
 
     stream.run_forever()
 
