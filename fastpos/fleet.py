@@ -476,6 +476,15 @@ class Fleet:
     # --- what is known ----------------------------------------------------------------------
 
     @property
+    def last_turn_s(self) -> float | None:
+        """How long ago its loop began its last turn, seconds; None while it does not run.
+
+        A turn comes at least every half second, unless a function takes longer.
+        """
+        run = self._run
+        return None if run is None or run.ended else max(monotonic() - run.loop.turned, 0.0)
+
+    @property
     def stats(self) -> FleetStats:
         """What it is doing at this moment."""
         from .runtime.loop import Place  # noqa: PLC0415

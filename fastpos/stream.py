@@ -441,6 +441,8 @@ class PositionStream(Callbacks):
         """What the stream has done so far, at this moment."""
         heartbeat = self._heartbeat
         return self._counters.snapshot(
+            self._driver.state.value,
+            self.synced if self._sync.rules.has_source else None,
             heartbeat.last_ping_ns,
             heartbeat.last_pong_ns,
             heartbeat.round_trip_s,
