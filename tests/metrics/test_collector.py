@@ -458,7 +458,7 @@ def test_what_is_described_is_what_is_collected(bench: Bench) -> None:
 def test_what_a_journal_does_not_write_is_seen(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path / "journal", flush_interval=0.02, buffer_bytes=2000)
+    journal = Journal(tmp_path / "journal", flush_interval=0.02, buffer_bytes=8000)
     stream = bench.start(journal=journal)
     assert stream.journal is journal
     scrape = Scraper(stream)
@@ -474,8 +474,9 @@ def test_what_a_journal_does_not_write_is_seen(
     until(lambda: (scrape()("fastpos_journal_lag_seconds") or 0) > 0.2)
     assert (scrape()("fastpos_journal_waiting_bytes") or 0) > 0
     assert scrape()("fastpos_journal_failing") == 1
-    bench.push(*range(2, 40))
-    until(lambda: (scrape()("fastpos_journal_lost_records_total") or 0) > 0)
+    bench.push(*range(2, 300))
+    bench.wait("on_order", 299)
+    assert (scrape()("fastpos_journal_lost_records_total") or 0) > 0
     monkeypatch.undo()
     until(lambda: scrape()("fastpos_journal_failing") == 0)
     until(lambda: scrape()("fastpos_journal_waiting_bytes") == 0)
