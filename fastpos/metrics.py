@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector"]
 
-# After so many streams the others are let go on: whoever reads them needs the interpreter, too.
+# After so many streams a pause is made, as who reads them needs the interpreter, too.
 AT_ONCE = 20
 PAUSE = 0.0002  # seconds
 # What a stream does that has ended: there is nothing to say of how it is.
@@ -443,8 +443,7 @@ class Collector:
                 self._journals[stream.journal] = None
             if isinstance(stream.publisher, _Counts):
                 self._publishers[stream.publisher] = None
-            if len(streams) % AT_ONCE == 0:
-                sleep(PAUSE)
+            _let_others_on(len(streams))
         fleets = [source for source in self._sources if isinstance(source, Fleet)]
         states = Counter(stats.state for stats in streams.values())
         families = [self._build_info(), *self._of_streams(streams)]
@@ -477,11 +476,19 @@ class Collector:
             past = self._sums.add_past(streams)
         for line in _OF_STREAMS:
             yield _filled(line, groups.items(), past.get(line.name, {}), self._labels)
+            if len(streams) >= AT_ONCE:
+                sleep(PAUSE)
 
     def _build_info(self) -> Metric:
         family = GaugeMetricFamily(*_INFO, labels=["version", "compiled"])
         family.add_metric([__version__, "yes" if compiled else "no"], 1)
         return family
+
+
+def _let_others_on(number: int) -> None:
+    """Make a pause after so many streams, now and then."""
+    if number % AT_ONCE == 0:
+        sleep(PAUSE)
 
 
 def _family(line: _Line, labels: Sequence[str]) -> Metric:
@@ -504,7 +511,8 @@ def _filled(
         labels: the names of labels beside its own.
     """
     family: Any = _family(line, labels)
-    for named, group in groups:
+    for number, (named, group) in enumerate(groups, 1):
+        _let_others_on(number)
         read = [line.read(each) for each in group]
         if past:
             read.append(past)
@@ -517,8 +525,8 @@ def _filled(
         if line.kind is HistogramMetricFamily:
             _add_histogram(family, named, values)
         else:
-            for value, number in values.items():
-                family.add_metric([*named, value] if line.label else [*named], number)
+            for value, sample in values.items():
+                family.add_metric([*named, value] if line.label else [*named], sample)
     filled: Metric = family
     return filled
 
