@@ -545,6 +545,29 @@ def test_a_publisher_with_a_journal_says_for_how_long_redis_is_away(
         assert scrape()("fastpos_publisher_lost_records_total") == 0
 
 
+def test_a_scrape_waits_for_no_lock_that_a_stream_needs(bench: Bench, tmp_path: Path) -> None:
+    from fastpos.redis import Publisher  # noqa: PLC0415
+
+    publisher = Publisher(
+        f"redis://127.0.0.1:{free_port()}/0", journal=Journal(tmp_path / "journal")
+    )
+    stream = bench.new(publisher=publisher)
+    journal = stream.journal
+    assert journal is not None
+    with Fleet([stream]) as fleet:
+        assert fleet.wait_ready(SOON)
+        scrape, found = Scraper(fleet), list[float | None]()
+        stream.on_order(bench.gate)  # nor for the loop
+        bench.push(1)
+        assert bench.entered.wait(SOON)
+        looking = threading.Thread(target=lambda: found.append(scrape()("fastpos_up")))
+        with publisher._lock, journal._lock, journal._episode, fleet._changing:
+            looking.start()
+            looking.join(SOON)
+            assert found == [1]
+        bench.open.set()
+
+
 def test_a_follower_is_up_while_it_follows(bench: Bench) -> None:
     from fastpos.redis import Publisher, RemoteStream  # noqa: PLC0415
 

@@ -285,9 +285,8 @@ def test_a_port_that_is_taken_ends_it_before_anything_is_connected(
         port = taken.getsockname()[1]
         done = run("serve", str(rig.file), "--metrics", str(port), KEY=exchange.api_key)
     assert done.returncode == 1
-    assert done.stderr == (
-        f"fastpos: --metrics can't listen on 127.0.0.1:{port}: Address already in use\n"
-    )
+    assert done.stderr.startswith(f"fastpos: --metrics can't listen on 127.0.0.1:{port}: ")
+    assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
 
 
