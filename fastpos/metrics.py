@@ -400,7 +400,7 @@ class Collector:
     it has seen last until the next scrape, also if that was removed from its fleet.
 
     Args:
-        sources: streams, `RemoteStream`s and fleets.
+        sources: streams (a `RemoteStream` is one) and fleets.
         per_stream: have each stream's name as the label ``stream``. False: one number for all, a
             counter's sum and a gauge's worst.
 
