@@ -476,6 +476,21 @@ class Fleet:
     # --- what is known ----------------------------------------------------------------------
 
     @property
+    def last_turn_s(self) -> float | None:
+        """How long ago its loop began its last turn, seconds; None while it does not run.
+
+        A turn comes at least every half second, unless a function takes longer.
+        """
+        run = self._run
+        return None if run is None or run.ended else max(monotonic() - run.loop.turned, 0.0)
+
+    @property
+    def slowest_turn_s(self) -> float:
+        """See `FleetStats`, of which it is the part that costs nothing."""
+        run = self._run
+        return 0.0 if run is None else run.loop.longest_turn[0]
+
+    @property
     def stats(self) -> FleetStats:
         """What it is doing at this moment."""
         from .runtime.loop import Place  # noqa: PLC0415

@@ -35,7 +35,8 @@ from .settings import Settings, takes
 from .wire.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from .journal.recorder import Recorder, Several
+    from .journal.journal import Journal
+    from .journal.recorder import Publishes, Recorder, Several
     from .runtime.loop import Seat
     from .runtime.pool import PooledQueue
     from .runtime.run import Control, Parts, Run
@@ -143,7 +144,8 @@ class PositionStream(Callbacks):
             settings.name,
         )
         self._owner.in_child = self._delivery.abandon
-        recorder = _recorder(settings)
+        self._journal, self._publisher = _sinks(settings)
+        recorder = _recorder(settings, self._journal, self._publisher)
         self._sync = Snapshots(
             settings.snapshot,
             settings.snapshot_timeout,
@@ -437,10 +439,22 @@ class PositionStream(Callbacks):
         return self._sync.synced and not self._heartbeat.owed_since_sleep
 
     @property
+    def journal(self) -> Journal | None:
+        """Where what comes is written down: its own, or its publisher's; None: nowhere."""
+        return self._journal or (None if self._publisher is None else self._publisher.journal)
+
+    @property
+    def publisher(self) -> Publishes | None:
+        """What sends it to Redis; None: nobody does."""
+        return self._publisher
+
+    @property
     def stats(self) -> Stats:
         """What the stream has done so far, at this moment."""
         heartbeat = self._heartbeat
         return self._counters.snapshot(
+            self._driver.state.value,
+            self.synced if self._sync.rules.has_source else None,
             heartbeat.last_ping_ns,
             heartbeat.last_pong_ns,
             heartbeat.round_trip_s,
@@ -451,20 +465,29 @@ class PositionStream(Callbacks):
         )
 
 
-def _recorder(settings: Settings) -> Recorder | Several | None:
-    """Make what writes down and publishes what comes to a stream; None: nobody does."""
-    if settings.journal is None and settings.publisher is None:
-        return None
-    from .journal.journal import Journal, journal_at  # noqa: PLC0415
-    from .journal.recorder import Recorder, Several, Sink  # noqa: PLC0415 -- for who has one only
-
+def _sinks(settings: Settings) -> tuple[Journal | None, Publishes | None]:
+    """Say to what a stream hands over what comes; a publisher hands over to its own journal."""
     journal, publisher = settings.journal, settings.publisher
-    if journal is not None and not isinstance(journal, Journal):
-        journal = journal_at(journal)
+    if journal is not None:
+        from .journal.journal import Journal, journal_at  # noqa: PLC0415 -- for who has one only
+
+        if not isinstance(journal, Journal):
+            journal = journal_at(journal)
     if publisher is not None and publisher.journal is not None:
         if journal not in (None, publisher.journal):
             raise ValueError("journal must be that of the publisher, where it has one")
-        journal = None  # it hands over to that
+        journal = None
+    return journal, publisher
+
+
+def _recorder(
+    settings: Settings, journal: Journal | None, publisher: Publishes | None
+) -> Recorder | Several | None:
+    """Make what writes down and publishes what comes to a stream; None: nobody does."""
+    if journal is None and publisher is None:
+        return None
+    from .journal.recorder import Recorder, Several, Sink  # noqa: PLC0415 -- for who has one only
+
     sinks: list[Sink] = [sink for sink in (journal, publisher) if sink is not None]
     recorders = [Recorder(sink, settings.name, settings.credential) for sink in sinks]
     return recorders[0] if len(recorders) == 1 else Several(recorders)

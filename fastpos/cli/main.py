@@ -195,6 +195,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write down what comes to all accounts, but for those that say journal= themselves",
     )
+    serve.add_argument(
+        "--metrics",
+        type=_place,
+        metavar="HOST:PORT",
+        help="answer /metrics, /healthz, /readyz there; PORT alone: on 127.0.0.1; 0: a free one",
+    )
+    serve.add_argument(
+        "--metrics-per-account",
+        action="store_true",
+        help="give each account's metrics for itself, with its name as a label",
+    )
     _takes_redis(serve, "share the accounts with all others on this Redis, and publish there")
     serve.add_argument(
         "--redis-max-length",
@@ -311,6 +322,15 @@ def _speed(text: str) -> float | None:
 
 def _port(text: str) -> int:
     return _number(text, int, "from 0 to 65535", lambda value: 0 <= value <= 65535)
+
+
+def _place(text: str) -> tuple[str, int]:
+    """Take PORT, HOST:PORT or [IPV6]:PORT."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if (colon and not bare) or (":" in bare and bare == host):
+        raise argparse.ArgumentTypeError(f"must be PORT, HOST:PORT or [IPV6]:PORT, not {text!r}")
+    return bare or "127.0.0.1", _port(port)
 
 
 _N = TypeVar("_N", int, float)
@@ -444,7 +464,20 @@ def _serve(options: argparse.Namespace) -> int:
         sharing = Sharing(
             options.redis, options.redis_prefix, options.connect_rate, options.redis_max_length
         )
-    return serve(options.file, options.log_format == "json", fleet, journal, sharing)
+    monitor = None
+    if options.metrics is not None:
+        from .monitor import Monitor  # noqa: PLC0415 -- needs the extra
+
+        monitor = Monitor(*options.metrics)
+    return serve(
+        options.file,
+        options.log_format == "json",
+        fleet,
+        journal,
+        sharing,
+        monitor,
+        options.metrics_per_account,
+    )
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -36,6 +36,7 @@ from .signals import heard
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from .monitor import Monitor
     from .sharing import Sharing
 
 __all__ = ["check", "serve"]
@@ -74,6 +75,8 @@ def serve(
     fleet: Fleet,
     journal: Journal | None,
     sharing: Sharing | None = None,
+    monitor: Monitor | None = None,
+    per_account: bool = False,
 ) -> int:
     """Have a fleet serve the accounts of a file until a signal ends it; give the exit status.
 
@@ -85,18 +88,26 @@ def serve(
         fleet: which has no streams yet.
         journal: where what comes is written, None: nowhere.
         sharing: with whom the accounts are shared, None: with nobody.
+        monitor: says over HTTP how it is, None: nobody does.
+        per_account: whether it has accounts' names.
 
     Raises:
         OSError: nobody can be told any more what happens.
         JournalError: the journal can't be written.
     """
-    accounts = _read(path)
-    if accounts is None:
-        return 1
     with ExitStack() as stack:
+        if monitor is not None:
+            stack.callback(monitor.close)
+        accounts = _read(path)
+        if accounts is None:
+            return 1
         if journal is not None:
             stack.callback(journal.open().close, LAST_FILE)
-        return _Program(path, as_json, fleet, journal, sharing).run(accounts)
+        program = _Program(path, as_json, fleet, journal, sharing)
+        if monitor is not None:
+            monitor.start(fleet, per_account, program.unready)
+            program.note("monitor", f"metrics and health at {monitor.url}")
+        return program.run(accounts)
 
 
 def _read(path: str) -> dict[str, Account] | None:
@@ -136,6 +147,15 @@ class _Served:
         return monotonic() < self._expected_until
 
     @property
+    def has_come(self) -> bool:
+        """Whether it is subscribed, or has ended for good; for any thread."""
+        if self.is_leaving or self.is_cut:
+            return False
+        with suppress(FastposError):
+            return self.stream.wait_ready(0) or self.stream.join(0)
+        return True
+
+    @property
     def has_ended(self) -> bool:
         """Whether its stream has ended for good."""
         try:
@@ -161,9 +181,34 @@ class _Program:
         self._wanted: dict[str, Account] = {}
         self._served: dict[str, _Served] = {}
         self._in_shards: Counter[int] = Counter()  # how many of these each shard has
+        self._unservable: frozenset[str] = frozenset()  # those whose secrets are not there, or so
+        self._has_begun = False
         self._ending = False
         self._lost: OSError | None = None
         self._output = Output(as_json, lambda error: self._ask(partial(self._lose, error)))
+
+    def note(self, event: str, text: str) -> None:
+        """Say something of the program."""
+        self._output.note("info", event, text)
+
+    def unready(self) -> str | None:
+        """Say what is not subscribed yet, and has not ended for good, of what is to be served here;
+        None: all is. For any thread."""
+        sharing = self._sharing
+        if not self._has_begun or self._ending:
+            return "it is ending" if self._ending else "it is beginning"
+        if sharing is not None and not sharing.has_its_part:
+            return "it does not have its part of the accounts yet"
+        wanted = [name for name in self._wanted if self._may_serve_name(name)]
+        served = self._served
+        missing = sum(
+            name not in self._unservable
+            and ((here := served.get(name)) is None or not here.has_come)
+            for name in wanted
+        )
+        if missing:
+            return f"{missing} of {_accounts(len(wanted))} are not subscribed yet"
+        return None
 
     def run(self, accounts: dict[str, Account]) -> int:
         with self._listening():
@@ -176,6 +221,7 @@ class _Program:
                 self._sharing.start(
                     self._expected, self._cut, self._settle, self._begin_anew, self._ask
                 )
+            self._has_begun = True
             ended = False
             while not (self._ending or ended):
                 with suppress(Empty):
@@ -291,6 +337,9 @@ class _Program:
     def _may_serve(self, shard: int) -> bool:
         return self._sharing is None or self._sharing.has(shard)
 
+    def _may_serve_name(self, name: str) -> bool:
+        return self._sharing is None or self._sharing.has(self._sharing.shard_of(name))
+
     def _expected(self) -> int:
         """Count what will be subscribed soon; for any thread."""
         return sum(each.is_expected for each in tuple(self._served.values()))
@@ -316,8 +365,9 @@ class _Program:
         account = self._wanted.get(name)
         if account is None or name in self._served or self._ending:
             return
-        if self._sharing is not None and not self._sharing.has(self._sharing.shard_of(name)):
+        if not self._may_serve_name(name):
             return
+        self._unservable -= {name}
         try:
             served = _Served(account, self._journal, self._sharing)
             for slot in CALLBACK_NAMES:
@@ -327,6 +377,7 @@ class _Program:
         except (ValueError, TypeError, JournalError) as error:
             # A secret went while the file was being read, or another writes in the journal.
             self._output.note("error", "ended", f"it can't be served: {error}", name)
+            self._unservable |= {name}
             return
         self._served[name] = served
         self._in_shards[served.shard] += 1

@@ -112,6 +112,11 @@ class Sharing:
             publisher.who, publisher.on_fenced = self._worker.name, self._fenced
         return publisher
 
+    @property
+    def has_its_part(self) -> bool:
+        """Whether it takes part and has all the shards that are to be its own; for any thread."""
+        return self._worker is not None and self._worker.has_its_part
+
     def has(self, shard: int) -> bool:
         """Whether what is in a shard is to be served here."""
         return self._worker is not None and shard not in self.giving and self._worker.has(shard)

@@ -18,8 +18,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from time import time_ns
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import JournalError
 from ..fork import OwnerProcess
@@ -27,9 +28,22 @@ from ..logs import fields, log
 from .segments import FolderLock
 from .writer import LAST_WRITES, Left, Writer, Writes
 
-__all__ = ["Journal", "journal_at"]
+__all__ = ["Journal", "JournalStats", "journal_at"]
 
 FSYNC = ("never", "segment", "flush")
+
+
+class JournalStats(NamedTuple):
+    """What a journal is doing at this moment, in numbers."""
+
+    waiting_bytes: int
+    """How much waits to be written, bytes."""
+    lag_s: float
+    """How long ago the oldest came of what waits, seconds; 0.0 where nothing does."""
+    lost: int
+    """Records that were not taken, as too much waited, since the journal was made."""
+    is_failing: bool
+    """Whether writing fails, or something was not taken as it is too slow."""
 
 
 class Journal:
@@ -75,7 +89,9 @@ class Journal:
 
         self._lock = threading.Lock()
         self._users = 0  # under `_lock`
-        self._recorders: tuple[Writes, ...] = ()  # replaced under `_lock`; anybody looks
+        # Who writes, and how many records others have lost who did; as a whole, under `_lock`;
+        # anybody looks.
+        self._writing: tuple[tuple[Writes, ...], int] = (), 0
         self._writer: Writer | None = None  # the same
         self._last: Writer | None = None  # the same: the one that was told to end
         self._owner = OwnerProcess()
@@ -113,7 +129,7 @@ class Journal:
         """
         with self._lock:
             if self._owner.is_another:
-                self._users, self._recorders, self._writer, self._last = 0, (), None, None
+                self._users, self._writing, self._writer, self._last = 0, ((), 0), None, None
                 self.left = Left(deque(), b"", [])
             if self._users == 0:
                 self._writer = self._begin()
@@ -183,6 +199,23 @@ class Journal:
             writer.abandon()
 
     @property
+    def stats(self) -> JournalStats:
+        """What it is doing at this moment; waits for nobody."""
+        oldest_ns, (recorders, lost) = self.oldest_ns, self._writing
+        return JournalStats(
+            waiting_bytes=self._waiting,
+            lag_s=0.0 if oldest_ns is None else max(time_ns() - oldest_ns, 0) / 1e9,
+            lost=lost + sum(each.lost for each in recorders),
+            is_failing=self.is_failing,
+        )
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """When the oldest came of what waits, ns since the epoch; None: nothing does."""
+        writer = self._writer
+        return None if writer is None else writer.oldest_ns
+
+    @property
     def is_anothers(self) -> bool:
         """Whether it was used in another process, from which this one was forked."""
         return self._owner.is_another
@@ -198,7 +231,8 @@ class Journal:
         self.open()
         with self._lock:
             assert self._writer is not None
-            self._recorders = (*self._recorders, recorder)
+            recorders, lost = self._writing
+            self._writing = (*recorders, recorder), lost - recorder.lost
             return self._writer.entries
 
     def leave(self, recorder: Writes) -> Callable[[], None] | None:
@@ -213,7 +247,10 @@ class Journal:
             if writer is not None:
                 writer.finish(LAST_WRITES)
             with self._lock:
-                self._recorders = tuple(each for each in self._recorders if each is not recorder)
+                recorders, lost = self._writing
+                if recorder in recorders:
+                    others = tuple(each for each in recorders if each is not recorder)
+                    self._writing = others, lost + recorder.lost
 
         if writer is not None:
             return finish
@@ -252,7 +289,7 @@ class Journal:
 
     @property
     def _waiting(self) -> int:
-        return sum(each.waiting for each in self._recorders)
+        return sum(each.waiting for each in self.recorders)
 
     @property
     def is_asleep(self) -> bool:
@@ -263,7 +300,7 @@ class Journal:
     @property
     def recorders(self) -> tuple[Writes, ...]:
         """Who writes."""
-        return self._recorders
+        return self._writing[0]
 
 
 # --- one journal for each folder that is named as a path ------------------------------------------

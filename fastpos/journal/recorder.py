@@ -24,7 +24,7 @@ from ..model.events import Disconnect, Ready, Stale
 from ..model.fields import Record
 from ..model.snapshot import Snapshot
 from ..wire.credential import Credential, Hider
-from .format import encoded_line, is_json_line, label_of, line_of, push_lines
+from .format import encoded_line, is_json_line, label_of, line_of, push_lines, time_of
 from .journal import Journal
 from .writer import HURRY
 
@@ -342,6 +342,20 @@ class Recorder:
     def waiting(self) -> int:
         """How many bytes wait."""
         return self._put - self.taken
+
+    @property
+    def lost(self) -> int:
+        """How many records were not taken; for anybody."""
+        return self._lost[0]
+
+    def time_of(self, entry: Any) -> int | None:
+        """When something came that was handed over, ns since the epoch; None: it is no record. For
+        anybody."""
+        if len(entry) != 3:
+            received_ns: int = entry[3]
+            return received_ns
+        line: bytes | None = entry[2]
+        return None if line is None else time_of(line)
 
     def lines_of(self, entry: Any) -> bytes:
         """Give the lines of something that was handed over."""

@@ -28,7 +28,7 @@ from .. import __version__
 from ..clock import monotonic
 from ..errors import JournalError
 from ..logs import fields, log
-from .format import check_line, crc_of, header_line
+from .format import check_line, crc_of, header_line, time_of
 from .segments import FolderLock, Segment, compress, leftovers, next_name, sync_folder, written
 
 if TYPE_CHECKING:
@@ -53,6 +53,14 @@ class Writes(Protocol):
 
     def lines_of(self, entry: Any) -> bytes:
         """Give the lines of something it has handed over."""
+
+    def time_of(self, entry: Any) -> int | None:
+        """When something came that it has handed over, ns since the epoch; None: it is no record.
+        For anybody."""
+
+    @property
+    def lost(self) -> int:
+        """How many records were not taken."""
 
     def lost_lines(self) -> bytes:
         """Give the lines that tell what was not taken since they were last asked for."""
@@ -106,6 +114,19 @@ class Writer:
     def fails(self) -> bool:
         """Whether writing failed the last time."""
         return self._failed_at is not None
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """When the oldest came of what waits, ns since the epoch; None: nothing does."""
+        lines = self._unwritten
+        if lines:
+            return time_of(lines)
+        try:
+            entry = self.entries[0]
+        except IndexError:
+            return None
+        recorder: Writes = entry[0]
+        return recorder.time_of(entry)
 
     def start(self) -> None:
         """Begin; raises RuntimeError where no thread can be started."""

@@ -91,6 +91,11 @@ class Files:
         return not self._is_at_end or any(box.recorder.waiting for box in self._boxes)
 
     @property
+    def oldest_ns(self) -> int | None:
+        """When the first came that the journal has yet to write; for anybody."""
+        return self._journal.oldest_ns
+
+    @property
     def is_pressed(self) -> bool:
         """Whether much comes: the reader is at work, and is not to be held up."""
         before, self._seen = self._seen, sum([box.recorder.waiting for box in self._boxes])

@@ -51,6 +51,7 @@ from ..logs import fields, log
 from ..model.events import Disconnect, Ready, Stale
 from ..printable import printable
 from ..recovery import Recovery
+from ..runtime.causes import Cause
 from ..runtime.driver import Driver
 from ..runtime.run import Parts, Run
 from ..stream import PositionStream
@@ -108,6 +109,11 @@ class Following(Puts, Driver):
         return self._is_subscribed and not self.stream._heartbeat.owed_since_sleep
 
     @property
+    def is_trying(self) -> bool:
+        """Whether there is a connection to Redis, or one is being opened."""
+        return self._entries.redis is not None
+
+    @property
     def _is_doubtful(self) -> bool:
         return self._away or self._orphaned or self._broken
 
@@ -118,6 +124,7 @@ class Following(Puts, Driver):
         self.stream._heartbeat.owed_since_sleep = int(self._is_doubtful or not self._is_told)
         if was_ready and not self.is_ready:
             self._left_ns = time_ns()
+            self.stream._counters.gap_begins(monotonic())
         self._changes.notify()
 
     def _connect_and_reconnect(self, run: Run) -> None:
@@ -159,6 +166,7 @@ class Following(Puts, Driver):
         failure: FastposError | None = None
         self._reached = False
         self._recovery.attempt()
+        self.stream._counters.attempts += 1
         try:
             self._entries.connect()
             self.stream._counters.connects += 1
@@ -233,7 +241,8 @@ class Following(Puts, Driver):
                 error=failure,
                 retry_in_s=verdict.retry_in_s,
                 received_ns=time_ns(),
-            )
+            ),
+            Cause.REDIS if isinstance(failure, ConnectionFailed) else None,
         )
         self._check_process()
         if verdict.final is not None:
@@ -331,6 +340,7 @@ class Following(Puts, Driver):
         first = self._readies == 0
         self._readies += 1
         self.stream._counters.subscriptions += 1
+        self.stream._counters.gap_ends()
         event = Ready(
             first=first,
             gap_s=None if first else gap_s,
@@ -450,6 +460,7 @@ class Following(Puts, Driver):
         if self._is_subscribed:
             if self.is_ready:
                 self._left_ns = ns
+                self.stream._counters.gap_begins(monotonic())
             self._is_subscribed = False
             self._subscribed_ns = ns
 
@@ -608,5 +619,6 @@ class Following(Puts, Driver):
             extra=fields("stale", stream=self.stream.name, reason=reason, silent_s=0.0),
         )
         event = Stale(reason=reason, silent_s=0.0, received_ns=time_ns())
+        self.stream._counters.stales += 1
         self._delivery.tell("on_stale", event)
         self._check_process()

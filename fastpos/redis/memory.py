@@ -58,6 +58,17 @@ class Memory:
         return bool(self.entries)
 
     @property
+    def oldest_ns(self) -> int | None:
+        """When the first came that was handed over and not taken, ns since the epoch; None where
+        nothing was. For anybody."""
+        try:
+            entry = self.entries[0]
+        except IndexError:
+            return None
+        recorder: Recorder = entry[0]
+        return recorder.time_of(entry)
+
+    @property
     def is_pressed(self) -> bool:
         """Whether much comes: the reader is at work, and is not to be held up."""
         entries = self.entries

@@ -18,11 +18,23 @@ from ..journal.recorder import Recorder
 from ..journal.tail import Place
 from .scripts import Keys
 
-__all__ = ["BATCH", "Outbox", "shown_place"]
+__all__ = ["BATCH", "Outbox", "Tally", "shown_place"]
 
 # So many records go in one call of the script, and about so many bytes: each call must have gone
 # out before Redis is taken for away, over a slow line, too.
 BATCH, BATCH_BYTES = 500, 128 * 1024
+
+
+class Tally:
+    """Counts records over all outboxes of a publisher; the sender writes, anybody looks."""
+
+    __slots__ = ("lost", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        """Those that Redis has taken."""
+        self.lost = 0
+        """Those that were let go of, or that Redis has lost."""
 
 
 class Outbox:
@@ -31,16 +43,19 @@ class Outbox:
     Args:
         prefix: what the keys begin with.
         recorder: the stream's.
+        tally: counts its records.
     """
 
     __slots__ = (
         "_begins", "_ends", "_gone", "_put", "begun_at", "epoch", "heard_all", "is_fenced",
         "is_refused", "keys", "label", "leaving", "live_from", "lost", "place", "recorder",
-        "renewed", "sequence", "stored", "users", "waiting", "wants_place",
+        "renewed", "sequence", "stored", "tally", "users", "waiting",
+        "wants_place",
     )  # fmt: skip
 
-    def __init__(self, prefix: str, recorder: Recorder) -> None:
+    def __init__(self, prefix: str, recorder: Recorder, tally: Tally) -> None:
         self.recorder = recorder
+        self.tally = tally
         self.keys = Keys(prefix, recorder.stream)
         self.label = label_of(recorder.stream)
         self.epoch = 0
@@ -87,6 +102,15 @@ class Outbox:
         """Have records wait."""
         self.waiting.extend(records)
         self._put += len(records)
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """When the first came of those that wait, ns since the epoch; None: none does. For
+        anybody."""
+        try:
+            return time_of(self.waiting[0])
+        except IndexError:
+            return None
 
     def put_line(self, record: bytes, end: Place) -> None:
         """Have a journal's record wait, which ends there."""
@@ -160,6 +184,7 @@ class Outbox:
             self.lost = None
             self.recorder.wants_state = True  # nobody else knows any more what is so
         self._let_go(count)
+        self.tally.sent += count
         self.stored = self.sequence - 1
 
     def drop_oldest(self, count: int) -> None:
@@ -174,6 +199,7 @@ class Outbox:
 
     def lose(self, count: int, since: int, until: int) -> None:
         """Take note that so many records will never be there."""
+        self.tally.lost += count
         if self.lost is not None:
             count, since = count + self.lost[0], self.lost[1]
         self.lost = count, since, until

@@ -23,7 +23,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ..errors import FastposError, JournalError
 from ..fork import OwnerProcess
@@ -31,13 +31,32 @@ from ..logs import fields, log
 from .connecting import connect, shown
 from .files import Files
 from .memory import Memory
+from .outbox import Tally
 from .sender import Sender
 
 if TYPE_CHECKING:
     from ..journal.journal import Journal
     from ..journal.recorder import Recorder
 
-__all__ = ["Publisher"]
+__all__ = ["Publisher", "PublisherStats"]
+
+
+class PublisherStats(NamedTuple):
+    """What a publisher is doing at this moment, in numbers."""
+
+    sent: int
+    """Records that Redis has taken, since the publisher was made."""
+    lost: int
+    """Records that were let go of as too much waited, or that Redis has lost, since then."""
+    waiting: int
+    """Records that wait in memory."""
+    lag_s: float
+    """How long ago the oldest came of what Redis does not have, seconds. While Redis is away and a
+    journal has what comes: for how long it has been away, at the least."""
+    is_failing: bool
+    """Whether nothing can be published."""
+    fenced: int
+    """How many of its streams another publishes."""
 
 
 class Publisher:
@@ -88,6 +107,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._users = 0
         self._sender: Sender | None = None  # replaced under `_lock`; anybody looks
+        self._tally = Tally()
         self._entries: deque[Any] = deque()
         self.on_fenced: Callable[[str], object] | None = None
         """Called with the name of a stream that another publishes now, on a thread of this."""
@@ -99,6 +119,19 @@ class Publisher:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Publisher can't be copied or pickled")
+
+    @property
+    def stats(self) -> PublisherStats:
+        """What it is doing at this moment; waits for nobody."""
+        sender, tally = self._sender, self._tally
+        return PublisherStats(
+            sent=tally.sent,
+            lost=tally.lost,
+            waiting=0 if sender is None else sender.waiting,
+            lag_s=0.0 if sender is None else sender.lag_s,
+            is_failing=sender is not None and sender.is_failing,
+            fenced=0 if sender is None else sender.fenced,
+        )
 
     # --- the recorders' ---------------------------------------------------------------------
 
@@ -150,7 +183,15 @@ class Publisher:
             self._entries = source.entries
         else:
             source = Files(self.journal)
-        sender = Sender(self.url, self.prefix, self.max_length, self.who, source, self._was_fenced)
+        sender = Sender(
+            self.url,
+            self.prefix,
+            self.max_length,
+            self.who,
+            source,
+            self._was_fenced,
+            self._tally,
+        )
         sender.start()
         self._sender = sender
 

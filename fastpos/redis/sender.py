@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from time import sleep
+from time import sleep, time_ns
 from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
@@ -29,7 +29,7 @@ from ..journal.tail import Place
 from ..logs import fields, log
 from ..printable import printable
 from .connecting import connect, errors, is_of_some_keys, shown
-from .outbox import BATCH, Outbox, shown_place
+from .outbox import BATCH, Outbox, Tally, shown_place
 from .scripts import ACQUIRE, APPEND, FENCED, MISSING, RELEASE
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Sender:
         who: what the owner's key says.
         source: where records come from.
         fenced: is called with the name of a stream that another publishes now.
+        tally: counts records.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class Sender:
         who: str,
         source: Memory | Files,
         fenced: Callable[[str], object],
+        tally: Tally,
     ) -> None:
         self._fenced = fenced
+        self._tally = tally
         self._url = url
         self._prefix = prefix
         self._max_length = max_length
@@ -110,6 +113,34 @@ class Sender:
         """Begin; raises RuntimeError where no thread can be started."""
         self._thread.start()
         _senders.add(self)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether nothing can be published now."""
+        return self._failed_at is not None or self.is_broken
+
+    @property
+    def waiting(self) -> int:
+        """How many records are here and not in Redis; those that are only in a journal are not."""
+        return sum(len(box.waiting) for box in tuple(self._boxes.values()))
+
+    @property
+    def fenced(self) -> int:
+        """How many streams another publishes now."""
+        return sum(box.is_fenced for box in tuple(self._boxes.values()))
+
+    @property
+    def lag_s(self) -> float:
+        """How long ago the oldest came of what is not in Redis, seconds; where a journal has it,
+        and Redis is away, since when it is at the least."""
+        came = [box.oldest_ns for box in tuple(self._boxes.values())]
+        came.append(self._source.oldest_ns)
+        known = [ns for ns in came if ns is not None]
+        lag = (time_ns() - min(known)) / 1e9 if known else 0.0
+        failed_at = self._failed_at
+        if failed_at is not None and self._source.has_news:
+            lag = max(lag, monotonic() - failed_at)
+        return max(lag, 0.0)
 
     def enter(self, recorder: Recorder) -> None:
         """Have what a stream hands over from now on published."""
@@ -228,7 +259,7 @@ class Sender:
                         self._leaving[box] = None
                 continue
             if box is None:
-                box = self._boxes[key] = Outbox(self._prefix, recorder)
+                box = self._boxes[key] = Outbox(self._prefix, recorder, self._tally)
                 if self._failed_at is not None:
                     recorder.trouble = self.failure
             self._source.enter(box, places)
@@ -270,6 +301,7 @@ class Sender:
                 extra=extra,
             )
         else:
+            self._tally.lost += len(box.waiting)
             log.error(
                 "%s has ended, and %d records of it could not be published",
                 box.recorder.stream,

@@ -89,7 +89,7 @@ class Worker:
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._leaving = False
-        # All that follows is the talking thread's.
+        # All that follows is the talking thread's; `_answer` and `_part` are replaced as a whole.
         self._redis: Any = None
         self._sync: Any = None  # the script
         self._answer = Answer()
@@ -108,6 +108,13 @@ class Worker:
         """Begin to take part."""
         for thread in self._threads:
             thread.start()
+
+    @property
+    def has_its_part(self) -> bool:
+        """Whether it takes part and has all the shards that are to be its own; for any thread."""
+        part, answer = self._part, self._answer
+        with self._lock:
+            return self.name in answer.alive and part <= self._leases.shards
 
     def has(self, shard: int) -> bool:
         """Whether a shard is its own at this moment; for any thread."""

@@ -28,5 +28,5 @@ cdef class Delivery:
     cdef _deliver(self, EventSlots event)
     cpdef received(self, double at)
     cpdef call(self, handlers, event, bint queued=*)
-    @cython.locals(times=CallbackTimes, now=double, begun=double)
+    @cython.locals(times=CallbackTimes, now=double, begun=double, seconds=double)
     cdef _call(self, handlers, tuple functions, event, bint queued)

@@ -21,6 +21,7 @@ from ..model.fields import NumberType
 from ..model.table import Channel
 from ..wire.decoder import OddPart, event_from
 from .callbacks import Callbacks, Handlers, callback_name, refuse_result
+from .causes import kind_of
 from .dispatch import CallbackQueue
 from .stats import Counters, count
 from .timing import CallbackTimes
@@ -265,8 +266,12 @@ class Delivery:
             else:
                 times.function = None
                 times.now = now = primitives.monotonic()
-                if now - begun > times.limit:
-                    times.took(handlers.name, function, now - begun)
+                seconds = now - begun
+                if seconds > times.limit:
+                    times.took(handlers.name, function, seconds)
+                else:
+                    times.quick += 1
+                    times.total_s += seconds
 
     def _raised(
         self,
@@ -304,6 +309,7 @@ class Delivery:
         if self.silent and not queued:
             return
         error.stream = self._stream
+        count(self._counters.errors, kind_of(error))
         on_error = self._callbacks.on_error
         if on_error.functions:
             self.call(on_error, error, queued)

@@ -41,6 +41,7 @@ from ..wire.session import (
     Timing,
     Undecodable,
 )
+from .causes import Cause, cause_of
 from .delivery import Delivery
 from .link import Buffers, Link
 from .lookout import TickLookout
@@ -146,6 +147,7 @@ class Feed:
         Returns:
             What must be called yet, if anything: it waits for the disk, some seconds at most.
         """
+        self._counters.gap_ends()
         if self._recorder is None:
             return None
         self._recorder.stopped(failure)
@@ -189,6 +191,7 @@ class Feed:
             ConnectionFailed: there is no credential, or the proxy's URL makes no sense.
         """
         settings = self._settings
+        self._counters.attempts += 1
         value = settings.credential.get()
         self._recovery.uses(value)
         proxy = settings.proxy_address
@@ -358,7 +361,7 @@ class Feed:
     def paused(self) -> None:
         """Pushes came until now, and are not wanted any more."""
         if self._was_ready:  # else it is told of in `ready`, which is to come
-            self._subscribed_until = monotonic()
+            self._no_more_pushes(monotonic())
         self.interrupted()
         log.info("%s: paused", self._label, extra=self._fields("paused"))
 
@@ -369,7 +372,7 @@ class Feed:
             if link.session is not None:
                 self._silent_s = monotonic() - link.last_received
                 if link.session.ended_in is Phase.READY:
-                    self._subscribed_until = link.last_received
+                    self._no_more_pushes(link.last_received)
         if self._was_ready:
             self._snapshots.end()
 
@@ -421,6 +424,7 @@ class Feed:
     def ready(self, event: Ready, link: Link | None = None) -> None:
         """Pushes come from now on; or they would, where `link` says that they are not wanted."""
         self._counters.subscriptions += 1
+        self._counters.gap_ends()
         self._was_ready = True
         if self._recorder is not None:
             self._recorder.subscribed(event)
@@ -430,9 +434,14 @@ class Feed:
         session = None if link is None else link.session
         if session is not None and session.phase is not Phase.READY:
             # Seen after `begin`: what is paused from here on, the ping thread tells of.
-            self._subscribed_until = monotonic()
+            self._no_more_pushes(monotonic())
             self.interrupted()
         self._delivery.tell("on_ready", event)
+
+    def _no_more_pushes(self, at: float) -> None:
+        """They came until then."""
+        self._subscribed_until = at
+        self._counters.gap_begins(at)
 
     def interrupted(self) -> None:
         """Pushes are not wanted any more."""
@@ -444,6 +453,7 @@ class Feed:
         """There is silence that should not be."""
         if self._recorder is not None:
             self._recorder.stale(event)
+        self._counters.stales += 1
         self._delivery.tell("on_stale", event)
 
     def undecodable(self, error: DecodeError, received_ns: int) -> None:
@@ -452,11 +462,17 @@ class Feed:
             self._recorder.undecodable(error, received_ns)
         self._delivery.report(error)
 
-    def disconnected(self, event: Disconnect) -> None:
-        """A connection has ended, or could not be made."""
+    def disconnected(self, event: Disconnect, cause: Cause | None = None) -> None:
+        """A connection has ended, or could not be made.
+
+        Args:
+            event: what is told.
+            cause: why, where the event does not tell.
+        """
         if self._recorder is not None:
             self._recorder.disconnected(event)
         count(self._counters.disconnects, event.reason)
+        count(self._counters.causes, (cause or cause_of(event)).value)
         self._delivery.tell("on_disconnect", event)
         if isinstance(event.error, FastposError) and event.retry_in_s is not None:
             self._delivery.report(event.error)

@@ -222,6 +222,8 @@ class Loop:
         self._turn_of: Seat | None = None  # whose the last step was, or is
         self._barriers: dict[str, float] = {}  # host -> until when it wants no connection
         self.stopping: bool = False
+        self.turned: float = monotonic()
+        """When it began its last turn; the reader's, and anybody's to look at."""
         self.longest_turn: tuple[float, str | None] = 0.0, None
         """The longest time for which one stream kept the others waiting, seconds, and its place."""
 
@@ -326,7 +328,7 @@ class Loop:
 
     def _turn(self) -> None:
         seats = self._poller.wait(self._wait())
-        now = monotonic()
+        self.turned = now = monotonic()
         for ready in seats:
             if ready is None:
                 with suppress(BlockingIOError):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from .link import Buffers, Link
 from .pinger import Pinger, Scheduled
 from .snapshots import Snapshots
 
-__all__ = ["Control", "Parts", "Run", "unexpected"]
+__all__ = ["Control", "Parts", "Run", "State", "unexpected"]
 
 # How long a request is waited for at the most: the ping thread does nothing that takes longer.
 REQUEST_TIMEOUT = 1.0
@@ -77,6 +78,23 @@ class Run:
         """A Ctrl-C that came to another thread."""
         self.claim: Callable[[], bool] = Claim().take
         """Whether this is the first call: who is told so runs it, or says that nobody does."""
+
+
+class State(Enum):
+    """What a stream does at a moment, for who looks at many."""
+
+    READY = "ready"
+    """It is subscribed: pushes come."""
+    CONNECTING = "connecting"
+    """Its connection is being opened, or is open and not subscribed or over."""
+    WAITING = "waiting"
+    """It waits for its next attempt."""
+    PAUSED = "paused"
+    """`unsubscribe()` was called."""
+    STOPPED = "stopped"
+    """It has not begun, or was stopped."""
+    FAILED = "failed"
+    """It has ended for good by what happened."""
 
 
 class Parts(NamedTuple):
@@ -177,6 +195,25 @@ class Control:
         """Whether it is subscribed."""
         link = self.link
         return link is not None and link.session is not None and link.session.phase is Phase.READY
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether there is a connection, or one is being opened."""
+        return self.link is not None
+
+    @property
+    def state(self) -> State:
+        """What it does at this moment."""
+        run = self._run
+        if run is not None and run.failure is not None:
+            return State.FAILED
+        if run is None or run.ended or run.stopping:
+            return State.STOPPED
+        if self.is_ready:
+            return State.READY
+        if not self._wanted:
+            return State.PAUSED
+        return State.CONNECTING if self.is_trying else State.WAITING
 
     @property
     def wants_pushes(self) -> bool:

@@ -61,6 +61,29 @@ class Stats(NamedTuple):
     """For how long it has been running, seconds."""
     stream: str
     """The stream's name."""
+    state: str
+    """What it does at this moment: "ready", "connecting", "waiting", "paused", "stopped" or
+    "failed", see `runtime.run.State`."""
+    synced: bool | None
+    """Whether positions and balances are the account's; None: there is no snapshot source."""
+    attempts: int
+    """Connections that were tried."""
+    gap_s: float
+    """Seconds in which no pushes came, though the stream had been subscribed before and not
+    stopped, the time since the last push of a gap that is under way included."""
+    stales: int
+    """Times `on_stale` was told."""
+    causes: dict[str, int]
+    """Connections that ended or could not be made, by one of the few words of
+    `runtime.causes.Cause`."""
+    errors: dict[str, int]
+    """Errors that did not end the stream, by one of the few words of
+    `runtime.causes.ERROR_KINDS`."""
+    callback_counts: list[int]
+    """How many calls of functions took up to 1, 5, 10, 50, 100 and 500 ms, 1 and 5 s, and longer;
+    each is counted once."""
+    callback_total_s: float
+    """How long all calls of functions took together, seconds."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as a plain dict, for a metrics exporter."""
@@ -70,13 +93,15 @@ class Stats(NamedTuple):
 class Counters:
     """The counters as they run. Anybody may look.
 
-    All are the reader's to write, but for `callback_errors`, which the thread that calls the
-    user's functions does.
+    All are the reader's to write, but for `callback_errors` and what is "callback" in `errors`,
+    which the thread that calls the user's functions does; and `gap`, which the ping thread
+    replaces too when it pauses the stream.
     """
 
     __slots__ = (
-        "bytes_received", "callback_errors", "connects", "decode_errors", "disconnects",
-        "last_message_ns", "messages", "subscriptions", "unknown_channels",
+        "attempts", "bytes_received", "callback_errors", "causes", "connects", "decode_errors",
+        "disconnects", "errors", "gap", "last_message_ns", "messages", "stales", "subscriptions",
+        "unknown_channels",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -89,9 +114,34 @@ class Counters:
         self.callback_errors: int = 0
         self.unknown_channels: dict[str, int] = {}
         self.last_message_ns: int | None = None
+        self.attempts = 0
+        self.stales = 0
+        self.causes: dict[str, int] = {}
+        self.errors: dict[str, int] = {}
+        self.gap: tuple[float, float | None] = 0.0, None
+        """Of the gaps that are over how long they were, seconds, and since when there is one,
+        `clock.monotonic()`; replaced as a whole."""
+
+    def gap_begins(self, at: float) -> None:
+        """No pushes come since then."""
+        total, since = self.gap
+        if since is None:
+            self.gap = total, at
+
+    def gap_ends(self) -> None:
+        """They come again, or are not to come any more; nothing where there is none."""
+        self.gap = self.gap_s, None
+
+    @property
+    def gap_s(self) -> float:
+        """How long all gaps were together, up to this moment, seconds."""
+        total, since = self.gap
+        return total if since is None else total + max(monotonic() - since, 0.0)
 
     def snapshot(
         self,
+        state: str,
+        synced: bool | None,
         last_ping_ns: int | None,
         last_pong_ns: int | None,
         round_trip_s: float | None,
@@ -127,6 +177,15 @@ class Counters:
             current_callback=None if running is None else callback_name(running.function),
             current_callback_s=0.0 if running is None else monotonic() - running.begun,
             stream=stream,
+            state=state,
+            synced=synced,
+            attempts=self.attempts,
+            gap_s=self.gap_s,
+            stales=self.stales,
+            causes=dict(self.causes),
+            errors=dict(self.errors),
+            callback_counts=times.counts(),
+            callback_total_s=times.total_s,
         )
 
 

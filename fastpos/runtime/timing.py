@@ -1,11 +1,15 @@
 """How long the user's functions take, and how long events wait for them.
 
+How many took how long is counted in classes (`BOUNDS`). Nearly all are in the first, which is two
+additions; who is told of the others, `took`, is told of what is slow anyway.
+
 All of it is written by the thread that calls the functions, the reader or the callback thread.
 Anybody may look.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
@@ -14,7 +18,10 @@ from ..logs import fields, log
 from ..model import primitives
 from .callbacks import Handlers, callback_name
 
-__all__ = ["CallbackTimes", "Running"]
+__all__ = ["BOUNDS", "CallbackTimes", "Running"]
+
+BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+"""Calls are counted by how long they took, up to each of these and beyond the last, seconds."""
 
 # A slow function is logged once in so many seconds.
 LOG_INTERVAL = 60.0
@@ -53,8 +60,11 @@ class CallbackTimes:
         "handlers",
         "limit",
         "now",
+        "quick",
+        "slow",
         "slowest",
         "stream",
+        "total_s",
     )
 
     def __init__(self, slow_s: float, stream: str | None = None) -> None:
@@ -75,6 +85,12 @@ class CallbackTimes:
         """`took` wants to know of functions that took longer than this, seconds."""
         self.slowest: tuple[float, str | None] = 0.0, None
         """The longest time that a function took, seconds, and its name."""
+        self.quick = 0
+        """How many calls took no longer than the first of `BOUNDS`."""
+        self.slow = [0] * len(BOUNDS)
+        """How many took longer than each, and no longer than the next."""
+        self.total_s = 0.0
+        """How long all of them took together, seconds."""
 
     def take_up(self, received: float) -> None:
         """Begin with an event that was received at `received`, `clock.monotonic()`."""
@@ -84,9 +100,14 @@ class CallbackTimes:
 
     def took(self, slot: str, function: Callable[[Any], object], seconds: float) -> None:
         """`function`, called for `slot`, took so many seconds."""
+        self.total_s += seconds
+        if seconds > BOUNDS[0]:
+            self.slow[bisect_left(BOUNDS, seconds) - 1] += 1
+        else:
+            self.quick += 1
         if seconds > self.slowest[0]:
             self.slowest = seconds, callback_name(function)
-            self.limit = min(seconds, self._slow_s)
+            self.limit = min(seconds, self._slow_s, BOUNDS[0])
         if seconds > self._slow_s and self._is_due(id(function)):
             name = callback_name(function)
             log.warning(
@@ -121,6 +142,11 @@ class CallbackTimes:
             del self._logged[next(iter(self._logged))]
         self._logged[function] = self.now
         return True
+
+    def counts(self) -> list[int]:
+        """Give how many calls took no longer than each of `BOUNDS`, and longer than the one before;
+        the last is of those that took longer than all."""
+        return [self.quick, *self.slow]
 
     def lags(self) -> tuple[float, float]:
         """Give how long the last event waited for its function, and the longest wait, seconds."""

@@ -91,7 +91,10 @@ from .heartbeat import Heartbeat
 from .inflate import Splitter, inflate, new_splitter
 
 __all__ = [
+    "ANNOUNCED",
     "CLOSE_TIMEOUT",
+    "LOST",
+    "NO_PONG",
     "SYSTEM_CLOSE_GRACE",
     "Closed",
     "Event",
@@ -109,6 +112,11 @@ __all__ = [
 CLOSE_TIMEOUT = 1.0
 # How long the server may stay after it said that the system closes, seconds.
 SYSTEM_CLOSE_GRACE = 5.0
+
+# How reasons begin by which others tell (runtime/causes.py) what there is no error of its own for.
+LOST = "the connection was lost: "
+NO_PONG = "no pong within "
+ANNOUNCED = "the exchange said that it closes, and did not"
 
 GZIP_MAGIC = b"\x1f\x8b"
 # So many ways in which pushes begin are remembered. The keys before "channel" are few, and the
@@ -395,7 +403,7 @@ class Session:
 
     def lost(self, error: Exception, now: float) -> Closed | None:
         """Say that the connection has failed, or that the peer has ended it (EOFError)."""
-        reason = f"the connection was lost: {error}"
+        reason = f"{LOST}{error}"
         return self._end(reason, None, ConnectionFailed(reason), now)
 
     def _inflated(self, texts: list[bytes]) -> Pushes | None:
@@ -620,7 +628,7 @@ class Session:
         if self.phase is Phase.CLOSING:
             error = ConnectionFailed("stopped; the server did not answer the close frame")
         elif now >= self._pong_due:
-            error = ConnectionFailed(f"no pong within {timing.pong_timeout:g} s")
+            error = ConnectionFailed(f"{NO_PONG}{timing.pong_timeout:g} s")
         elif now >= self._reply_due:
             owed = _OWED[self.phase]
             error = SubscriptionError(
@@ -628,7 +636,7 @@ class Session:
             )
             said = Said.OTHER if self._reported else None
         else:
-            error = ConnectionFailed("the exchange said that it closes, and did not")
+            error = ConnectionFailed(ANNOUNCED)
         return self._end(error.message, None, error, now, said)
 
     def _reckon(self) -> None:

@@ -57,14 +57,20 @@ class Workers(Rig):
             process.send_signal(signal.SIGCONT)
             process.wait()
 
-    def add(self, worker: str, url: str) -> None:
-        """Start one; `url` is the Redis' for it. It has a key for an account named new, too."""
+    def add(self, worker: str, url: str, *words: str) -> None:
+        """Start one; `url` is the Redis' for it. It has a key for an account named new, too.
+
+        Args:
+            worker: its name.
+            url: see above.
+            words: more for this one.
+        """
         names = [*self.accounts, "new"]
         keys = {f"KEY_{number}": f"{name}@{worker}" for number, name in enumerate(names)}
         with self.log(worker).open("ab") as output:
             self.processes[worker] = subprocess.Popen(
                 [sys.executable, "-u", "-m", "fastpos", "serve", str(self.file), *self._words,
-                 "--redis", url],
+                 *words, "--redis", url],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._path, **keys},
