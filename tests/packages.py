@@ -3,7 +3,8 @@
 A source distribution is made of what git has here; of that, and of nothing else, a wheel for each
 Python (the one that runs this, and those that are given by path). Each is held against the list of
 what belongs into it, goes into a fresh environment from which no compiler can be reached, and has
-to be native there. Last, `pipx run` plays the demo from the wheel. Needs the extra `dev`.
+to be native there. Then pyright has to know the type of every public name from the wheel alone, and
+`pipx run` plays the demo. Needs the extra `dev`.
 """
 
 from __future__ import annotations
@@ -116,6 +117,21 @@ def build(python: Path, source: Path, folder: Path) -> Path:
     return wheel
 
 
+def look_at_types(wheel: Path, room: Path) -> None:
+    """See that a type checker knows the type of everything public, from the wheel alone."""
+    extras = "redis,rest,serve,metrics,watch"
+    run(room / "bin" / "python", "-m", "pip", "install", "-q", f"{wheel}[{extras}]")
+    run(
+        *(sys.executable, "-m", "pyright", "--verifytypes", "fastpos", "--ignoreexternal"),
+        cwd=room,
+        env={
+            **os.environ,
+            "VIRTUAL_ENV": str(room),
+            "PATH": f"{room / 'bin'}:{os.environ['PATH']}",
+        },
+    )
+
+
 def main(arguments: list[str]) -> int:
     pythons = [Path(sys.executable), *map(Path, arguments)]
     with tempfile.TemporaryDirectory() as name:
@@ -133,6 +149,8 @@ def main(arguments: list[str]) -> int:
                     print(f"{wheel.name}: complete, native without a compiler", flush=True)
                     wheels.append(wheel)
             run(sys.executable, "-m", "twine", "check", "--strict", source, *wheels)
+            version = wheels[0].name.split("-")[2].removeprefix("cp")
+            look_at_types(wheels[0], folder / f"venv{version}")
             run(
                 *(sys.executable, "-m", "pipx", "run", "--spec", f"{wheels[0]}[demo]"),
                 *("fastpos", "demo"),
@@ -141,7 +159,7 @@ def main(arguments: list[str]) -> int:
         except Wrong as error:
             print(error, file=sys.stderr)
             return 1
-    print("twine finds nothing, pipx runs it: all is well")
+    print("twine finds nothing, pyright knows every type, pipx runs it: all is well")
     return 0
 
 

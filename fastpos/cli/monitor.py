@@ -70,7 +70,7 @@ class Monitor:
         except OSError as error:
             reason = error.strerror or str(error)
             raise OSError(f"--metrics can't listen on {shown}:{port}: {reason}") from None
-        self.url = f"http://{shown}:{self._server.server_port}"
+        self.url: str = f"http://{shown}:{self._server.server_port}"
         """Where it is."""
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL,), name="fastpos-monitor", daemon=True

@@ -77,12 +77,14 @@ class Journal:
         fsync: str = "never",
         buffer_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        self.folder = Path(os.path.abspath(folder))  # the process may change its directory
-        self.buffer_bytes = _size("buffer_bytes", buffer_bytes)
-        self.segment_bytes = _size("segment_bytes", segment_bytes)
-        self.segment_seconds = _seconds("segment_seconds", segment_seconds)
-        self.interval = _seconds("flush_interval", flush_interval) / 2
-        self.keep_bytes = None if keep_bytes is None else _size("keep_bytes", keep_bytes)
+        self.folder: Path = Path(os.path.abspath(folder))  # the process may change its directory
+        self.buffer_bytes: int = _size("buffer_bytes", buffer_bytes)
+        self.segment_bytes: int = _size("segment_bytes", segment_bytes)
+        self.segment_seconds: float = _seconds("segment_seconds", segment_seconds)
+        self.interval: float = _seconds("flush_interval", flush_interval) / 2
+        self.keep_bytes: int | None = (
+            None if keep_bytes is None else _size("keep_bytes", keep_bytes)
+        )
         if fsync not in FSYNC:
             raise ValueError(f"fsync must be one of {FSYNC}, not {fsync!r}")
         self.fsync = fsync
@@ -105,12 +107,12 @@ class Journal:
         self.failure: JournalError | None = None
         """The episode that is under way or was last; None where there was none. For anybody."""
         self._episode = threading.Lock()
-        self.is_failing = False
+        self.is_failing: bool = False
         """Whether one is under way; begun under `_episode`, ended by the writer."""
-        self.is_full = False
+        self.is_full: bool = False
         """Whether nothing more is taken, as too much waits; only the writer ends it, and does so
         in its next turn."""
-        self.left = Left(deque(), b"", [])
+        self.left: Left = Left(deque(), b"", [])
         """What the last writer has left; under `_lock` or the writer's."""
 
     def __repr__(self) -> str:

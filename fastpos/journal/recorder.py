@@ -102,11 +102,11 @@ class Recorder:
 
     def __init__(self, journal: Sink, stream: str, credential: Credential) -> None:
         self._journal = journal
-        self.stream = stream
+        self.stream: str = stream
         """The stream's name."""
-        self.wants_state = False
+        self.wants_state: bool = False
         """Whether `state` is wanted soon; set by who reads, taken back by `state`."""
-        self.follows_state = journal.wants_states
+        self.follows_state: bool = journal.wants_states
         """Whether it is wanted whenever the stream was subscribed."""
         self._state_every = journal.state_every or inf
         self._since_state = 0  # how many records came after the last
@@ -127,7 +127,7 @@ class Recorder:
         # Of all that was not taken: how many records, since when and until when of the last.
         self._lost: tuple[int, int, int] = 0, 0, 0
         # The writer's.
-        self.taken = 0
+        self.taken: int = 0
         """How many of the bytes that were handed over are in the file."""
         self._noted = 0  # how many lost records are
 

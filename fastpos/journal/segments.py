@@ -121,7 +121,7 @@ class Segment:
 
     def __init__(self, path: Path, header: bytes) -> None:
         self.path = path
-        self.size = 0
+        self.size: int = 0
         self._header = len(header)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._fd = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))

@@ -57,7 +57,7 @@ class Tail:
         self._rest = b""  # read, but not given yet
         self._is_final = False  # another file has followed
         self._is_after_gap = False
-        self.place = place
+        self.place: Place = place
         """Of the next line."""
 
     def close(self) -> None:

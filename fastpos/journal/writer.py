@@ -85,12 +85,12 @@ class Writer:
         self._journal = journal
         self._folder = journal.folder
         self._folder_lock = lock
-        self.entries = journal.left.entries
+        self.entries: deque[Any] = journal.left.entries
         """What waits, the oldest first."""
-        self.wake = threading.Event()
+        self.wake: threading.Event = threading.Event()
         """Set to have it look."""
-        self.is_asleep = False
-        self.is_late = False
+        self.is_asleep: bool = False
+        self.is_late: bool = False
         """Whether somebody has waited for it in vain the last time."""
         self._flushed = threading.Condition()
         self._handed_over = 0  # under `_flushed`: calls of `flush`, and up to which all is written

@@ -128,7 +128,7 @@ class Following(Puts, Driver):
         self._changes.notify()
 
     def _connect_and_reconnect(self, run: Run) -> None:
-        self.current = run
+        self.current: Run = run
         self.snapshots.rules.has_source = True
         self._recovery = Recovery(self._settings.reconnect, False, monotonic())
         self._last = self._told = None

@@ -60,11 +60,11 @@ class WorkerKeys:
     __slots__ = ("alive", "asked", "leases", "news", "server")
 
     def __init__(self, prefix: str) -> None:
-        self.alive = f"{prefix}:{{workers}}:alive"
-        self.leases = f"{prefix}:{{workers}}:leases"
-        self.asked = f"{prefix}:{{workers}}:asked"
-        self.server = f"{prefix}:{{workers}}:server"
-        self.news = f"{prefix}:{{workers}}:news"
+        self.alive: str = f"{prefix}:{{workers}}:alive"
+        self.leases: str = f"{prefix}:{{workers}}:leases"
+        self.asked: str = f"{prefix}:{{workers}}:asked"
+        self.server: str = f"{prefix}:{{workers}}:server"
+        self.news: str = f"{prefix}:{{workers}}:news"
 
     @property
     def of_script(self) -> list[str]:

@@ -53,7 +53,7 @@ class Member:
         self._done: list[bytes] = []  # to be acknowledged
         self._has_pending = False  # some may be left that another member did not acknowledge
         self._is_awaited = False  # there is something new, which was not read yet
-        self.is_overtaken = False
+        self.is_overtaken: bool = False
         """Whether somebody else of the group has read what this one has waited for."""
 
     def begin(self) -> None:

@@ -32,7 +32,7 @@ class Memory:
         self._most = most
         self.entries: deque[Any] = deque()
         """What was handed over, the oldest first."""
-        self.is_behind = False
+        self.is_behind: bool = False
         """Whether the last `take` has left something."""
         self._seen = 0  # how many there were at the last look
 

@@ -31,9 +31,9 @@ class Tally:
     __slots__ = ("lost", "sent")
 
     def __init__(self) -> None:
-        self.sent = 0
+        self.sent: int = 0
         """Those that Redis has taken."""
-        self.lost = 0
+        self.lost: int = 0
         """Those that were let go of, or that Redis has lost."""
 
 
@@ -54,15 +54,15 @@ class Outbox:
     )  # fmt: skip
 
     def __init__(self, prefix: str, recorder: Recorder, tally: Tally) -> None:
-        self.recorder = recorder
-        self.tally = tally
-        self.keys = Keys(prefix, recorder.stream)
-        self.label = label_of(recorder.stream)
-        self.epoch = 0
+        self.recorder: Recorder = recorder
+        self.tally: Tally = tally
+        self.keys: Keys = Keys(prefix, recorder.stream)
+        self.label: bytes = label_of(recorder.stream)
+        self.epoch: int = 0
         """0: none was asked for yet."""
-        self.sequence = 1
+        self.sequence: int = 1
         """Of the first that waits."""
-        self.stored = -1
+        self.stored: int = -1
         """Of the last that Redis is known to have."""
         self.waiting: deque[bytes] = deque()
         """Records, without their line feeds."""
@@ -71,17 +71,17 @@ class Outbox:
         self._begins: deque[int] = deque()  # which of those begin runs, as `_put` was before
         self.lost: tuple[int, int, int] | None = None
         """How many records were let go of, since and until when; nobody was told yet."""
-        self.is_fenced = False
+        self.is_fenced: bool = False
         """Another has begun to publish it; until its next run."""
-        self.is_refused = False
+        self.is_refused: bool = False
         """Its keys are of no use: it is tried now and then, and others go on."""
-        self.renewed = 0.0
+        self.renewed: float = 0.0
         """When the ownership was told last."""
-        self.users = 0
+        self.users: int = 0
         """How many streams put something in."""
         self.leaving: float | None = None
         """Until when what it has yet may be sent; None: more may come."""
-        self.heard_all = False
+        self.heard_all: bool = False
         """Whether all that was handed over is here."""
         # With a journal (files.py).
         self.place: Place | None = None
@@ -90,7 +90,7 @@ class Outbox:
         """Runs that begin here or later are this process' own."""
         self.begun_at: Place | None = None
         """Where the first of those began of which Redis may know nothing."""
-        self.wants_place = False
+        self.wants_place: bool = False
         """Whether Redis is to be asked up to where it is published."""
 
     def begin_run(self) -> None:

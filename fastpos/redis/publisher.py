@@ -94,15 +94,15 @@ class Publisher:
             raise ValueError(f"prefix must be a text without braces, not {prefix!r}")
         self.url = url
         self.prefix = prefix
-        self.max_length = _count("max_length", max_length)
-        self.buffer_events = _count("buffer_events", buffer_events)
+        self.max_length: int = _count("max_length", max_length)
+        self.buffer_events: int = _count("buffer_events", buffer_events)
         self.journal = journal
         if journal is not None:
             from ..journal.journal import Journal  # noqa: PLC0415 -- who has one has imported it
 
             if not isinstance(journal, Journal):
                 raise TypeError(f"journal must be a Journal, not {type(journal).__name__}")
-        self.who = f"{socket.gethostname()}:{os.getpid()}"
+        self.who: str = f"{socket.gethostname()}:{os.getpid()}"
         """What the owner's key says."""
         self._lock = threading.Lock()
         self._users = 0

@@ -48,10 +48,10 @@ class Keys:
     __slots__ = ("epoch", "events", "owner", "place")
 
     def __init__(self, prefix: str, name: str) -> None:
-        self.events = f"{prefix}:{{{name}}}:events"
-        self.epoch = f"{prefix}:{{{name}}}:epoch"
-        self.owner = f"{prefix}:{{{name}}}:owner"
-        self.place = f"{prefix}:{{{name}}}:place"
+        self.events: str = f"{prefix}:{{{name}}}:events"
+        self.epoch: str = f"{prefix}:{{{name}}}:epoch"
+        self.owner: str = f"{prefix}:{{{name}}}:owner"
+        self.place: str = f"{prefix}:{{{name}}}:place"
 
 
 _LAST = """

@@ -86,12 +86,12 @@ class Sender:
         self._max_length = max_length
         self._who = who
         self._source = source
-        self.wake = threading.Event()
+        self.wake: threading.Event = threading.Event()
         """Set to have it look."""
-        self.is_asleep = False
+        self.is_asleep: bool = False
         self.failure: PublisherError | None = None
         """What hinders it, or did last; None where nothing did."""
-        self.is_broken = False
+        self.is_broken: bool = False
         """Whether it has stopped before its time, by a mistake in here."""
         self._doors: deque[Door] = deque()  # who came and went
         self._ending: float | None = None  # until when

@@ -83,7 +83,7 @@ class Worker:
         self._url = url
         self._keys = WorkerKeys(prefix)
         self._gained, self._lost, self._give, self._choose = gained, lost, give, choose
-        self.name = name or _own_name()
+        self.name: str = name or _own_name()
         self._lock = threading.Lock()
         self._leases = Leases(self.name)
         self._wake = threading.Event()

@@ -114,8 +114,8 @@ class Counters:
         self.callback_errors: int = 0
         self.unknown_channels: dict[str, int] = {}
         self.last_message_ns: int | None = None
-        self.attempts = 0
-        self.stales = 0
+        self.attempts: int = 0
+        self.stales: int = 0
         self.causes: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self.gap: tuple[float, float | None] = 0.0, None

@@ -85,11 +85,11 @@ class CallbackTimes:
         """`took` wants to know of functions that took longer than this, seconds."""
         self.slowest: tuple[float, str | None] = 0.0, None
         """The longest time that a function took, seconds, and its name."""
-        self.quick = 0
+        self.quick: int = 0
         """How many calls took no longer than the first of `BOUNDS`."""
-        self.slow = [0] * len(BOUNDS)
+        self.slow: list[int] = [0] * len(BOUNDS)
         """How many took longer than each, and no longer than the next."""
-        self.total_s = 0.0
+        self.total_s: float = 0.0
         """How long all of them took together, seconds."""
 
     def take_up(self, received: float) -> None:
