@@ -29,14 +29,14 @@ KEPT_BYTES = 300
 
 
 class FastposError(Exception):
-    """Base of everything this library raises on its own account.
+    """Base of everything this library raises on its own account, or tells `on_error`.
 
     Its text is `message` and `advice`, a sentence each.
 
     Attributes:
-        stream: the name of the stream that it is about, None where it is about none.
-        advice: what to do next, as a sentence; of the class, where the place that raised it knows
-            nothing better.
+        stream (str | None): the name of the stream that it is about, None where it is about none.
+        advice (str): what to do next, as a sentence; of the class, where the place that raised it
+            knows nothing better.
     """
 
     stream: str | None = None
@@ -74,8 +74,11 @@ class AuthenticationError(FastposError):
 class SubscriptionError(FastposError):
     """The exchange refused the subscription, or did not answer it with ``sub success`` in time.
 
+    The stream tries again, and tells `on_error`; with ``reconnect=None`` it ends with this.
+
     Attributes:
-        reply: the refusal, shortened and without credentials; None where there was none.
+        reply (str | None): the refusal, shortened and without credentials; None where there was
+            none.
     """
 
     advice = (
@@ -91,10 +94,14 @@ class SubscriptionError(FastposError):
 class ConnectionFailed(FastposError):
     """The connection could not be opened, or was lost.
 
+    The stream tries again, and tells `on_error`; with ``reconnect=None`` it ends with this. What
+    the system or the server said is in the message.
+
     Attributes:
-        status: the HTTP status of a refused upgrade, None where it did not come to that.
-        retry_after: seconds that the server asked to wait before the next attempt (its
-            ``Retry-After`` header), None where it did not say.
+        status (int | None): the HTTP status of a refused upgrade, None where it did not come to
+            that.
+        retry_after (float | None): seconds that the server asked to wait before the next
+            attempt (its ``Retry-After`` header), None where it did not say.
     """
 
     advice = (
@@ -111,9 +118,9 @@ class ConnectionFailed(FastposError):
 
 
 class ReconnectExhausted(FastposError):
-    """As many attempts in a row have failed as the reconnect policy allows.
+    """As many attempts in a row have failed as the reconnect policy allows: the stream has ended.
 
-    The last failure is its ``__cause__``.
+    `run_forever`, `wait_ready` and `join` raise it. The last failure is its ``__cause__``.
     """
 
     advice = (
@@ -125,8 +132,10 @@ class ReconnectExhausted(FastposError):
 class ProtocolError(FastposError):
     """The server broke the WebSocket protocol (RFC 6455).
 
+    The connection is closed, and the stream tries again; with ``reconnect=None`` it ends with this.
+
     Attributes:
-        close_code: the status code that the RFC names for it (section 7.4.1): 1002 protocol
+        close_code (int): the status code that the RFC names for it (section 7.4.1): 1002 protocol
             error, 1007 invalid UTF-8, 1009 message too big.
     """
 
@@ -144,9 +153,11 @@ class DecodeError(FastposError, ValueError):
     """A message is not what the protocol says: a push is one gzip member with one JSON object of
     known shape, and all else the greeting, a pong or the answer to a request.
 
+    A stream tells `on_error` and passes the message over; `fastpos.decode` raises it.
+
     Attributes:
-        data: the first 300 bytes of what could not be decoded: the message as it came, or the
-            JSON in it where inflating it went well.
+        data (bytes): the first 300 bytes of what could not be decoded: the message as it came,
+            or the JSON in it where inflating it went well.
     """
 
     advice = (
@@ -162,9 +173,11 @@ class DecodeError(FastposError, ValueError):
 class CallbackError(FastposError):
     """A user's function raised; what it raised is the ``__cause__``.
 
+    A stream tells `on_error`, and goes on with the next function.
+
     Attributes:
-        event: the event it was called with.
-        callback: the function.
+        event (Any): the event it was called with.
+        callback (Callable): the function.
     """
 
     advice = "The stream goes on; mend the function: what it raised is the __cause__."
@@ -182,8 +195,8 @@ class JournalError(FastposError):
     stream goes on. `fastpos.journal.read` raises it.
 
     Attributes:
-        file: what was read, None where nothing was.
-        line: the number of the line in it, from 1; None where it is about no line.
+        file (str | None): what was read, None where nothing was.
+        line (int | None): the number of the line in it, from 1; None where it is about no line.
     """
 
     advice = (
@@ -213,10 +226,13 @@ class PublisherError(FastposError):
 class SnapshotError(FastposError):
     """A snapshot of the account could not be had.
 
+    `AccountSnapshot` raises it. A stream tells `on_error`, asks again, and shows what it knows as
+    stale until then.
+
     Attributes:
-        code: the exchange's own error code (like -1121), None where it gave none.
-        status: the HTTP status of its answer, None where there was no answer.
-        retry_after: seconds that it asked to wait, None where it did not say.
+        code (int | None): the exchange's own error code (like -1121), None where it gave none.
+        status (int | None): the HTTP status of its answer, None where there was no answer.
+        retry_after (float | None): seconds that it asked to wait, None where it did not say.
     """
 
     advice = (

@@ -159,7 +159,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="SIGHUP has the file read again: accounts that were added, removed or changed in "
         "it begin, end or begin anew, and the others are not touched.",
     )
-    serve.add_argument("file", metavar="FILE", help="the accounts, in TOML; see README.md")
+    serve.add_argument(
+        "file", metavar="FILE", help="the accounts, in TOML; see docs/reference/accounts.md"
+    )
     serve.add_argument(
         "--check", action="store_true", help="say all that is wrong with the file, and do no more"
     )

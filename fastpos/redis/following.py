@@ -212,8 +212,10 @@ class Following(Puts, Driver):
         failure: FastposError
         if isinstance(error, refused):
             failure = AuthenticationError(f"{where} refuses user, password or right: {said}")
+            failure.advising("Look at user and password in the URL of Redis, and at its ACL.")
         else:
             failure = ConnectionFailed(f"{where} is away: {said}")
+            failure.advising("It is tried again; look whether Redis runs and can be reached.")
         failure.__cause__ = error
         return failure
 
@@ -412,7 +414,12 @@ class Following(Puts, Driver):
         self._broken = True
         self._weigh()
         self.snapshots.end()
-        self._delivery.report(PublisherError(message))
+        self._delivery.report(
+            PublisherError(message).advising(
+                "All counts as stale until the owner's next state, whose outcome is told; what "
+                "happened in between is not told one by one."
+            )
+        )
         self._check_process()
 
     def put_started(self, ns: int, run: int = 1, book: str | None = None, **_: Any) -> None:

@@ -23,7 +23,7 @@ from time import sleep, time_ns
 from typing import TYPE_CHECKING, Any
 
 from ..clock import monotonic
-from ..errors import PublisherError
+from ..errors import FastposError, PublisherError
 from ..journal.recorder import Recorder
 from ..journal.tail import Place
 from ..logs import fields, log
@@ -190,7 +190,8 @@ class Sender:
                 self._turn()
         except BaseException as error:  # a mistake of ours: it must be seen, and the stream go on
             log.exception("the publisher has stopped", extra=fields("publisher_failed"))
-            self._tell(PublisherError(f"the publisher has stopped: {error!r}"))
+            stopped = PublisherError(f"the publisher has stopped: {error!r}")
+            self._tell(stopped.advising(FastposError.advice))
             self.is_broken = True
         finally:
             _senders.discard(self)
@@ -432,7 +433,9 @@ class Sender:
             name = box.recorder.stream
             message = f"{name} is published by another now: this is the owner no more"
             log.error("%s", message, extra=fields("fenced", stream=name))
-            box.recorder.trouble = PublisherError(message)
+            box.recorder.trouble = PublisherError(message).advising(
+                "The stream goes on unpublished; let only one process publish an account."
+            )
             self._fenced(name)
 
     # --- what fails -------------------------------------------------------------------------
@@ -448,7 +451,9 @@ class Sender:
             said = f"{type(error).__name__}: {printable(str(error))}"
             message = f"{name} can't be published: {said}"
             log.error("%s", message, extra=fields("publishing_refused", stream=name))
-            box.recorder.trouble = PublisherError(message)
+            box.recorder.trouble = PublisherError(message).advising(
+                "It is tried again; look at what that key holds, and at the user's rights (ACL)."
+            )
         return None
 
     def _look_at_refused(self) -> None:
