@@ -126,10 +126,14 @@ def test_kubernetes_ends_one_at_a_time_when_the_next_has_its_part() -> None:
     assert budget["selector"]["matchLabels"] == labels
     assert budget["maxUnavailable"] == 1
     assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-    assert deployment["minReadySeconds"] >= DRAIN
     (container,) = deployment["template"]["spec"]["containers"]
-    # A probe that hangs on Redis would restart all workers with it.
-    assert not [key for key in container if key.endswith("Probe")]
+    (port,) = container["ports"]
+    assert f"0.0.0.0:{port['containerPort']}" == container["args"][-1]
+    probes = {name: container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
+    assert probes == {
+        "livenessProbe": {"path": "/healthz", "port": port["name"]},
+        "readinessProbe": {"path": "/readyz", "port": port["name"]},
+    }
 
 
 def test_composes_workers_wait_for_a_redis_that_evicts_nothing() -> None:
