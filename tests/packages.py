@@ -132,11 +132,22 @@ def look_at_types(wheel: Path, room: Path) -> None:
     )
 
 
+def look_at_configuration() -> None:
+    """See that cibuildwheel understands what it is told, and would build for each CPython; building
+    with it needs its containers."""
+    command = (sys.executable, "-m", "cibuildwheel", "--print-build-identifiers")
+    told = run(*command, "--platform", "linux", cwd=ROOT).split()
+    versions = [f"cp3{minor}" for minor in range(10, 14)]
+    wanted = [f"{v}-manylinux_{machine}" for machine in ("x86_64", "aarch64") for v in versions]
+    compare("cibuildwheel's list", told, wanted)
+
+
 def main(arguments: list[str]) -> int:
     pythons = [Path(sys.executable), *map(Path, arguments)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         try:
+            look_at_configuration()
             run("git", "clone", "-q", ROOT, folder / "checkout")
             command = (sys.executable, "-m", "build", "--sdist", "-o", folder)
             run(*command, cwd=folder / "checkout")
