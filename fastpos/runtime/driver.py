@@ -43,7 +43,8 @@ class Driver(Control):
             failure = error
             raise
         except BaseException as error:  # Ctrl-C, sys.exit() in a callback, a mistake of ours
-            failure = FastposError(f"the stream was ended by {type(error).__name__}: {error}")
+            said = f"{type(error).__name__}: {error}".removesuffix(": ")  # a Ctrl-C says nothing
+            failure = FastposError(f"the stream was ended by {said}")
             failure.advising("Start it again where it is to go on; what ended it is the __cause__.")
             failure.__cause__ = error
             if not self.owner.is_another:

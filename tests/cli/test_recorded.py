@@ -192,11 +192,12 @@ def test_another_speed_is_refused(tmp_path: Path, speed: str) -> None:
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert refused(missing) == f"there is no journal {missing}"
-    assert refused(tmp_path) == f"there is no segment of a journal in {tmp_path}"
+    advice = "Give the folder that journal= or `fastpos record` wrote in, or a file of it."
+    assert refused(missing) == f"there is no journal {missing}. {advice}"
+    assert refused(tmp_path) == f"there is no segment of a journal in {tmp_path}. {advice}"
     other = tmp_path / "other.jsonl"
     other.write_text('{"ns":1,"kind":"header","format":"x"}\n')
-    assert refused(other) == f"{other} is no segment of a journal"
+    assert refused(other) == f"{other} is no segment of a journal. {advice}"
     Writing(tmp_path / "..", "x").path.rename(other)
     assert refused(other) == f"nothing is recorded in {other} yet"
 
