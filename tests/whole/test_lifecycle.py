@@ -651,7 +651,8 @@ def test_a_second_ctrl_c(again: str, dispatch: str) -> None:
             try:
                 stream.join(0)
             except fastpos.FastposError as error:
-                print(own(), sockets() if os.path.exists("/proc") else [], error.message, flush=True)
+                left = sockets() if os.path.exists("/proc") else []
+                print(own(), left, error.message, flush=True)
     """
 
     def serve(peer: socket.socket) -> None:
