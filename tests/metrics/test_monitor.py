@@ -118,6 +118,34 @@ def test_clients_that_hang_are_no_others_trouble(monitored: Monitored) -> None:
         client.close()
 
 
+def test_a_request_that_is_being_answered_is_not_cut_off_for_others(
+    monitored: Monitored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "MOST", 3)
+    asked, may_answer, found = threading.Semaphore(0), threading.Event(), list[int]()
+
+    def slow(_: Fleet) -> str | None:
+        asked.release()
+        assert may_answer.wait(SOON)
+        return None
+
+    monkeypatch.setattr(monitor, "_unhealthy", slow)
+    clients = [
+        threading.Thread(target=lambda: found.append(status(monitored.url, "/healthz")))
+        for _ in range(3)
+    ]
+    for client in clients:
+        client.start()
+        assert asked.acquire(timeout=SOON)
+    for _ in range(5):  # one too many
+        with pytest.raises(ConnectionError):
+            status(monitored.url, "/readyz")
+    may_answer.set()
+    for client in clients:
+        client.join()
+    assert found == [200] * 3
+
+
 def test_a_client_that_says_nothing_is_cut_off(
     monitored: Monitored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
