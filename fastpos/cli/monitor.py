@@ -197,9 +197,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
             return super().get_request()
-        except (
-            OSError
-        ):  # no descriptor is free, and who asks is still there: else it is a busy loop
+        except OSError:
+            # No descriptor is free, and who asks still waits: without this it is a busy loop.
             sleep(POLL)
             raise
 
