@@ -482,7 +482,11 @@ class Fleet:
         A turn comes at least every half second, unless a function takes longer.
         """
         run = self._run
-        return None if run is None or run.ended else max(monotonic() - run.loop.turned, 0.0)
+        return (
+            None
+            if run is None or run.ended or self._owner.is_another
+            else max(monotonic() - run.loop.turned, 0.0)
+        )
 
     @property
     def slowest_turn_s(self) -> float:

@@ -10,21 +10,25 @@ An account's name is in a label only where that is asked for. Else one number st
 of counters it is the sum, of a gauge the worst.
 
 A sum must not fall when a stream goes: Prometheus takes that for a restart. So the last counts of
-one that has gone are kept, and taken out again if it comes back (`_Sums`).
+one that has gone are kept, and taken out again if it comes back (`_Sums`). Nor may it fall by its
+last digit, as one of floats does when it is added up in another order: seconds are added as whole
+nanoseconds.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import sleep, time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
 from . import __version__
 from ._c import compiled
 from .fleet import Fleet
+from .fork import OwnerProcess
 from .model.exchange import CHANNELS
 from .runtime.causes import ERROR_KINDS, Cause
 from .runtime.run import State
@@ -58,18 +62,22 @@ _ENDED = (State.STOPPED.value, State.FAILED.value)
 # Of a histogram, in place of the label's value.
 _SUM = "sum"
 _BOUNDS = (*map(str, BOUNDS), "+Inf")
+_NS = 1_000_000_000
 
 # Numbers by the value of the metric's label; "" where it has none.
 _Values = dict[str, float]
 
 
-@runtime_checkable
 class _Counts(Protocol):
     """What publishes, and says how it does: a `fastpos.redis.Publisher`."""
 
     @property
     def stats(self) -> PublisherStats:
         """How it does."""
+
+
+def _is_counting(publisher: object) -> TypeGuard[_Counts]:
+    return hasattr(type(publisher), "stats")  # of itself would have it add them up
 
 
 class _Line(NamedTuple):
@@ -83,6 +91,8 @@ class _Line(NamedTuple):
     label: str = ""
     together: Callable[[Iterable[float]], float] = sum
     """Makes one number of several streams'."""
+    per: int = 1
+    """By what a counter, or a histogram's sum, is divided when it is shown."""
 
 
 def _counter(
@@ -91,6 +101,7 @@ def _counter(
     read: Callable[[Any], float | dict[str, int]],
     label: str = "",
     known: Iterable[str] = (),
+    per: int = 1,
 ) -> _Line:
     """Give a counter; `known` are the label's values, which are there from the beginning."""
     zeros = dict.fromkeys(known, 0)
@@ -99,7 +110,7 @@ def _counter(
         found = read(of)
         return {**zeros, **found} if isinstance(found, dict) else {"": found}
 
-    return _Line(name, CounterMetricFamily, text, values, label)
+    return _Line(name, CounterMetricFamily, text, values, label, per=per)
 
 
 def _gauge(
@@ -128,7 +139,11 @@ def _by_channel(stats: Stats) -> dict[str, int]:
 
 def _by_time(stats: Stats) -> _Values:
     counts = zip(_BOUNDS, stats.callback_counts, strict=True)
-    return {**{bound: float(count) for bound, count in counts}, _SUM: stats.callback_total_s}
+    return {**dict(counts), _SUM: _ns(stats.callback_total_s)}
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * _NS)
 
 
 def _last_message(stats: Stats) -> float | None:
@@ -200,7 +215,8 @@ _OF_STREAMS: tuple[_Line, ...] = (
         "fastpos_gap_seconds_total",
         "Seconds without pushes, since the stream was first subscribed and while it was not "
         "stopped; the gap that is under way included.",
-        lambda stats: stats.gap_s,
+        lambda stats: _ns(stats.gap_s),
+        per=_NS,
     ),
     _counter(
         "fastpos_stales_total",
@@ -220,6 +236,7 @@ _OF_STREAMS: tuple[_Line, ...] = (
         HistogramMetricFamily,
         "How long calls of callbacks took.",
         _by_time,
+        per=_NS,
     ),
     _gauge(
         "fastpos_callback_running_seconds",
@@ -353,39 +370,58 @@ _INFO = "fastpos_build_info", "1, with what is installed in the labels."
 
 # Of a counter its name and its label's value.
 _Totals = dict[tuple[str, str], float]
+_T = TypeVar("_T")  # what has `stats`
 
 
-class _Sums:
-    """Adds up the counters of the streams that there are and of those that there were."""
+class _Sums(Generic[_T]):
+    """Adds up the counters of the streams, or whatever it is, that there are and that there were.
 
-    def __init__(self) -> None:
-        self._here: tuple[PositionStream, ...] = ()
-        self._gone: WeakKeyDictionary[PositionStream, _Totals] = WeakKeyDictionary()
+    Args:
+        lines: of what.
+    """
+
+    def __init__(self, lines: Sequence[_Line]) -> None:
+        self._lines = [line for line in lines if line.kind is not GaugeMetricFamily]
+        self._here: tuple[Any, ...] = ()
+        self._gone: WeakKeyDictionary[_T, _Totals] = WeakKeyDictionary()
         self._past: Counter[tuple[str, str]] = Counter()
 
-    def add_past(self, here: dict[PositionStream, Stats]) -> dict[str, _Values]:
-        """Give what is to be added, by metric, to the counts of those that are here."""
-        for stream in self._here:
-            if stream not in here:
-                self._gone[stream] = totals = _totals(stream.stats)
+    def add_past(self, here: dict[_T, Any]) -> dict[str, _Values]:
+        """Give what is to be added, by metric, to the counts of those that are here.
+
+        Args:
+            here: of each its `stats`.
+        """
+        for each in self._here:
+            if each not in here:
+                self._gone[each] = totals = self._totals(each.stats)
                 self._past.update(totals)
-        for stream in here:
-            if stream in self._gone:
-                self._past.subtract(self._gone.pop(stream))
+        for each in here:
+            if each in self._gone:
+                self._past.subtract(self._gone.pop(each))
         self._here = tuple(here)
         past: dict[str, _Values] = {}
         for (name, value), number in self._past.items():
             past.setdefault(name, {})[value] = number
         return past
 
+    def _totals(self, stats: Any) -> _Totals:
+        return {
+            (line.name, value): number
+            for line in self._lines
+            for value, number in line.read(stats).items()
+        }
 
-def _totals(stats: Stats) -> _Totals:
-    return {
-        (line.name, value): number
-        for line in _OF_STREAMS
-        if line.kind is not GaugeMetricFamily
-        for value, number in line.read(stats).items()
-    }
+
+class _Group(NamedTuple):
+    """What one number is made of, of each metric."""
+
+    labels: tuple[str, ...]
+    """The values of labels beside the metric's own."""
+    all: list[Any]
+    """What it is read from."""
+    past: Mapping[str, _Values] = MappingProxyType({})
+    """By metric, what is to be added."""
 
 
 # --- the collector --------------------------------------------------------------------------------
@@ -417,11 +453,17 @@ class Collector:
                 raise TypeError(f"a PositionStream or a Fleet is needed, not {source!r}")
         self._sources = sources
         self._labels = ("stream",) if per_stream else ()
+        self._begin()
+        self._owner = OwnerProcess()
+        self._owner.in_child = self._begin  # the lock may be held there for ever
+        self._owner.claim()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()  # guards all that follows
-        self._sums = _Sums()
-        # All that were ever seen: there are few, and so their counts do not fall.
-        self._journals: dict[Journal, None] = {}
-        self._publishers: dict[_Counts, None] = {}
+        # By the name in the label; of () where one number is for all.
+        self._sums: dict[tuple[str, ...], _Sums[PositionStream]] = {}
+        self._of_journals: _Sums[Journal] = _Sums(_OF_JOURNALS)
+        self._of_publishers: _Sums[_Counts] = _Sums(_OF_PUBLISHERS)
 
     def describe(self) -> Iterator[Metric]:
         """Give the metrics without numbers: what a registry asks for when it takes this."""
@@ -437,23 +479,26 @@ class Collector:
 
     def _collected(self) -> list[Metric]:
         streams: dict[PositionStream, Stats] = {}
+        journals: dict[Journal, Any] = {}
+        publishers: dict[_Counts, Any] = {}
         for stream in self._all_streams():
             streams[stream] = stream.stats
-            if stream.journal is not None:
-                self._journals[stream.journal] = None
-            if isinstance(stream.publisher, _Counts):
-                self._publishers[stream.publisher] = None
+            journal, publisher = stream.journal, stream.publisher
+            if journal is not None and journal not in journals:
+                journals[journal] = journal.stats
+            if _is_counting(publisher) and publisher not in publishers:
+                publishers[publisher] = publisher.stats
             _let_others_on(len(streams))
         fleets = [source for source in self._sources if isinstance(source, Fleet)]
         states = Counter(stats.state for stats in streams.values())
         families = [self._build_info(), *self._of_streams(streams)]
-        for lines, things in (
-            ((_STREAMS,), [states]),
-            (_OF_FLEETS, fleets),
-            (_OF_JOURNALS, [journal.stats for journal in self._journals]),
-            (_OF_PUBLISHERS, [publisher.stats for publisher in self._publishers]),
+        for lines, group in (
+            ((_STREAMS,), _Group((), [states])),
+            (_OF_FLEETS, _Group((), fleets)),
+            (_OF_JOURNALS, _group((), journals, self._of_journals)),
+            (_OF_PUBLISHERS, _group((), publishers, self._of_publishers)),
         ):
-            families += [_filled(line, [((), things)]) for line in lines]
+            families += [_filled(line, [group]) for line in lines]
         return [family for family in families if family.samples]
 
     def _all_streams(self) -> Iterator[PositionStream]:
@@ -466,16 +511,16 @@ class Collector:
                     yield stream
 
     def _of_streams(self, streams: dict[PositionStream, Stats]) -> Iterator[Metric]:
-        groups: dict[tuple[str, ...], list[Stats]] = {}
-        past: dict[str, _Values] = {}
+        named: dict[tuple[str, ...], dict[PositionStream, Stats]] = {}
         if self._labels:  # of several of one name: one number
             for stream, stats in streams.items():
-                groups.setdefault((stream.name,), []).append(stats)
+                named.setdefault((stream.name,), {})[stream] = stats
         else:
-            groups[()] = list(streams.values())
-            past = self._sums.add_past(streams)
+            named[()] = streams
+        self._sums = {name: self._sums.get(name) or _Sums(_OF_STREAMS) for name in named}
+        groups = [_group(name, here, self._sums[name]) for name, here in named.items()]
         for line in _OF_STREAMS:
-            yield _filled(line, groups.items(), past.get(line.name, {}), self._labels)
+            yield _filled(line, groups, self._labels)
             if len(streams) >= AT_ONCE:
                 sleep(PAUSE)
 
@@ -496,26 +541,18 @@ def _family(line: _Line, labels: Sequence[str]) -> Metric:
     return line.kind(line.name.removesuffix("_total"), line.text, labels=names)  # type: ignore[call-arg]
 
 
-def _filled(
-    line: _Line,
-    groups: Iterable[tuple[tuple[str, ...], list[Any]]],
-    past: _Values | None = None,
-    labels: Sequence[str] = (),
-) -> Metric:
-    """Give a metric with a number, or several, for each group.
+def _group(labels: tuple[str, ...], here: dict[_T, Any], sums: _Sums[_T]) -> _Group:
+    return _Group(labels, [*here.values()], sums.add_past(here))
 
-    Args:
-        line: which.
-        groups: the values of `labels`, and what the numbers are read from.
-        past: what is to be added.
-        labels: the names of labels beside its own.
-    """
+
+def _filled(line: _Line, groups: Iterable[_Group], labels: Sequence[str] = ()) -> Metric:
+    """Give a metric with a number, or several, for each group; `labels` are beside its own."""
     family: Any = _family(line, labels)
-    for number, (named, group) in enumerate(groups, 1):
+    for number, group in enumerate(groups, 1):
         _let_others_on(number)
-        read = [line.read(each) for each in group]
-        if past:
-            read.append(past)
+        read = [line.read(each) for each in group.all]
+        if line.name in group.past:
+            read.append(group.past[line.name])
         values = {
             value: line.together([each[value] for each in read if value in each])
             for value in dict.fromkeys(value for each in read for value in each)
@@ -523,17 +560,20 @@ def _filled(
         if not values:
             continue
         if line.kind is HistogramMetricFamily:
-            _add_histogram(family, named, values)
+            _add_histogram(family, group.labels, values, line.per)
         else:
             for value, sample in values.items():
-                family.add_metric([*named, value] if line.label else [*named], sample)
+                names = [*group.labels, value] if line.label else group.labels
+                family.add_metric(names, sample if line.per == 1 else sample / line.per)
     filled: Metric = family
     return filled
 
 
-def _add_histogram(family: HistogramMetricFamily, labels: Sequence[str], values: _Values) -> None:
+def _add_histogram(
+    family: HistogramMetricFamily, labels: Sequence[str], values: _Values, per: int
+) -> None:
     buckets, total = [], 0.0
     for bound in _BOUNDS:
         total += values[bound]
         buckets.append((bound, total))
-    family.add_metric(labels, buckets, values[_SUM])
+    family.add_metric(labels, buckets, values[_SUM] / per)

@@ -349,8 +349,16 @@ class PositionStream(Callbacks):
             else:
                 self._own_driver.pause()
             self._driver, self._is_let_go = self._own_driver, False
-            self._dispatcher = None
+            self._queue_in(None)
             self._delivery.dispatch_by(None)
+
+    def _queue_in(self, queue: CallbackQueue | None) -> None:
+        """Have events wait in another queue, None: in none; what was counted is counted on."""
+        if self._dispatcher is not None:
+            self._counters.conflated = self._dispatcher.conflated
+        if queue is not None:
+            queue.conflated = self._counters.conflated
+        self._dispatcher = queue
 
     def _run_in_background(self, run: Run) -> None:
         if not run.claim():  # who started the thread was interrupted, and has given up
@@ -573,7 +581,7 @@ def begin_seat(
     if new_queue is not None:
         settings = stream._settings
         queue = new_queue(settings.queue_size, stream.on_error, stream._owner, settings.name)
-    stream._dispatcher = queue
+    stream._queue_in(queue)
     seat.call_by(queue)
     begin(stream, run)
 

@@ -11,7 +11,8 @@ are to.
 
 Threads: one accepts connections, and each request is answered on a thread of its own, so a client
 that hangs is nobody else's trouble. Nothing of a stream waits for these threads. `_lock` guards
-which requests are under way; where there are too many the oldest is cut off.
+which requests are under way. Where there are too many the oldest is cut off that has not come
+whole; one that is being answered never is, or nobody would get an answer while many ask.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from http import HTTPStatus
 from socketserver import TCPServer, ThreadingMixIn
+from time import sleep
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -42,7 +44,7 @@ STUCK = 10.0
 # A client that neither sends nor takes anything for so long is cut off, seconds.
 PATIENCE = 10.0
 # So many requests may be under way.
-MOST = 32
+MOST = 128
 # How soon it is noticed that there is an end, seconds.
 POLL = 0.1
 
@@ -163,6 +165,13 @@ class _App:
 class _Handler(WSGIRequestHandler):
     timeout = PATIENCE  # for the socket
 
+    def get_environ(self) -> dict[str, Any]:
+        """The request has come."""
+        server = self.server
+        assert isinstance(server, _Server)
+        server.answers(self.connection)
+        return super().get_environ()
+
     def log_message(self, format: str, *_: Any) -> None:
         """Nobody wants a line for each scrape."""
 
@@ -170,12 +179,13 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = MOST  # or the system has some wait a second
     allow_reuse_address = os.name == "posix"  # elsewhere two could listen on one port
 
     def __init__(self, family: int, address: Any) -> None:
         self.address_family = family
         self._lock = threading.Lock()
-        self._under_way: dict[socket.socket, None] = {}
+        self._under_way: dict[socket.socket, bool] = {}  # whether it is being answered
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -184,15 +194,29 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            # No descriptor is free, and who asks still waits: without this it is a busy loop.
+            sleep(POLL)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            self._under_way[request] = None
-            oldest = next(iter(self._under_way)) if len(self._under_way) > MOST else None
-            if oldest is not None:
+            self._under_way[request] = False
+            if len(self._under_way) > MOST:
+                oldest = next(each for each, answered in self._under_way.items() if not answered)
                 del self._under_way[oldest]
                 with suppress(OSError):
                     oldest.shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)
+
+    def answers(self, request: socket.socket) -> None:
+        """A request has come whole, and is being answered."""
+        with self._lock:
+            if request in self._under_way:  # else it has been cut off
+                self._under_way[request] = True
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:

@@ -68,7 +68,8 @@ class CallbackQueue:
         self._changed = threading.Condition()
         self._waiting: deque[Entry] = deque()
         self._ticks = 0  # how many of those are ticks
-        self._conflated = 0
+        self.conflated: int = 0
+        """How many ticks were dropped in favour of a newer one; under the lock, anybody looks."""
         self._full_until = -inf  # when it was last seen to be full
         self._current: tuple[Handlers[Any], float] | None = None  # being delivered, since when
 
@@ -99,7 +100,7 @@ class CallbackQueue:
             self._waiting = deque(
                 e for e in self._waiting if type(e[1]) not in CONFLATED or e is newest
             )
-            self._conflated += self._ticks - keep
+            self.conflated += self._ticks - keep
             self._ticks = keep
         return not tick and len(self._waiting) >= self._size
 
@@ -177,11 +178,6 @@ class CallbackQueue:
     def depth(self) -> int:
         """How many events wait."""
         return len(self._waiting)
-
-    @property
-    def conflated(self) -> int:
-        """How many ticks were dropped in favour of a newer one."""
-        return self._conflated
 
 
 class Dispatcher(CallbackQueue):

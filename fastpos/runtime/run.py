@@ -92,7 +92,7 @@ class State(Enum):
     PAUSED = "paused"
     """`unsubscribe()` was called."""
     STOPPED = "stopped"
-    """It has not begun, or was stopped."""
+    """It has not begun, or was stopped, or is the parent's in a child that was forked."""
     FAILED = "failed"
     """It has ended for good by what happened."""
 
@@ -207,7 +207,7 @@ class Control:
         run = self._run
         if run is not None and run.failure is not None:
             return State.FAILED
-        if run is None or run.ended or run.stopping:
+        if run is None or run.ended or run.stopping or self.owner.is_another:
             return State.STOPPED
         if self.is_ready:
             return State.READY

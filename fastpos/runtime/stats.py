@@ -99,9 +99,9 @@ class Counters:
     """
 
     __slots__ = (
-        "attempts", "bytes_received", "callback_errors", "causes", "connects", "decode_errors",
-        "disconnects", "errors", "gap", "last_message_ns", "messages", "stales", "subscriptions",
-        "unknown_channels",
+        "attempts", "bytes_received", "callback_errors", "causes", "conflated", "connects",
+        "decode_errors", "disconnects", "errors", "gap", "last_message_ns", "messages",
+        "stales", "subscriptions", "unknown_channels",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -116,6 +116,8 @@ class Counters:
         self.last_message_ns: int | None = None
         self.attempts: int = 0
         self.stales: int = 0
+        self.conflated: int = 0
+        """Of the callback queues before this one; it counts on from there."""
         self.causes: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self.gap: tuple[float, float | None] = 0.0, None
@@ -169,7 +171,7 @@ class Counters:
             last_pong_ns=last_pong_ns,
             round_trip_s=round_trip_s,
             queue_depth=0 if dispatcher is None else dispatcher.depth,
-            conflated_ticks=0 if dispatcher is None else dispatcher.conflated,
+            conflated_ticks=self.conflated if dispatcher is None else dispatcher.conflated,
             slowest_callback_s=slowest_s,
             slowest_callback=slowest,
             lag_s=lag_s,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from socketserver import TCPServer
 from urllib.parse import urlsplit
 
 import pytest
@@ -53,10 +56,14 @@ class Monitored:
         self.url = self.monitor.url
         self.monitor.start(self.fleet, False, lambda: self.unready)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        where = urlsplit(self.url)
+        return where.hostname or "", where.port or 0
+
     def hang(self) -> socket.socket:
         """A client that begins a request and does not end it."""
-        where = urlsplit(self.url)
-        client = socket.create_connection((where.hostname, where.port), SOON)
+        client = socket.create_connection(self.place, SOON)
         client.sendall(b"GET /metr")
         return client
 
@@ -116,6 +123,51 @@ def test_clients_that_hang_are_no_others_trouble(monitored: Monitored) -> None:
     assert threading.active_count() < 2 * MOST + 20
     for client in hanging:
         client.close()
+
+
+def test_a_request_that_is_being_answered_is_not_cut_off_for_others(
+    monitored: Monitored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "MOST", 3)
+    asked, may_answer, found = threading.Semaphore(0), threading.Event(), list[int]()
+
+    def slow(_: Fleet) -> str | None:
+        asked.release()
+        assert may_answer.wait(SOON)
+        return None
+
+    monkeypatch.setattr(monitor, "_unhealthy", slow)
+    clients = [
+        threading.Thread(target=lambda: found.append(status(monitored.url, "/healthz")))
+        for _ in range(3)
+    ]
+    for client in clients:
+        client.start()
+        assert asked.acquire(timeout=SOON)
+    for _ in range(5):  # one too many
+        with pytest.raises(ConnectionError):
+            status(monitored.url, "/readyz")
+    may_answer.set()
+    for client in clients:
+        client.join()
+    assert found == [200] * 3
+
+
+def test_where_no_descriptor_is_free_it_does_not_turn_in_circles(
+    monitored: Monitored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def accept(_: object) -> None:
+        tried.append(time.monotonic())
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TCPServer, "get_request", accept)
+        with socket.create_connection(monitored.place, SOON):
+            until(lambda: len(tried) > 2)
+    assert tried[2] - tried[0] >= monitor.POLL
+    assert status(monitored.url, "/healthz") == 200
 
 
 def test_a_client_that_says_nothing_is_cut_off(
