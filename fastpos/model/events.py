@@ -145,11 +145,11 @@ class Balance(Record):
     coin: str | None = text("c")
     """The coin, like "USDT"."""
     available: Number | None = number("an")
-    """Available account balance."""
+    """Available account balance, in units of the coin."""
     frozen: Number | None = number("la")
-    """Frozen (locked) balance."""
+    """Frozen (locked) balance, in units of the coin."""
     isolated_margin: Number | None = number("pn")
-    """Balance held as isolated margin."""
+    """Balance held as isolated margin, in units of the coin."""
     stale: bool = own("_stale", default=False)
     """True from a gap until a snapshot or a push: it may be out of date."""
 
@@ -247,15 +247,15 @@ class Order(Event):
     open_close: str | None = text("open")
     """"OPEN" or "CLOSE": what the order does to a position. Not all deployments say."""
     type: int | None = integer("type")
-    """Order type, the exchange's code."""
+    """Order type: 1 limit, 2 market, 3 immediate or cancel, 4 fill or kill, 5 post only."""
     price: Number | None = number("price")
     """Limit price."""
     price_precision: int | None = integer("pricePrecision")
     """Number of decimals of a price."""
     volume: Number | None = number("volume")
-    """Ordered volume."""
+    """Ordered volume, in contracts; of a market order that opens it may be money."""
     filled_volume: Number | None = number("dealVolume")
-    """Volume filled so far."""
+    """Volume filled so far, in contracts."""
     avg_price: Number | None = number("avgPrice")
     """Average fill price."""
     trade_fee: Number | None = number("tradeFee")
@@ -300,7 +300,7 @@ class Trigger(Event):
     price: Number | None = number("price")
     """The price of the order it then places."""
     volume: Number | None = number("volume")
-    """Its volume."""
+    """Its volume, in contracts."""
     trigger_type: int | None = integer("triggerType")
     """What kind of trigger it is, the exchange's code."""
     created_ms: int | None = integer("ctime")
