@@ -68,7 +68,10 @@ class Event(EventSlots, Record):
 
 
 class Position(PositionSlots, Event):
-    """A position as it stands after a push: everything that is known of it, merged."""
+    """A position as it stands after a push: everything that is known of it, merged.
+
+    From ``d.p`` of the channel ACCOUNT_UPDATE and from the ticks of ADL_PRICE.
+    """
 
     __slots__ = ("_missing", "_source", "_stale", "_stale_fields")
     _identity: ClassVar[str | None] = "id"
@@ -137,7 +140,7 @@ class Position(PositionSlots, Event):
 
 
 class Balance(Record):
-    """One coin's balance."""
+    """One coin's balance, from ``d.a`` of the channel ACCOUNT_UPDATE."""
 
     __slots__ = ("_stale",)
     _identity: ClassVar[str | None] = "coin"
@@ -173,7 +176,7 @@ class AccountUpdate(Event):
 
 
 class AdlTick(Record):
-    """One position's risk figures in an `AdlPrice`."""
+    """One position's risk figures in an `AdlPrice`, from ``l`` of the channel ADL_PRICE."""
 
     __slots__ = ()
     _identity: ClassVar[str | None] = "id"
@@ -210,7 +213,7 @@ class AdlPrice(Event):
 
 
 class AttachedOrder(Record):
-    """A take profit or a stop loss that is attached to an order."""
+    """A take profit or a stop loss that is attached to an order, from its ``otoOrder``."""
 
     __slots__ = ()
     _identity: ClassVar[str | None] = "trigger_order_id"
@@ -332,7 +335,7 @@ class Unknown(Event):
 
 
 class Ready(Event):
-    """The stream is subscribed: pushes come from now on."""
+    """The stream is subscribed, by ``sub success`` of the exchange: pushes come from now on."""
 
     __slots__ = ("_attempts", "_first", "_gap_s")
 
