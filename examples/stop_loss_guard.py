@@ -4,7 +4,7 @@
     export FASTPOS_REST_URL=https://futuresopenapi.exchange1.com
     export FASTPOS_API_KEY=... FASTPOS_API_SECRET=...
     export GUARD_LOSS_PERCENT=2                # of the entry price
-    pip install 'fastpos[rest]' && python examples/stop_loss_guard.py
+    pip install '.[rest]' && python examples/stop_loss_guard.py
 
 It only says what it would do until `GUARD_LIVE=1` is set. Before you set that, compare
 `close_at_market` with your exchange's own page: deployments differ in the names of its fields.

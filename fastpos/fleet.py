@@ -271,6 +271,9 @@ class Fleet:
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait until every stream is subscribed or has ended for good.
 
+        Args:
+            timeout: for how long at most, seconds; None: for as long as it takes.
+
         Returns:
             True once it is so; False when the time is up, or the fleet is stopped or not started.
 
@@ -490,7 +493,10 @@ class Fleet:
 
     @property
     def slowest_turn_s(self) -> float:
-        """See `FleetStats`, of which it is the part that costs nothing."""
+        """The longest time for which one stream kept the others waiting, seconds; 0.0 before a run.
+
+        It is also in `stats`; to read it here costs nothing.
+        """
         run = self._run
         return 0.0 if run is None else run.loop.longest_turn[0]
 

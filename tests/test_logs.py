@@ -120,6 +120,7 @@ def test_every_record_has_fields_and_the_page_lists_them(project: Path) -> None:
         if not isinstance(node, ast.Call):
             continue
         called = getattr(node.func, "attr", getattr(node.func, "id", None))
+        assert called != "warn", "the page says that warnings.warn() is never called"
         if called in EMITTING and getattr(getattr(node.func, "value", None), "id", None) == "log":
             assert "extra" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
         if called in ("fields", "_fields"):

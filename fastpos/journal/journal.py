@@ -139,7 +139,11 @@ class Journal:
         return self
 
     def close(self, timeout: float = LAST_WRITES) -> None:
-        """End what `open` began; the last one waits until all is written, so many seconds."""
+        """End what `open` began.
+
+        Args:
+            timeout: for how long the last one waits until all is written, seconds.
+        """
         writer = self._release()
         if writer is not None:
             writer.finish(timeout)
@@ -213,7 +217,7 @@ class Journal:
 
     @property
     def oldest_ns(self) -> int | None:
-        """When the oldest came of what waits, ns since the epoch; None: nothing does."""
+        """When the oldest came of what waits, nanoseconds since the epoch; None: nothing does."""
         writer = self._writer
         return None if writer is None else writer.oldest_ns
 

@@ -68,7 +68,10 @@ class Event(EventSlots, Record):
 
 
 class Position(PositionSlots, Event):
-    """A position as it stands after a push: everything that is known of it, merged."""
+    """A position as it stands after a push: everything that is known of it, merged.
+
+    From ``d.p`` of the channel ACCOUNT_UPDATE and from the ticks of ADL_PRICE.
+    """
 
     __slots__ = ("_missing", "_source", "_stale", "_stale_fields")
     _identity: ClassVar[str | None] = "id"
@@ -137,7 +140,7 @@ class Position(PositionSlots, Event):
 
 
 class Balance(Record):
-    """One coin's balance."""
+    """One coin's balance, from ``d.a`` of the channel ACCOUNT_UPDATE."""
 
     __slots__ = ("_stale",)
     _identity: ClassVar[str | None] = "coin"
@@ -145,11 +148,11 @@ class Balance(Record):
     coin: str | None = text("c")
     """The coin, like "USDT"."""
     available: Number | None = number("an")
-    """Available account balance."""
+    """Available account balance, in units of the coin."""
     frozen: Number | None = number("la")
-    """Frozen (locked) balance."""
+    """Frozen (locked) balance, in units of the coin."""
     isolated_margin: Number | None = number("pn")
-    """Balance held as isolated margin."""
+    """Balance held as isolated margin, in units of the coin."""
     stale: bool = own("_stale", default=False)
     """True from a gap until a snapshot or a push: it may be out of date."""
 
@@ -173,7 +176,7 @@ class AccountUpdate(Event):
 
 
 class AdlTick(Record):
-    """One position's risk figures in an `AdlPrice`."""
+    """One position's risk figures in an `AdlPrice`, from ``l`` of the channel ADL_PRICE."""
 
     __slots__ = ()
     _identity: ClassVar[str | None] = "id"
@@ -210,7 +213,7 @@ class AdlPrice(Event):
 
 
 class AttachedOrder(Record):
-    """A take profit or a stop loss that is attached to an order."""
+    """A take profit or a stop loss that is attached to an order, from its ``otoOrder``."""
 
     __slots__ = ()
     _identity: ClassVar[str | None] = "trigger_order_id"
@@ -247,15 +250,15 @@ class Order(Event):
     open_close: str | None = text("open")
     """"OPEN" or "CLOSE": what the order does to a position. Not all deployments say."""
     type: int | None = integer("type")
-    """Order type, the exchange's code."""
+    """Order type: 1 limit, 2 market, 3 immediate or cancel, 4 fill or kill, 5 post only."""
     price: Number | None = number("price")
     """Limit price."""
     price_precision: int | None = integer("pricePrecision")
     """Number of decimals of a price."""
     volume: Number | None = number("volume")
-    """Ordered volume."""
+    """Ordered volume, in contracts; of a market order that opens it may be money."""
     filled_volume: Number | None = number("dealVolume")
-    """Volume filled so far."""
+    """Volume filled so far, in contracts."""
     avg_price: Number | None = number("avgPrice")
     """Average fill price."""
     trade_fee: Number | None = number("tradeFee")
@@ -300,7 +303,7 @@ class Trigger(Event):
     price: Number | None = number("price")
     """The price of the order it then places."""
     volume: Number | None = number("volume")
-    """Its volume."""
+    """Its volume, in contracts."""
     trigger_type: int | None = integer("triggerType")
     """What kind of trigger it is, the exchange's code."""
     created_ms: int | None = integer("ctime")
@@ -332,7 +335,7 @@ class Unknown(Event):
 
 
 class Ready(Event):
-    """The stream is subscribed: pushes come from now on."""
+    """The stream is subscribed, by ``sub success`` of the exchange: pushes come from now on."""
 
     __slots__ = ("_attempts", "_first", "_gap_s")
 

@@ -62,8 +62,8 @@ class Stats(NamedTuple):
     stream: str
     """The stream's name."""
     state: str
-    """What it does at this moment: "ready", "connecting", "waiting", "paused", "stopped" or
-    "failed", see `runtime.run.State`."""
+    """What it does at this moment: "ready" (subscribed), "connecting", "waiting" (for its next
+    attempt), "paused", "stopped" (or not begun) or "failed" (ended for good)."""
     synced: bool | None
     """Whether positions and balances are the account's; None: there is no snapshot source."""
     attempts: int
@@ -74,11 +74,10 @@ class Stats(NamedTuple):
     stales: int
     """Times `on_stale` was told."""
     causes: dict[str, int]
-    """Connections that ended or could not be made, by one of the few words of
-    `runtime.causes.Cause`."""
+    """The same as `disconnects`, by few fixed words: the labels ``reason`` of docs/metrics.md."""
     errors: dict[str, int]
-    """Errors that did not end the stream, by one of the few words of
-    `runtime.causes.ERROR_KINDS`."""
+    """Errors that did not end the stream, by few fixed words: the labels ``kind`` of
+    docs/metrics.md."""
     callback_counts: list[int]
     """How many calls of functions took up to 1, 5, 10, 50, 100 and 500 ms, 1 and 5 s, and longer;
     each is counted once."""

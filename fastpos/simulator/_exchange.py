@@ -39,15 +39,26 @@ class Exchange(Server):
     All methods may be called from any thread; none waits for a client. One lock guards it all, so
     whatever runs inside a `wait_for` predicate sees one moment.
 
-    Arguments: `host`, `port` (0: a free one, kept over stop and start); the credentials it takes;
-    `ssl_context`, a server's (makes it `wss` and `https`); `ping_timeout`, seconds without a ping
-    until it disconnects a client; `ping_tolerance`, seconds that a ping's value may be off;
-    `reply_format`, how `connect success` and `sub success` come: "text", "quoted", "binary",
-    "gzip", "gzip-quoted", "json-event" or "json-code"; `pong_format`: "text" or "gzip";
-    `style="swapped"` sends numbers as strings, numeric strings as numbers, and an undocumented
-    field in each object;
-    `api_key_header`, the name of the API key's header at the upgrade; `rest_port`, as `port`.
-    Raises `ValueError`.
+    Args:
+        host: the address that it listens on.
+        port: its port; 0: a free one, kept over stop and start.
+        api_key, token: the credentials that it takes, at the upgrade and in ``sub``.
+        api_secret: what REST requests are to be signed with.
+        broker: the broker that it takes in ``sub``.
+        uid: the user's id, in pushes.
+        ssl_context: a server's; with one it speaks ``wss`` and ``https``.
+        ping_timeout: without a ping for so long it disconnects a client, seconds.
+        ping_tolerance: how far a ping's value may be off its clock, seconds.
+        reply_format: how ``connect success`` and ``sub success`` come: "text", "quoted", "binary",
+            "gzip", "gzip-quoted", "json-event" or "json-code".
+        pong_format: how the answer to a ping comes: "text" or "gzip".
+        style: "documented", or "swapped": numbers are sent as strings, numeric strings as numbers,
+            and each object has an undocumented field.
+        api_key_header: the name of the API key's header at the upgrade.
+        rest_port: the port of REST, as `port`.
+
+    Raises:
+        ValueError: an argument is none of these.
     """
 
     def __init__(

@@ -73,6 +73,23 @@ def test_every_public_name_says_what_it_is(name: str) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_every_argument_of_a_class_that_users_make_is_explained(name: str) -> None:
+    module = importlib.import_module(name)
+    silent = []
+    for each in public(module):
+        kind = getattr(module, each)
+        said_of_it = inspect.getdoc(kind) or ""
+        if inspect.isclass(kind) and "\nArgs:\n" in said_of_it:
+            silent += [
+                f"{each}({parameter})"
+                for parameter in inspect.signature(kind).parameters
+                if not parameter.startswith("on_")
+                and not re.search(rf"\b{parameter}\b", said_of_it)
+            ]
+    assert silent == []
+
+
 def test_the_page_of_the_accounts_has_every_key() -> None:
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", said("accounts.md"), re.M)
     keys = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
