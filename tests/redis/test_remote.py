@@ -740,6 +740,24 @@ def test_a_pause_ends_with_what_has_changed(redis: RedisServer) -> None:
         log.wait("on_order")
 
 
+@pytest.mark.parametrize("group", [None, "risk"])
+def test_a_pause_is_at_once_and_is_no_failure(redis: RedisServer, group: str | None) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(7)
+    with follower(redis, log, group=group, reconnect=None) as stream:
+        assert stream.wait_ready(5)
+        for count in range(2, 12):
+            until(lambda: stream._own_driver._entries._is_waiting)  # type: ignore[attr-defined]
+            stream.unsubscribe()
+            assert stream.stats.state in {"paused", "connecting"}
+            assert stream.positions[7].stale
+            assert not stream.wait_ready(0)
+            stream.subscribe()
+            assert stream.wait_ready(5)
+            log.wait("on_ready", count)
+        assert log.on_disconnect == log.on_error == []
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_child_that_was_forked_leaves_it_alone(redis: RedisServer) -> None:
     author, log = Author(redis), Recorder()
