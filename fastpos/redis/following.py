@@ -95,6 +95,7 @@ class Following(Puts, Driver):
         self._before_ns = 0  # when the record before the present one came
         self._left_ns = 0  # when this one was last ready
         self._readies = 0  # how often `on_ready` was called in this run
+        self._owed: Ready | None = None  # is told as soon as nothing is doubtful any more
         self._attempts = 1  # connections tried for the present one
         self._away = self._orphaned = self._broken = False  # see above
         self._is_unproven = False  # the owner began without knowing anything
@@ -271,6 +272,9 @@ class Following(Puts, Driver):
                 return
             if self._last is None:
                 self._begin(run)
+            if member is not None and member.gone:
+                count, member.gone = member.gone, 0
+                self._miss(f"{count} records were read by a member that died, and are kept no more")
             if not self._reached:
                 self._reached = True
                 self._back_at = monotonic()
@@ -343,7 +347,7 @@ class Following(Puts, Driver):
             self._tell([("on_position", event) for event in news])
         if self._orphaned:
             self._tell_orphaned()
-        if self._is_followed:
+        if self._is_followed and not (member is not None and member.gone):
             self._tell_ready(self._gap())
 
     def _gap(self) -> float:
@@ -364,6 +368,14 @@ class Following(Puts, Driver):
         self._changes.notify()
         self._delivery.tell("on_ready", event)
         self._check_process()
+
+    def _tell_owed(self) -> None:
+        """Tell `on_ready` of the owner's subscription that came while all was doubtful."""
+        event = self._owed
+        if event is not None and self._is_followed:
+            self._owed = None
+            self._delivery.tell("on_ready", event)
+            self._check_process()
 
     def _read(self, run: Run) -> int:
         """Wait for records, and put them in; give how many came."""
@@ -457,7 +469,16 @@ class Following(Puts, Driver):
                 gap_s = max(ns - self._subscribed_ns, 0) / 1e9
             self._readies += 1
         self._is_subscribed = True
-        super().put_subscribed(ns, first=first, gap_s=gap_s, attempts=attempts)
+        waits = self._is_told and self._is_doubtful
+        if waits:  # who is told may look at what is known, and wait for it
+            gap = None if gap_s is None else float(gap_s)
+            self._owed = Ready(first=first, gap_s=gap, attempts=attempts, received_ns=ns)
+            self._delivery.silent = True
+        try:
+            super().put_subscribed(ns, first=first, gap_s=gap_s, attempts=attempts)
+        finally:
+            if waits:
+                self._delivery.silent = False
         self._changes.notify()
 
     def put_paused(self, ns: int, **_: Any) -> None:
@@ -476,6 +497,7 @@ class Following(Puts, Driver):
         self._unsubscribed(ns)
 
     def _unsubscribed(self, ns: int) -> None:
+        self._owed = None
         if self._is_subscribed:
             if self._is_followed:
                 self._left_ns = ns
@@ -497,9 +519,20 @@ class Following(Puts, Driver):
         seconds = (to_ns - from_ns) / 1e9
         self._miss(f"{count} records of {seconds:.1f} s were not published: Redis was away")
 
-    def put_state(self, ns: int, synced: bool = False, gap_s: Any = None, **content: Any) -> None:
+    def put_state(
+        self,
+        ns: int,
+        synced: bool = False,
+        gap_s: Any = None,
+        subscribed: bool = True,
+        **content: Any,
+    ) -> None:
         """All that the owner knows: no news for who has followed it."""
-        self._is_subscribed = self._is_subscribed or not self._is_told
+        was_subscribed = self._is_subscribed
+        if not self._is_told or self._broken:
+            if not subscribed:
+                self._unsubscribed(ns)
+            self._is_subscribed = subscribed
         if self._following and not self._broken and not self._awaits_outcome:
             return
         keep = self._is_unproven and not synced
@@ -515,6 +548,9 @@ class Following(Puts, Driver):
             self._is_unproven = False
         self._weigh()
         self._tell(news)
+        self._tell_owed()
+        if self._is_told and self._is_followed and not was_subscribed:  # that it is was missed
+            self._tell_ready(max(ns - self._subscribed_ns, 0) / 1e9)
 
     _following = False  # there was a state before, and no record is missing since
 
@@ -628,7 +664,9 @@ class Following(Puts, Driver):
                 self._broken = self._is_unproven = True  # until its state
             if is_back:
                 self._weigh()
-                if self._is_followed:  # it has all that came meanwhile
+                if self._owed is not None:
+                    self._tell_owed()
+                elif self._is_followed:  # it has all that came meanwhile
                     self._tell_ready(0.0)
 
     def _tell_orphaned(self) -> None:
