@@ -71,6 +71,11 @@ class Synchronizer:
         return self._gap_s
 
     @property
+    def is_open(self) -> bool:
+        """Whether pushes come, as far as is known: since `begin`, and not interrupted."""
+        return self._begun and not self._interrupted
+
+    @property
     def interrupted(self) -> bool:
         """Whether that is so, and `begin` has not come yet."""
         return self._interrupted

@@ -184,6 +184,7 @@ class _Program:
         self._unservable: frozenset[str] = frozenset()  # those whose secrets are not there, or so
         self._has_begun = False
         self._ending = False
+        self._is_to_end = False  # set by the signal handler; seen before its request is
         self._lost: OSError | None = None
         self._output = Output(as_json, lambda error: self._ask(partial(self._lose, error)))
 
@@ -363,7 +364,7 @@ class _Program:
     def _add(self, name: str) -> None:
         """Serve an account, if it is wanted, in its shards, and its name is free."""
         account = self._wanted.get(name)
-        if account is None or name in self._served or self._ending:
+        if account is None or name in self._served or self._ending or self._is_to_end:
             return
         if not self._may_serve_name(name):
             return
@@ -428,8 +429,9 @@ class _Program:
             log.removeHandler(handler)
 
     def _signalled(self, request: Callable[[], object], number: int) -> None:
-        if self._ending and number == signal.SIGINT:  # again: somebody can't wait
+        if self._is_to_end and number == signal.SIGINT:  # again: somebody can't wait
             raise KeyboardInterrupt
+        self._is_to_end |= request == self._end
         self._ask(request)
 
 

@@ -5,6 +5,7 @@ is given as it stands there; what follows from it is following.py's matter.
 
 Threads: all is the reader's, but for `cut`, by which the ping thread has it see that the connection
 is over: with `only_waiting`, where it waits for entries and for nothing else (`_is_waiting`).
+`cut` sets `is_cut`, and the reader takes it back.
 """
 
 from __future__ import annotations
@@ -77,12 +78,15 @@ class Entries:
         self.keys = keys
         self.redis: Any = None
         """The client, which has one connection; None: there is none."""
+        self.is_cut: bool = False
+        """Whether `cut` has ended the present connection."""
         self._is_waiting = False
 
     def connect(self, timeout: float | None = None) -> None:
         """Connect; an answer may take `timeout` seconds, None: `ANSWER`."""
         client: Any = connect(self._url, ANSWER if timeout is None else timeout)
         self.redis = client.client()
+        self.is_cut = False
 
     def disconnect(self) -> None:
         """Close the connection, if there is one."""
@@ -142,6 +146,7 @@ class Entries:
         """Have the reader, which waits for Redis, see that the connection is over."""
         if only_waiting and not self._is_waiting:
             return
+        self.is_cut = True
         with suppress(Exception):
             # Not as a TLS socket's: the reader is in it.
             socket.socket.shutdown(self.redis.connection._sock, socket.SHUT_RDWR)

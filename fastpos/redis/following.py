@@ -25,8 +25,8 @@ While one of these is so, all that is known counts as stale, and it is not ready
 * `_broken`: records are missing, or the owner is another; until the next state.
 
 Threads: those of a `PositionStream` (runtime/driver.py). The reader alone talks to Redis, and all
-here is its own. `_close` and `_abort`, on the ping thread, shut its socket down where it waits;
-`_follow` only wakes it.
+here is its own. `_close` and `_abort`, on the ping thread, shut its socket down where it waits, and
+so does `_follow`, which has it pause, even if it is to go on at once.
 """
 
 from __future__ import annotations
@@ -95,10 +95,12 @@ class Following(Puts, Driver):
         self._before_ns = 0  # when the record before the present one came
         self._left_ns = 0  # when this one was last ready
         self._readies = 0  # how often `on_ready` was called in this run
+        self._owed: Ready | None = None  # is told as soon as nothing is doubtful any more
         self._attempts = 1  # connections tried for the present one
         self._away = self._orphaned = self._broken = False  # see above
         self._is_unproven = False  # the owner began without knowing anything
         self._awaits_outcome = False  # of a snapshot that could not be merged here: the next state
+        self._is_to_pause = False  # set by `_follow`, taken back by `_pause`
         self._recovery = Recovery(settings.reconnect, False, 0.0)
         self.current = Run(0, threading.current_thread(), is_ours=False, background=True)
         self.now_ns = 0
@@ -106,6 +108,10 @@ class Following(Puts, Driver):
     @property
     def is_ready(self) -> bool:
         """Whether it follows an owner that is subscribed."""
+        return self._is_followed and self._goes_on
+
+    @property
+    def _is_followed(self) -> bool:
         return self._is_subscribed and not self.stream._heartbeat.owed_since_sleep
 
     @property
@@ -114,15 +120,20 @@ class Following(Puts, Driver):
         return self._entries.redis is not None
 
     @property
+    def _goes_on(self) -> bool:
+        """Whether records are wanted, and were all the time."""
+        return self._wanted and not self._is_to_pause
+
+    @property
     def _is_doubtful(self) -> bool:
         return self._away or self._orphaned or self._broken
 
     def _weigh(self) -> None:
         """Have what is known count as stale while it is doubtful, or not told."""
         # In the way of a stream whose machine has slept: until it is confirmed.
-        was_ready = self.is_ready
+        was_followed = self._is_followed
         self.stream._heartbeat.owed_since_sleep = int(self._is_doubtful or not self._is_told)
-        if was_ready and not self.is_ready:
+        if was_followed and not self._is_followed:
             self._left_ns = time_ns()
             self.stream._counters.gap_begins(monotonic())
         self._changes.notify()
@@ -139,7 +150,7 @@ class Following(Puts, Driver):
         self._weigh()
         try:
             while not run.stopping:
-                if not self._wanted:
+                if not self._goes_on:
                     self._pause(run)
                     continue
                 retry_in = self._serve_redis(run)
@@ -172,7 +183,8 @@ class Following(Puts, Driver):
             self.stream._counters.connects += 1
             self._follow_records(run)
         except (RedisError, OSError) as error:
-            failure = self._failure(error)
+            if self._goes_on or not self._entries.is_cut:
+                failure = self._failure(error)
         except Forked:
             raise
         except FastposError as error:
@@ -255,17 +267,20 @@ class Following(Puts, Driver):
     def _follow_records(self, run: Run) -> None:
         """Read until it is to stop or to pause; raises what Redis does."""
         member = self._member
-        while not run.stopping and self._wanted:
+        while not run.stopping and self._goes_on:
             if member is not None and not self._wait_for_lock(run, member):
                 return
             if self._last is None:
                 self._begin(run)
+            if member is not None and member.gone:
+                count, member.gone = member.gone, 0
+                self._miss(f"{count} records were read by a member that died, and are kept no more")
             if not self._reached:
                 self._reached = True
                 self._back_at = monotonic()
                 self._attempts = self._recovery.subscribed(self._back_at)
             is_mine = True
-            while is_mine and not run.stopping and self._wanted and self._last is not None:
+            while is_mine and not run.stopping and self._goes_on and self._last is not None:
                 if member is not None:
                     is_mine, count = self._read_for_group(run, member)
                 else:
@@ -283,6 +298,7 @@ class Following(Puts, Driver):
         self.snapshots.end()
         log.info("%s: paused", self.stream.name, extra=fields("paused", stream=self.stream.name))
         self._changes.wait_for(lambda: run.stopping or self._wanted)
+        self._is_to_pause = False
 
     def _begin(self, run: Run) -> None:
         """Put in all up to where it begins to tell, from the last state before that."""
@@ -331,7 +347,7 @@ class Following(Puts, Driver):
             self._tell([("on_position", event) for event in news])
         if self._orphaned:
             self._tell_orphaned()
-        if self.is_ready:
+        if self._is_followed and not (member is not None and member.gone):
             self._tell_ready(self._gap())
 
     def _gap(self) -> float:
@@ -353,12 +369,20 @@ class Following(Puts, Driver):
         self._delivery.tell("on_ready", event)
         self._check_process()
 
+    def _tell_owed(self) -> None:
+        """Tell `on_ready` of the owner's subscription that came while all was doubtful."""
+        event = self._owed
+        if event is not None and self._is_followed:
+            self._owed = None
+            self._delivery.tell("on_ready", event)
+            self._check_process()
+
     def _read(self, run: Run) -> int:
         """Wait for records, and put them in; give how many came."""
         assert self._last is not None
         answer = self._entries.wait_after(self._last, lambda: run.stopping)
         for id, values in answer:
-            if run.stopping or not self._wanted or not self._put(id_of(id), values):
+            if run.stopping or not self._goes_on or not self._put(id_of(id), values):
                 break
         return len(answer)
 
@@ -445,7 +469,16 @@ class Following(Puts, Driver):
                 gap_s = max(ns - self._subscribed_ns, 0) / 1e9
             self._readies += 1
         self._is_subscribed = True
-        super().put_subscribed(ns, first=first, gap_s=gap_s, attempts=attempts)
+        waits = self._is_told and self._is_doubtful
+        if waits:  # who is told may look at what is known, and wait for it
+            gap = None if gap_s is None else float(gap_s)
+            self._owed = Ready(first=first, gap_s=gap, attempts=attempts, received_ns=ns)
+            self._delivery.silent = True
+        try:
+            super().put_subscribed(ns, first=first, gap_s=gap_s, attempts=attempts)
+        finally:
+            if waits:
+                self._delivery.silent = False
         self._changes.notify()
 
     def put_paused(self, ns: int, **_: Any) -> None:
@@ -464,8 +497,9 @@ class Following(Puts, Driver):
         self._unsubscribed(ns)
 
     def _unsubscribed(self, ns: int) -> None:
+        self._owed = None
         if self._is_subscribed:
-            if self.is_ready:
+            if self._is_followed:
                 self._left_ns = ns
                 self.stream._counters.gap_begins(monotonic())
             self._is_subscribed = False
@@ -485,9 +519,20 @@ class Following(Puts, Driver):
         seconds = (to_ns - from_ns) / 1e9
         self._miss(f"{count} records of {seconds:.1f} s were not published: Redis was away")
 
-    def put_state(self, ns: int, synced: bool = False, gap_s: Any = None, **content: Any) -> None:
+    def put_state(
+        self,
+        ns: int,
+        synced: bool = False,
+        gap_s: Any = None,
+        subscribed: bool = True,
+        **content: Any,
+    ) -> None:
         """All that the owner knows: no news for who has followed it."""
-        self._is_subscribed = self._is_subscribed or not self._is_told
+        was_subscribed = self._is_subscribed
+        if not self._is_told or self._broken:
+            if not subscribed:
+                self._unsubscribed(ns)
+            self._is_subscribed = subscribed
         if self._following and not self._broken and not self._awaits_outcome:
             return
         keep = self._is_unproven and not synced
@@ -503,6 +548,9 @@ class Following(Puts, Driver):
             self._is_unproven = False
         self._weigh()
         self._tell(news)
+        self._tell_owed()
+        if self._is_told and self._is_followed and not was_subscribed:  # that it is was missed
+            self._tell_ready(max(ns - self._subscribed_ns, 0) / 1e9)
 
     _following = False  # there was a state before, and no record is missing since
 
@@ -517,8 +565,8 @@ class Following(Puts, Driver):
             if self._is_told or self._away:
                 self._is_told = self._away = False
                 self._weigh()
-            self._changes.wait_for(lambda: run.stopping or not self._wanted, STANDBY)
-            if run.stopping or not self._wanted:
+            self._changes.wait_for(lambda: run.stopping or not self._goes_on, STANDBY)
+            if run.stopping or not self._goes_on:
                 return False
         if held == 1:  # it was somebody's, or nobody's, meanwhile
             self._last = None
@@ -541,7 +589,7 @@ class Following(Puts, Driver):
         if member.is_overtaken:
             self._last = None
         for id, values in found or ():
-            if run.stopping or not self._wanted:
+            if run.stopping or not self._goes_on:
                 break
             if not member.has_lock:
                 is_mine = False
@@ -586,9 +634,11 @@ class Following(Puts, Driver):
         self._entries.cut()
 
     def _follow(self) -> None:
-        self._changes.notify()
         if not self._wanted:
+            self._is_to_pause = True
+            self.stream.book.interrupt()
             self._entries.cut(only_waiting=True)
+        self._changes.notify()
 
     # --- the owner --------------------------------------------------------------------------
 
@@ -614,7 +664,9 @@ class Following(Puts, Driver):
                 self._broken = self._is_unproven = True  # until its state
             if is_back:
                 self._weigh()
-                if self.is_ready:  # it has all that came meanwhile
+                if self._owed is not None:
+                    self._tell_owed()
+                elif self._is_followed:  # it has all that came meanwhile
                     self._tell_ready(0.0)
 
     def _tell_orphaned(self) -> None:

@@ -53,6 +53,9 @@ class Member:
         self._done: list[bytes] = []  # to be acknowledged
         self._has_pending = False  # some may be left that another member did not acknowledge
         self._is_awaited = False  # there is something new, which was not read yet
+        self.gone: int = 0
+        """How many records nobody acknowledged that are kept no more; whoever says so takes it
+        back."""
         self.is_overtaken: bool = False
         """Whether somebody else of the group has read what this one has waited for."""
 
@@ -110,7 +113,9 @@ class Member:
                 redis.xgroup_setid(key, group, begin)
         start: Any = b"0-0"
         while True:
-            start, *_ = redis.xautoclaim(key, group, self._consumer, 0, start, count=COUNT)
+            start, _, gone = redis.xautoclaim(key, group, self._consumer, 0, start, count=COUNT)
+            # What was told here was only not acknowledged.
+            self.gone += sum(told is None or id_of(id) > told for id in gone)
             if start in (b"0-0", "0-0"):
                 break
         for each in redis.xinfo_consumers(key, group):  # or there would be more and more

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from ..logs import fields
 from ..runtime.callbacks import CALLBACK_NAMES
 from ..settings import takes
 from ..stream import PositionStream
@@ -81,6 +82,11 @@ class RemoteStream(PositionStream):
             return f"<{type(self).__name__}>"
         group = "" if settings.group is None else f" group={settings.group}"
         return f"<{type(self).__name__} {settings.name} {shown(settings.url)}{group}>"
+
+    def _fields(self, event: str, error: BaseException) -> dict[str, object]:
+        settings = self._remote
+        url, kind = shown(settings.url), type(error).__name__
+        return fields(event, stream=settings.name, url=url, error=kind)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(

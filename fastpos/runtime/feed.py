@@ -319,7 +319,14 @@ class Feed:
 
     def _tell_state(self, recorder: Recorder | Several) -> None:
         rules = self._snapshots.rules
-        recorder.state({**self._book.content(), "synced": rules.synced, "gap_s": rules.gap_s})
+        recorder.state(
+            {
+                **self._book.content(),
+                "synced": rules.synced,
+                "gap_s": rules.gap_s,
+                "subscribed": rules.is_open,
+            }
+        )
 
     def _pong(self, link: Link) -> None:
         """All that was sent before it has been read: ticks that are missed now are missing."""

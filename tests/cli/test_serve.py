@@ -20,8 +20,10 @@ import pytest
 
 from fastpos import Fleet
 from fastpos.cli import output
+from fastpos.cli.accounts import Account
 from fastpos.cli.main import main
 from fastpos.cli.output import Output
+from fastpos.cli.serve import serve
 from fastpos.journal import Journal, read
 from fastpos.simulator import Exchange
 from tests.support.programs import finish, read_until, run, started
@@ -231,6 +233,25 @@ def test_it_ends_in_time_whatever_the_trouble(
     assert process.stderr is not None
     assert process.stderr.read() == ""
     assert rig.counts("bob") == (1, 1)
+
+
+def test_who_is_told_to_end_while_accounts_begin_begins_no_more_of_them(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KEY", "key")
+    rig.write(alice="", bob="", carol="")
+    begun: list[str] = []
+    new_stream = Account.new_stream
+
+    def begin(account: Account, *arguments: Any) -> Any:
+        begun.append(account.name)
+        signal.raise_signal(signal.SIGTERM)
+        return new_stream(account, *arguments)
+
+    monkeypatch.setattr(Account, "new_stream", begin)
+    assert serve(str(rig.file), False, Fleet(), None) == 0
+    assert begun == ["alice"]
+    assert "asked to end" in capfd.readouterr().out
 
 
 def test_a_second_interrupt_ends_it_at_once(rig: Rig) -> None:

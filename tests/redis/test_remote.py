@@ -40,7 +40,7 @@ from fastpos.redis import member as members
 from fastpos.simulator import Exchange
 from tests.support.digest import told
 from tests.support.programs import ROOT
-from tests.support.recording import KEY, Recorder, until
+from tests.support.recording import KEY, Recorder, logged, until
 from tests.support.redis_server import RedisServer
 from tests.support.rig import free_port
 
@@ -123,13 +123,13 @@ class Author:
         self.tell("subscribed", first=True, gap_s=None, attempts=1)
         self.state(*positions, synced=synced)
 
-    def state(self, *positions: int, synced: bool = False) -> None:
+    def state(self, *positions: int, synced: bool = False, **more: Any) -> None:
         known = [
             {"wire": {"id": id, "a": "1", "v": "1"}, "complete": True, "stale": []}
             for id in positions
         ]
         parts: dict[str, Any] = {key: [] for key in ("balances", "orders", "triggers")}
-        self.tell("state", positions=known, synced=synced, gap_s=None, **parts)
+        self.tell("state", positions=known, synced=synced, gap_s=None, **parts, **more)
 
     def order(self, id: int | str) -> None:
         order = {"orderId": str(id), "orderAction": "1", "price": "1", "orderType": "LIMIT"}
@@ -311,12 +311,15 @@ def test_when_the_owner_is_gone_all_is_stale_until_the_next_ones_state(redis: Re
         successor = Author(redis, epoch=2)
         successor.tell("started", run=1, book=None)
         successor.tell("subscribed", first=True, gap_s=None, attempts=1)
-        log.wait("on_ready", 2)
+        successor.order(1)
+        log.wait("on_order")
         assert stream.positions[7].stale
         assert not stream.wait_ready(0)
+        assert len(log.on_ready) == 1
+        successor.state(8, synced=True)
+        log.wait("on_ready", 2)
         assert not log.on_ready[1].first
         assert 0.1 < log.on_ready[1].gap_s < 5
-        successor.state(8, synced=True)
         assert stream.wait_ready(5)
         assert stream.synced
         assert not stream.positions[8].stale
@@ -383,6 +386,68 @@ def test_what_the_owner_is_not_subscribed_to_is_not_ready(redis: RedisServer) ->
         assert isinstance(log.wait("on_error")[0], ConnectionFailed)
         assert stream.positions[7].stale
         assert not stream.wait_ready(0)
+
+
+def test_a_state_of_an_owner_that_is_not_subscribed_is_not_ready(redis: RedisServer) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(7)
+    author.tell("disconnected", reason="x", close_code=None, error=None, retry_in_s=1.0)
+    author.state(7, subscribed=False)
+    with follower(redis, log) as stream:
+        log.wait("on_position")
+        author.order(1)
+        log.wait("on_order")
+        assert stream.stats.state == "connecting"
+        assert log.on_ready == []
+        author.tell("subscribed", first=False, gap_s=1.0, attempts=1)
+        log.wait("on_ready")
+
+
+def test_an_owner_says_in_its_state_whether_it_is_subscribed(
+    exchange: Exchange, redis: RedisServer
+) -> None:
+    with owner(exchange, redis) as first:
+        assert first.wait_ready(5)
+        until(lambda: len(states(redis)) == 1)
+        first._feed._recorder.wants_state = True  # type: ignore[union-attr]
+        exchange.drop()
+        until(lambda: first.stats.subscriptions == 2)
+        until(lambda: len(states(redis)) == 3)
+        assert [state["subscribed"] for state in states(redis)] == [True, False, True]
+
+
+def states(redis: RedisServer) -> list[dict[str, Any]]:
+    with redis.client() as client:
+        found = client.xrange("fastpos:{alice}:events")
+    return [json.loads(each["record"]) for _, each in found if each["kind"] == "state"]
+
+
+def test_when_another_owner_is_ready_so_is_the_follower_and_once(redis: RedisServer) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(7)
+    ready: list[tuple[bool, bool]] = []
+    with follower(redis, log) as stream:
+        log.wait("on_ready")
+
+        @stream.on_ready
+        def look(_: object) -> None:
+            ready.append((stream.wait_ready(0), stream.positions[7].stale))
+
+        for epoch, is_gone in (2, True), (3, False):
+            if is_gone:
+                author.go()
+                log.wait("on_stale")
+            author.epoch, author.sequence = epoch, 1
+            author.stay()
+            author.begin(7)
+            author.order(epoch)
+            log.wait("on_order", epoch - 1)
+            log.wait("on_ready", epoch)
+        author.order(4)
+        log.wait("on_order", 3)
+        assert ready == [(True, False)] * 2
+        assert len(log.on_ready) == 3
+        assert log.on_error == []
 
 
 def test_redis_always_has_a_state_to_begin_with(exchange: Exchange, redis: RedisServer) -> None:
@@ -597,6 +662,16 @@ def test_without_a_policy_the_first_failure_ends_it() -> None:
         ).run_forever()
 
 
+def test_the_log_names_redis_when_it_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    stream = RemoteStream(f"redis://:secret@127.0.0.1:{free_port()}/0", "alice", reconnect=None)
+    stream.start()
+    with pytest.raises(ConnectionFailed):
+        stream.join(5)
+    (ended,) = logged(caplog, "ended")
+    assert ended["fastpos_url"].startswith("redis://")
+    assert "secret" not in ended["fastpos_url"]
+
+
 def test_a_wrong_password_ends_it() -> None:
     log = Recorder()
     with RedisServer() as redis:
@@ -740,6 +815,24 @@ def test_a_pause_ends_with_what_has_changed(redis: RedisServer) -> None:
         log.wait("on_order")
 
 
+@pytest.mark.parametrize("group", [None, "risk"])
+def test_a_pause_is_at_once_and_is_no_failure(redis: RedisServer, group: str | None) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(7)
+    with follower(redis, log, group=group, reconnect=None) as stream:
+        assert stream.wait_ready(5)
+        for count in range(2, 12):
+            until(lambda: stream._own_driver._entries._is_waiting)  # type: ignore[attr-defined]
+            stream.unsubscribe()
+            assert stream.stats.state in {"paused", "connecting"}
+            assert stream.positions[7].stale
+            assert not stream.wait_ready(0)
+            stream.subscribe()
+            assert stream.wait_ready(5)
+            log.wait("on_ready", count)
+        assert log.on_disconnect == log.on_error == []
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_child_that_was_forked_leaves_it_alone(redis: RedisServer) -> None:
     author, log = Author(redis), Recorder()
@@ -810,6 +903,31 @@ def test_it_is_acknowledged_after_the_function_returned(redis: RedisServer) -> N
         assert unacknowledged(redis) == 1
         go.set()
         until(lambda: unacknowledged(redis) == 0)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_what_a_dead_member_had_read_and_redis_let_go_is_told(
+    redis: RedisServer, others: bool
+) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(7)
+    key = "fastpos:{alice}:events"
+    author.redis.xgroup_create(key, "risk", id="$")
+    for number in range(4):
+        author.order(number)
+    author.redis.xreadgroup("risk", "dead", {key: ">"})
+    author.state(7)
+    author.redis.xtrim(key, minid="1-6" if others else "1-8", approximate=False)
+    with member(redis, log, "b") as stream:
+        assert isinstance(log.wait("on_error")[0], PublisherError)
+        assert ("2 records" if others else "4 records") in str(log.on_error[0])
+        assert stream.wait_ready(5)
+        assert [*stream.positions] == [7]
+        assert not stream.positions[7].stale
+        author.order(9)
+        log.wait("on_order", 3 if others else 1)
+        assert ids(log) == (["2", "3", "9"] if others else ["9"])
+        assert len(log.on_ready) == len(log.on_error) == 1
 
 
 def test_one_member_reads_and_the_next_is_there_at_once(redis: RedisServer) -> None:

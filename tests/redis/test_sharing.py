@@ -17,9 +17,8 @@ from tests.workers import WITHIN, WITHIN_TERM, Trial
 pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="there are no such signals here"),
+    pytest.mark.xdist_group("sharing"),
 ]
-
-pytestmark = pytest.mark.xdist_group("sharing")
 
 ACCOUNTS = 30
 
