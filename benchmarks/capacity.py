@@ -368,7 +368,7 @@ that was measured. Measure on yours (`python -m benchmarks.report`), change an a
 top of `benchmarks/capacity.py`, and run it again.
 
 Up to some {of_worker:,} accounts one process of `fastpos serve` is enough. A second one is for
-the case that it dies. (One that shares with nobody can have {by_cpu(f):,} by its CPU.)
+the case that it dies.
 
 {_needs(plans, f)}
 
