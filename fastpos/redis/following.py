@@ -545,6 +545,8 @@ class Following(Puts, Driver):
             news = [("on_position", event) for event in events]
         self._awaits_outcome = False
         self.snapshots.rules.adopt(synced, None if gap_s is None else float(gap_s))
+        if not subscribed:  # an owner that is paused has not marked it yet
+            self.snapshots.end()
         self._broken = False
         if synced:
             self._is_unproven = False

@@ -399,8 +399,10 @@ def test_a_state_of_an_owner_that_is_not_subscribed_is_not_ready(redis: RedisSer
         log.wait("on_order")
         assert stream.stats.state == "connecting"
         assert log.on_ready == []
+        assert stream.positions[7].stale
         author.tell("subscribed", first=False, gap_s=1.0, attempts=1)
         log.wait("on_ready")
+        assert stream.positions[7].stale
 
 
 def test_an_owner_says_in_its_state_whether_it_is_subscribed(
