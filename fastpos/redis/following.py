@@ -311,11 +311,13 @@ class Following(Puts, Driver):
         self._last = None
         before = self.stream.book.take_out()
         self.snapshots.end()
+        has_state = False
         self._delivery.silent = True
         try:
             for id, values in self._entries.since_state(end):
                 if run.stopping:
                     return
+                has_state |= values.get(b"kind") == b"state"
                 self._put(id, values)
         finally:
             self._delivery.silent = False
@@ -329,8 +331,8 @@ class Following(Puts, Driver):
         # Of a Redis that is back the owner may not have heard yet.
         self._orphaned = epoch is None and not self._away
         self._away = epoch is None and self._away
-        if epoch is not None and epoch != end[0]:
-            self._broken = True  # until its state
+        if not has_state or (epoch is not None and epoch != end[0]):
+            self._broken = True  # until the next state
         self._last = end
         if member is not None:
             self._told = end  # by this member or another
@@ -543,6 +545,8 @@ class Following(Puts, Driver):
             news = [("on_position", event) for event in events]
         self._awaits_outcome = False
         self.snapshots.rules.adopt(synced, None if gap_s is None else float(gap_s))
+        if not subscribed:  # an owner that is paused has not marked it yet
+            self.snapshots.end()
         self._broken = False
         if synced:
             self._is_unproven = False

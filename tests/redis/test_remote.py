@@ -399,8 +399,10 @@ def test_a_state_of_an_owner_that_is_not_subscribed_is_not_ready(redis: RedisSer
         log.wait("on_order")
         assert stream.stats.state == "connecting"
         assert log.on_ready == []
+        assert stream.positions[7].stale
         author.tell("subscribed", first=False, gap_s=1.0, attempts=1)
         log.wait("on_ready")
+        assert stream.positions[7].stale
 
 
 def test_an_owner_says_in_its_state_whether_it_is_subscribed(
@@ -1013,6 +1015,32 @@ def test_a_group_misses_nothing_while_redis_restarts(redis: RedisServer) -> None
         assert stream.wait_ready(5)
     assert ids(log)[-1] == "2"
     assert not log.on_error or all(isinstance(e, ConnectionFailed) for e in log.on_error)
+
+
+def test_a_group_that_redis_has_lost_with_all_else_is_ready_with_the_next_state(
+    redis: RedisServer,
+) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin(7)
+    with member(redis, log, "a") as stream:
+        assert stream.wait_ready(5)
+        author.order(1)
+        log.wait("on_order")
+        redis.restart(empty=True)
+        until(lambda: b"risk" in groups(redis))
+        assert not stream.wait_ready(0)
+        author.stay()
+        author.state(7, 8)  # the owner goes on where it was
+        assert stream.wait_ready(5)
+        until(lambda: not stream.positions[7].stale)
+        assert [*stream.positions] == [7, 8]
+
+
+def groups(redis: RedisServer) -> list[bytes]:
+    with redis.client() as client:
+        if not client.exists("fastpos:{alice}:events"):
+            return []
+        return [each["name"].encode() for each in client.xinfo_groups("fastpos:{alice}:events")]
 
 
 def test_what_was_not_read_before_it_went_is_told(redis: RedisServer) -> None:
