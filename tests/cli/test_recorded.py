@@ -192,13 +192,13 @@ def test_another_speed_is_refused(tmp_path: Path, speed: str) -> None:
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert refused(missing) == f"there is no journal {missing}"
-    assert refused(tmp_path) == f"there is no segment of a journal in {tmp_path}"
+    assert refused(missing).startswith(f"there is no journal {missing}")
+    assert refused(tmp_path).startswith(f"there is no segment of a journal in {tmp_path}")
     other = tmp_path / "other.jsonl"
     other.write_text('{"ns":1,"kind":"header","format":"x"}\n')
-    assert refused(other) == f"{other} is no segment of a journal"
+    assert refused(other).startswith(f"{other} is no segment of a journal")
     Writing(tmp_path / "..", "x").path.rename(other)
-    assert refused(other) == f"nothing is recorded in {other} yet"
+    assert refused(other).startswith(f"nothing is recorded in {other} yet")
 
 
 def altered(old: bytes, new: bytes) -> Callable[[Path], None]:
