@@ -628,7 +628,7 @@ def test_a_call_does_not_wait_longer_for_another(exchange: Exchange, new_source:
         assert "another call has not ended in 0.3 s" in str(failure(source))
     exchange.rest_delay(60)
     with at_once(AT_ONCE), ThreadPoolExecutor(4) as pool:
-        errors = [str(error) for error in pool.map(lambda _: failure(source), range(4))]
+        errors = [error.message for error in pool.map(lambda _: failure(source), range(4))]
     assert f"{exchange.rest_url}: {TIME}: no whole answer in 0.3 s" in errors
 
 

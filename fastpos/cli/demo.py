@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..model.events import Disconnect, Ready
@@ -18,6 +19,7 @@ from ..stream import PositionStream
 from .follow import follow
 from .lines import line
 from .market import STEP, Market, snapshot_of
+from .output import event_json
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -37,6 +39,7 @@ def run_demo(
     show: Callable[[str], object] = print,
     prepare: Callable[[PositionStream], object] = id,
     journal: Journal | None = None,
+    as_json: bool = False,
 ) -> None:
     """Play the day and show every event; some 5 seconds.
 
@@ -45,6 +48,7 @@ def run_demo(
         show: takes the lines.
         prepare: is given the stream before it starts.
         journal: where the day is written down.
+        as_json: show an object an event, and nothing else.
 
     Raises:
         DemoFailed: the stream did not do what it promises.
@@ -53,10 +57,14 @@ def run_demo(
     ready = threading.Semaphore(0)
     seen: set[str] = set()
 
-    def note(event: object) -> None:
+    def tell(text: str) -> None:
+        if not as_json:
+            show(text)
+
+    def note(slot: str, event: object) -> None:
         seen.add(type(event).__name__)
         with suppress(BrokenPipeError):  # of which the main thread hears when it shows something
-            show(line(event))
+            show(event_json("demo", slot, event) if as_json else line(event))
         if isinstance(event, Ready):
             ready.release()
         elif isinstance(event, Disconnect):
@@ -73,16 +81,16 @@ def run_demo(
         )
         prepare(stream)
         for name in CALLBACK_NAMES:
-            getattr(stream, name)(note)
-        show(f"the simulator listens on {exchange.url}, the stream connects to it")
+            getattr(stream, name)(partial(note, name))
+        tell(f"the simulator listens on {exchange.url}, the stream connects to it")
         with stream:
             _wait(ready, "the first subscription")
-            _morning(exchange, show)
-            show("--- the network drops the connection")
+            _morning(exchange, tell)
+            tell("--- the network drops the connection")
             exchange.drop()
             _wait(ready, "the recovery from a dropped connection")
-            _afternoon(exchange, show)
-            show("--- the exchange closes for the day")
+            _afternoon(exchange, tell)
+            tell("--- the exchange closes for the day")
             exchange.system_close()
             _wait(ready, "the recovery from a system close")
             while seconds is not None and time.monotonic() - began < seconds:
@@ -94,7 +102,7 @@ def run_demo(
     missing = {"Position", "Order", "Trigger", "AccountUpdate", "AdlPrice", "SystemClose"} - seen
     if missing:
         raise DemoFailed(f"no {', '.join(sorted(missing))} was delivered")
-    show(
+    tell(
         f"done: {stats.messages} messages, {stats.subscriptions} subscriptions, "
         f"{stats.decode_errors} decode errors, round trip {(stats.round_trip_s or 0) * 1e3:.1f} ms"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -35,7 +35,7 @@ def follow(
 
     Raises:
         FastposError: what ended the stream.
-        BrokenPipeError: the reader of our output has gone.
+        OSError: standard output can't be written; BrokenPipeError: its reader has gone.
     """
     if form == "table" and _is_screen():
         if find_spec("rich") is not None:
@@ -77,19 +77,24 @@ def _print_all(
     stream: PositionStream, show: Callable[[str, Any], str], seconds: float | None
 ) -> None:
     def note(slot: str, event: object) -> None:
+        if failed:
+            return
         try:
             print(show(slot, event), flush=True)
-        except BrokenPipeError:
-            gone.set()
+        except OSError as error:  # the reader has gone, as `head` does; or the disk is full
+            failed.append(error)
             stream.stop()
+            # Not just to return: a group of Redis' would take it for shown.
+            raise SystemExit from None
 
-    gone = threading.Event()  # the reader of our output, as `head` does
+    failed: list[OSError] = []
     for name in CALLBACK_NAMES:
         getattr(stream, name)(partial(note, name))
-    if seconds is None:
-        stream.run_forever()
-    else:
-        with stream:
-            stream.join(seconds)
-    if gone.is_set():
-        raise BrokenPipeError
+    with suppress(SystemExit):
+        if seconds is None:
+            stream.run_forever()
+        else:
+            with stream:
+                stream.join(seconds)
+    if failed:
+        raise failed[0]

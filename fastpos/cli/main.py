@@ -11,8 +11,10 @@ import re
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -38,19 +40,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: it failed; 2: wrong usage; 130: interrupted before its end, or for the second time.
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # a name that it can't hold is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level.upper())
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
-        # watch, tail and simulate have no other end; record and serve were asked once before.
-        status = 0 if options.run in (_watch, _tail, _simulate) else 130
+        # These have no other end; record and serve were asked once before.
+        is_endless = options.run in (_watch, _tail, _simulate) or _is_endless_demo(options)
+        status = 0 if is_endless else 130
     except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except _WrongUsageError as error:
+        print(f"fastpos: {error}", file=sys.stderr)
+        status = 2
     except (FastposError, ImportError, OSError, ValueError) as error:
         print(f"fastpos: {error}", file=sys.stderr)
         status = 1
+    try:
+        sys.stdout.flush()
+    except OSError:  # so that the interpreter does not try it again, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+def _is_endless_demo(options: argparse.Namespace) -> bool:
+    return options.run is _demo and options.live and options.seconds is None
+
+
+class _WrongUsageError(Exception):
+    """An option's value can't be used."""
+
+
+@contextmanager
+def _options() -> Iterator[None]:
+    """What is made of options meanwhile refuses them with a ValueError that names them."""
+    try:
+        yield
+    except ValueError as error:
+        raise _WrongUsageError(error) from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -221,8 +249,9 @@ def _parser() -> argparse.ArgumentParser:
 
     tail = commands.add_parser(
         "tail",
-        usage="%(prog)s [-h] [--prefix PREFIX] [--group G] [--consumer C] "
-        "[--plain | --json] [--ascii] [URL] NAME",
+        usage="%(prog)s [-h] [--prefix PREFIX] [--group G] [--consumer C]\n"
+        "                    [--plain | --json] [--ascii]\n"
+        "                    [URL] NAME",
         help="show what is published to Redis of a stream, as watch does, until Ctrl-C",
         epilog="It begins with what is open. In a group it goes on where the group stopped, and "
         "acknowledges what it has shown.",
@@ -357,7 +386,7 @@ def _demo(options: argparse.Namespace) -> int:
         live_demo(options.form, options.ascii, options.seconds)
         return 0
     try:
-        run_demo(options.seconds, _show)
+        run_demo(options.seconds, _show, as_json=options.form == "json")
     except DemoFailed as error:
         print(f"fastpos: the demo failed: {error}", file=sys.stderr)
         return 1
@@ -373,14 +402,15 @@ def _has_credential() -> bool:
 
 def _stream_to(options: argparse.Namespace, **more: Any) -> PositionStream:
     """Make a stream to the exchange of the options, with the environment's credential."""
-    return PositionStream(
-        options.url,
-        token=os.environ.get("FASTPOS_TOKEN") or None,
-        api_key=os.environ.get("FASTPOS_API_KEY") or None,
-        broker=options.broker,
-        proxy=options.proxy,
-        **more,
-    )
+    with _options():
+        return PositionStream(
+            options.url,
+            token=os.environ.get("FASTPOS_TOKEN") or None,
+            api_key=os.environ.get("FASTPOS_API_KEY") or None,
+            broker=options.broker,
+            proxy=options.proxy,
+            **more,
+        )
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -405,11 +435,8 @@ def _tail(options: argparse.Namespace) -> int:
         return 2
     from ..redis import RemoteStream  # noqa: PLC0415 -- needs the extra
 
-    try:
+    with _options():
         stream = RemoteStream(url, name, options.prefix, options.group, options.consumer)
-    except ValueError as error:
-        print(f"fastpos: {error}", file=sys.stderr)
-        return 2
     follow(stream, options.form, options.ascii)
     return 0
 
@@ -443,15 +470,12 @@ def _replay(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from .serve import check, serve  # noqa: PLC0415 -- others need not load it
 
-    try:
+    with _options():
         fleet = Fleet(
             connect_rate=options.connect_rate,
             connect_threads=options.connect_threads,
             callback_threads=options.callback_threads,
         )
-    except ValueError as error:
-        print(f"fastpos: {error}", file=sys.stderr)
-        return 2
     if options.check:
         return check(options.file)
     journal = None
@@ -463,9 +487,10 @@ def _serve(options: argparse.Namespace) -> int:
     if options.redis is not None:
         from .sharing import Sharing  # noqa: PLC0415 -- needs the extra
 
-        sharing = Sharing(
-            options.redis, options.redis_prefix, options.connect_rate, options.redis_max_length
-        )
+        with _options():
+            sharing = Sharing(
+                options.redis, options.redis_prefix, options.connect_rate, options.redis_max_length
+            )
     monitor = None
     if options.metrics is not None:
         from .monitor import Monitor  # noqa: PLC0415 -- needs the extra
@@ -488,7 +513,8 @@ def _status(options: argparse.Namespace) -> int:
     if options.redis is None:
         print("fastpos: give --redis, or set FASTPOS_REDIS_URL", file=sys.stderr)
         return 2
-    status = read_status(options.redis, options.redis_prefix)
+    with _options():
+        status = read_status(options.redis, options.redis_prefix)
     _show(json.dumps(status, indent=1) if options.json else table(status))
     return 0
 

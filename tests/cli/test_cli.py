@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +114,72 @@ def test_info_tells_the_extensions_in_use_and_the_versions(
     assert re.search(r"^package +/.+/fastpos$", done.stdout, re.M)
     assert re.search(r"^compiled +(yes|no \(.+\))$", done.stdout, re.M)
     assert re.search(r"^orjson +\d", done.stdout, re.M)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("watch", "--broker", "1", "--url", "http://x"),
+        ("watch", "--broker", "1", "--url", "wss://user:pa55@host/"),
+        ("watch", "--broker", "1", "--proxy", "ftp://user:pa55@host:1"),
+        ("record", "nowhere", "--broker", "1", "--url", "http://x"),
+        ("serve", "nowhere", "--connect-rate", "-1"),
+    ],
+)
+def test_an_option_that_can_not_be_used_is_wrong_usage_too(words: tuple[str, ...]) -> None:
+    done = run(*words, FASTPOS_API_KEY="key")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "pa55" not in done.stderr
+
+
+def test_a_name_that_the_output_can_not_hold_is_escaped() -> None:
+    with Exchange() as exchange:
+        environment = {"FASTPOS_API_KEY": exchange.api_key, "PYTHONIOENCODING": "ascii"}
+        with started(*watch(exchange), **environment) as process:
+            exchange.wait_for_subscribers(1, timeout=20)
+            exchange.open_position("E-日本-USDT")
+            assert r"E-\u65e5\u672c-USDT" in read_until(process, "Position ")
+            assert interrupted(process) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such file here")
+@pytest.mark.parametrize("form", ["--plain", "--json"])
+def test_an_output_that_can_not_be_written_ends_it(form: str) -> None:
+    with Exchange() as exchange, open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "fastpos", *watch(exchange), form],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "FASTPOS_API_KEY": exchange.api_key},
+            timeout=60,
+        )
+    assert process.returncode == 1
+    assert process.stderr == "fastpos: [Errno 28] No space left on device\n"
+
+
+def test_the_demo_gives_an_object_an_event_and_nothing_else() -> None:
+    done = run("demo", "--json")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    assert {"ready", "position", "order", "adl_price", "disconnect"} <= set(events)
+
+
+def test_ctrl_c_ends_a_demo_that_has_no_other_end() -> None:
+    with started("demo", "--live", "--plain") as process:
+        read_until(process, "Ready")
+        assert interrupted(process) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "watch", "record", "replay", "serve", "tail", "status", "simulate", "info"],
+)
+def test_help_fits_a_terminal(command: str) -> None:
+    done = run(command, "--help", COLUMNS="80")
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_the_captures_show_what_was_asked_for(size: str) -> None:
     for name, said in (("three", "SUBSCRIBED"), ("lost", "LOST")):
         text = capture(f"{name}-{size}")
         assert said in text
-        assert len(re.findall(r"^.{3}E-\w+-USDT +(BUY|SELL) .*%", text, re.M)) == 3
+        assert len(re.findall(r"^.{3,4}E-\w+-USDT +(BUY|SELL) .*%", text, re.M)) == 3
         assert "!! 1 near liquidation" in text
         assert len(text.splitlines()) <= lines
         assert max(map(len, text.splitlines())) <= columns
@@ -184,6 +184,58 @@ def test_a_bar_is_full_or_empty_only_where_it_is_so() -> None:
     brush = Brush(is_ascii=True)
     bars = [brush.bar(each, 5) for each in (0, 0.01, 0.5, 0.999, 1)]
     assert bars == [".....", "#....", "##...", "####.", "#####"]
+
+
+@pytest.mark.parametrize("zero", [-0.0, Decimal("-0"), Decimal("-0.0"), -0.000000000001])
+def test_zero_has_no_sign(zero: Any) -> None:
+    assert (amount(zero), percent(zero), percent(zero, sign=True)) == ("0", "0.00%", "0.00%")
+    short = Position(side="SELL", volume=12, open_price=100.0, mark_price=100.0)
+    assert re.search(r"E-SHORT-USDT +SELL .* 0  +0\.00% ", shown_position(short))
+
+
+def test_signs_before_a_position_never_look_like_another_sign() -> None:
+    near = SHORT
+    close = Position(side="BUY", mark_price=105.0, liquidation_price=99.0)
+    for position, signs in ((near, "~?!!"), (close, "~?!")):
+        text = shown_position(position, missing_from_ticks=True, stale=True)
+        assert re.search(rf"^{re.escape(signs)} +E-SHORT-USDT", text, re.M), text
+
+
+def shown_position(position: Position, **more: Any) -> str:
+    named = Position(
+        **{
+            name: getattr(position, name)
+            for name in ("side", "volume", "open_price", "mark_price", "liquidation_price")
+        },
+        contract_name="E-SHORT-USDT",
+        **more,
+    )
+    return shown(replace(THREE, positions=[named]), BEGAN)
+
+
+def test_what_is_not_known_has_no_unit_and_what_is_over_is_told_so() -> None:
+    triggers = [
+        Trigger(trigger_order_id=str(n), expires_ms=BEGAN // 1_000_000 + n) for n in (-5000, 5000)
+    ]
+    text = shown(replace(THREE, positions=[LONG], triggers=triggers), BEGAN)
+    assert "-x" not in text
+    assert re.findall(r"expired|in 5\.0 s", text) == ["expired", "in 5.0 s"]
+
+
+def test_a_log_record_of_another_thread_puts_back_nothing_that_is_known() -> None:
+    replaced: list[str] = []
+
+    class Watched(Notes):
+        def __setattr__(self, name: str, value: Any) -> None:
+            replaced.append(name)
+            super().__setattr__(name, value)
+
+    notes = Watched(BEGAN)
+    replaced.clear()
+    notes.note("WARNING: something")
+    assert replaced == []
+    notes.note(Ready(first=True, received_ns=BEGAN))
+    assert replaced == ["_link"]
 
 
 # --- the connection -------------------------------------------------------------------------------

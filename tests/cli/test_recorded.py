@@ -199,7 +199,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     other.write_text('{"ns":1,"kind":"header","format":"x"}\n')
     assert refused(other) == f"{other} is no segment of a journal. {advice}"
     Writing(tmp_path / "..", "x").path.rename(other)
-    assert refused(other) == f"nothing is recorded in {other} yet"
+    assert refused(other).startswith(f"nothing is recorded in {other} yet")
 
 
 def altered(old: bytes, new: bytes) -> Callable[[Path], None]:

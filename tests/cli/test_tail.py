@@ -57,6 +57,23 @@ def test_in_a_group_it_goes_on_where_the_last_one_stopped() -> None:
             assert first not in output
 
 
+def test_what_a_reader_that_has_gone_was_not_shown_is_left_to_the_group() -> None:
+    words = ("--group", "risk", "--consumer", "one")
+    with RedisServer() as redis, Exchange() as exchange, publishing(exchange, redis) as stream:
+        assert stream.wait_ready(5)
+        with started("tail", redis.url, "alice", *words) as process:
+            read_until(process, "subscribed")
+            assert process.stdout is not None
+            process.stdout.close()
+            lost = exchange.place_order()
+            assert process.wait(20) == 1
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+            process.stdout = None
+        with started("tail", redis.url, "alice", *words) as process:
+            assert lost in read_until(process, lost)
+
+
 def test_the_url_may_be_in_the_environment() -> None:
     url = f"redis://:secret@127.0.0.1:{free_port()}/0"
     for words in (("alice",), ("--group", "risk", "alice"), ("alice", "--prefix", "x")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -116,6 +117,18 @@ def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(name: str) -> None:
     with ScreenProgram("demo", "--live") as program:
         program.read_until(*THREE)
         program.signal(getattr(signal, name))
+        assert program.end() == 0
+
+
+def test_after_it_was_stopped_by_force_all_is_drawn_anew() -> None:
+    with ScreenProgram("demo", "--live") as program:
+        program.read_until(*THREE, r"synced")
+        program.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, program.process.pid, os.WSTOPPED | os.WNOWAIT)
+        program.emulator.show("\x1b[2J")  # as what others write meanwhile does
+        program.signal(signal.SIGCONT)
+        program.read_until(*THREE, "CONTRACT", "─ Triggers", "─ Balances")
+        program.type("q")
         assert program.end() == 0
 
 

@@ -80,7 +80,7 @@ def live(stream: PositionStream, title: str, is_ascii: bool, seconds: float | No
     ends = None if seconds is None else monotonic() + seconds
     with (
         _Keys() as keys,
-        heard(dict.fromkeys((*_ENDING, "SIGWINCH", "SIGTSTP"), ask)),
+        heard(dict.fromkeys((*_ENDING, "SIGWINCH", "SIGTSTP", "SIGCONT"), ask)),
         _Logs(notes),
     ):
         try:
@@ -112,6 +112,7 @@ def _is_ended(asked: SimpleQueue[str], shown: Screen, keys: _Keys) -> bool:
                 old = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGTSTP)  # here it stands, until SIGCONT
                 signal.signal(signal.SIGTSTP, old)
+            if name in ("SIGTSTP", "SIGCONT"):  # the latter alone, where it was SIGSTOP
                 keys.take()
                 shown.enter()
     return False

@@ -151,7 +151,7 @@ def amount(value: Any, decimals: int | None = None, sign: bool = False) -> str:
     if abs(number) >= LARGEST:
         return f"{plus}{number:.3g}"
     places = decimals_of((number,)) if decimals is None else decimals
-    return f"{plus}{number:,.{places}f}"
+    return _unsigned_zero(f"{plus}{number:,.{places}f}")
 
 
 def percent(value: Any, sign: bool = False) -> str:
@@ -162,7 +162,13 @@ def percent(value: Any, sign: bool = False) -> str:
     number = number * 100
     if abs(number) >= 1000:
         return f"{amount(number, 0, sign)}%"
-    return f"{'+' if sign and number > 0 else ''}{number:.{1 if abs(number) >= 10 else 2}f}%"
+    plus = "+" if sign and number > 0 else ""
+    return _unsigned_zero(f"{plus}{number:.{1 if abs(number) >= 10 else 2}f}") + "%"
+
+
+def _unsigned_zero(text: str) -> str:
+    """Give a number as it is, but zero without a sign: it is neither profit nor loss."""
+    return text.lstrip("+-") if not text.strip("+-0.") else text
 
 
 def fraction(some: Any, whole: Any) -> str:

@@ -141,7 +141,9 @@ class Notes:
 
     def note(self, event: Any) -> None:
         """Remember an event, an error or a text."""
-        self._link = after(self._link, event)
+        if not isinstance(event, str):
+            # A log record comes on any thread: it must not put back what the stream's has replaced.
+            self._link = after(self._link, event)
         if isinstance(event, AccountUpdate):
             # The exchange tells them again with every change of a position.
             if event.balances == self._balances:

@@ -203,7 +203,7 @@ def _amount(name: str) -> Callable[[Position, Brush], Part]:
 
 
 def _signs(row: Position, _: Brush) -> Part:
-    """The signs before a position: the worst that can be said of it."""
+    """The signs before a position: all that can be said of it, so that none looks like another."""
     how = danger(row)
     signs = [
         (STALE, row.stale),
@@ -211,7 +211,7 @@ def _signs(row: Position, _: Brush) -> Part:
         (NEAR, how is Danger.NEAR),
         (CLOSE, how is Danger.CLOSE),
     ]
-    text = "".join(sign for sign, is_so in signs if is_so)[:2]
+    text = "".join(sign for sign, is_so in signs if is_so)
     return Part(text, "danger" if how is Danger.NEAR else "warning")
 
 
@@ -244,6 +244,10 @@ def _move(row: Position, _: Brush) -> Part:
 def _realized(row: Position, _: Brush) -> Part:
     value = row.realized_pnl
     return _gain(finite(value), _signed(value), "realized_pnl" in row.stale_fields)
+
+
+def _times(value: Any) -> str:
+    return amount(value) if finite(value) is None else f"{amount(value)}x"
 
 
 def _adl(row: Position, brush: Brush) -> Part:
@@ -289,7 +293,7 @@ _POSITIONS: list[Column[Position]] = [
     Column("MOVE", 12, _move, least=6),
     Column("REALIZED", 13, _realized, least=8),
     Column("ADL", 8, _adl, left=True, least=_ADL),
-    Column("LEV", 10, _attribute("leverage", lambda p, _: f"{amount(p.leverage)}x")),
+    Column("LEV", 10, _attribute("leverage", lambda p, _: _times(p.leverage))),
     Column("MODE", 11, _attribute("margin_mode", lambda p, _: _name(p.margin_mode)), left=True),
     Column("MARGIN", 14, _amount("margin"), least=8),
     Column("CLOSABLE", 18, _amount("closable_volume")),
@@ -373,7 +377,8 @@ _ORDERS: list[Column[Order]] = [
 def _triggers(now_ns: int) -> list[Column[Trigger]]:
     def expires(row: Trigger, _: Brush) -> str:
         try:
-            return f"in {span(row.expires_ms / 1e3 - now_ns / 1e9)}"  # type: ignore[operator]
+            left = row.expires_ms / 1e3 - now_ns / 1e9  # type: ignore[operator]
+            return f"in {span(left)}" if left > 0 else "expired"
         except (TypeError, ArithmeticError, ValueError):
             return "-"
 
