@@ -151,7 +151,7 @@ def test_what_can_not_be_is_refused_in_clear_words(
     trial: Trial, words: tuple[str, ...], told: str
 ) -> None:
     done = run("serve", str(trial.workers.file), *words)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert told in done.stderr
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
