@@ -81,8 +81,9 @@ def _check(url: str) -> None:
     except ValueError:
         raise ValueError(_UNREADABLE) from None
     # Else a part of the password is taken for a host, a port or a database, and shown.
+    user = parts.netloc.rpartition("@")[0]
     is_database = scheme == "unix" or re.fullmatch(r"(/\d*)?/?", parts.path, re.ASCII)
-    if not is_database or "#" in url:
+    if not is_database or "#" in url or "[" in user or "]" in user:
         raise ValueError(_UNREADABLE)
     for name in _OURS.intersection(options):
         raise ValueError(f"url may not say {name}: what answers look like is decided here")

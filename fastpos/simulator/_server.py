@@ -146,10 +146,20 @@ class Server:
             )
             self._running = True
             self._accepting = threading.Thread(
-                target=self._server.serve_forever, name="fastpos-exchange-accept", daemon=True
+                target=self._accept,
+                args=(self._server,),
+                name="fastpos-exchange-accept",
+                daemon=True,
             )
             self._accepting.start()
         return self
+
+    def _accept(self, server: WebSocketServer) -> None:
+        try:
+            server.serve_forever()
+        except (OSError, ValueError):  # the socket was closed before this had begun to look at it
+            if self._running and self._server is server:
+                raise
 
     def stop(self) -> None:
         """Close every connection with 1001 and stop listening; may be started again.
