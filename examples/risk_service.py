@@ -54,10 +54,14 @@ class Watch(RemoteStream):
         if -sum(position.realized_pnl or 0 for position in positions) > loss:
             alarms.add(f"has lost over {loss:g}")
         for alarm in sorted(alarms - self._ringing):
-            print("ALARM", self.name, alarm, flush=True)
+            self._say("ALARM", alarm)
         for alarm in sorted(self._ringing - alarms):
-            print("fine", self.name, alarm, flush=True)
+            self._say("fine", alarm)
         self._ringing = alarms
+
+    def _say(self, what: str, alarm: str) -> None:
+        # In one piece, as each account has a thread.
+        print(f"{what} {self.name} {alarm}\n", end="", flush=True)
 
 
 def main(url: str, limits: str) -> None:

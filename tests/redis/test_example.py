@@ -29,9 +29,8 @@ def test_the_risk_service_rings_and_the_second_one_goes_on(tmp_path: Path) -> No
             name="alice",
             publisher=Publisher(redis.url),
         )
-        stream.start()
-        assert stream.wait_ready(5)
-        with started(EXAMPLE, redis.url, str(limits)) as first:
+        with stream, started(EXAMPLE, redis.url, str(limits)) as first:
+            assert stream.wait_ready(5)
             read_until(first, "ALARM bob is not watched")
             position = exchange.open_position(volume=5)
             exchange.update_position(position, volume=11)
