@@ -146,6 +146,11 @@ class _Served:
         """Whether it has just begun, and will be subscribed soon."""
         return monotonic() < self._expected_until
 
+    def cut(self) -> None:
+        """Close its connection at once; for any thread."""
+        self.is_cut = True
+        self.stream.stop(0)
+
     @property
     def has_come(self) -> bool:
         """Whether it is subscribed, or has ended for good; for any thread."""
@@ -357,8 +362,7 @@ class _Program:
         of beginning, and has ended by now."""
         served = self._served.get(name)
         if served is not None and not served.is_leaving and self._may_serve(served.shard):
-            served.is_cut = True
-            served.stream.stop(0)
+            served.cut()
             self._settle()
 
     def _add(self, name: str) -> None:
@@ -383,8 +387,7 @@ class _Program:
         self._served[name] = served
         self._in_shards[served.shard] += 1
         if not self._may_serve(served.shard):  # it was lost meanwhile
-            served.is_cut = True
-            served.stream.stop(0)
+            served.cut()
             self._ask(self._settle)
 
     def _let_go(self, leaving: SimpleQueue[_Served]) -> None:
