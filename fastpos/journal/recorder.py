@@ -3,7 +3,7 @@
 Each method is one kind of record, and is called before what it tells of is done, so the order in
 the journal is that in which it happened. docs/journal.md has the kinds and their fields.
 
-Threads: the reader's, but for `lines_of` and `lost_lines`, which are the journal's writer's, and
+Threads: the reader's, but for what the journal's writer calls, `ask_for_state` and below, and
 `paused`, which is the ping thread's and touches nothing but the queue; it looks at `_batch`. What
 becomes of pushes is known when they were delivered, and the writer may not wait for that: whoever
 comes first, it or the reader, takes the token in their entry (`_claims`), and the other goes by it.
@@ -96,7 +96,7 @@ class Recorder:
     __slots__ = (
         "_batch", "_connection", "_credential", "_entries", "_is_asked", "_is_open",
         "_is_overtaken", "_journal", "_label", "_lost", "_noted", "_put", "_runs", "_since_state",
-        "_state_every", "follows_state", "stream", "taken", "told", "trouble",
+        "_state_every", "_wake", "follows_state", "stream", "taken", "told", "trouble",
         "wants_state",
     )  # fmt: skip
 
@@ -105,7 +105,8 @@ class Recorder:
         self.stream: str = stream
         """The stream's name."""
         self.wants_state: bool = False
-        """Whether `state` is wanted soon; set by who reads, taken back by `state`."""
+        """Whether `state` is wanted soon; taken back by `state`."""
+        self._wake: Callable[[], object] | None = None  # see `wake_by`
         self.follows_state: bool = journal.wants_states
         """Whether it is wanted whenever the stream was subscribed."""
         self._state_every = journal.state_every or inf
@@ -283,6 +284,11 @@ class Recorder:
         """There was none."""
         self._line("snapshot_failed", time_ns(), {"error": _told(error)})
 
+    def wake_by(self, wake: Callable[[], object] | None) -> None:
+        """From now on `wake` has the reader look for news soon, though it may be sent nothing;
+        None: there is no connection, and the next one tells the state."""
+        self._wake = wake
+
     def disconnected(self, event: Disconnect) -> None:
         """The connection has ended, or could not be made."""
         error = event.error
@@ -337,6 +343,13 @@ class Recorder:
         return True
 
     # --- the writer's -----------------------------------------------------------------------
+
+    def ask_for_state(self) -> None:
+        """Have `state` called soon, as nobody else knows any more what is so."""
+        self.wants_state = True
+        wake = self._wake
+        if wake is not None:
+            wake()
 
     @property
     def waiting(self) -> int:

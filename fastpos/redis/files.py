@@ -233,7 +233,7 @@ class Files:
                     if not box.is_fenced or place > (box.live_from or place):
                         box.begin_run()
                 elif line.startswith(b"dropped", kind):
-                    box.recorder.wants_state = True
+                    box.recorder.ask_for_state()
             if box.is_idle:
                 continue
             if box.is_fenced:
@@ -256,7 +256,7 @@ class Files:
             line = line_of(box.label, 0, until, "dropped", values)[:-1]
             box.put_line(line, place)
             box.place = place
-            box.recorder.wants_state = True
+            box.recorder.ask_for_state()
             given[box] = None
 
     def _skip(self, place: Place, error: Exception) -> None:

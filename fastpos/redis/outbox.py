@@ -182,7 +182,7 @@ class Outbox:
         """Let go of so many that are there, and of what told that some are not."""
         if self.lost is not None:
             self.lost = None
-            self.recorder.wants_state = True  # nobody else knows any more what is so
+            self.recorder.ask_for_state()
         self._let_go(count)
         self.tally.sent += count
         self.stored = self.sequence - 1

@@ -8,7 +8,7 @@ WHILE REDIS IS AWAY
 
 * Without a journal what comes waits in memory, up to `buffer_events`; beyond that the oldest go.
   Then a record of kind "dropped" says how many and from when to when, and the whole state follows
-  it as soon as the stream has something to read.
+  it: a ping goes out, and its pong has the reader tell it, though nothing else may come.
 * With a journal nothing waits in memory: it is read from the journal's files, which keep it for the
   next process, too (files.py). Then a publisher is what a stream's recorder hands over to, in the
   journal's place, and passes it on to that.

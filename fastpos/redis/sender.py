@@ -432,10 +432,10 @@ class Sender:
         if is_live and box.is_fenced:
             name = box.recorder.stream
             message = f"{name} is published by another now: this is the owner no more"
-            log.error("%s", message, extra=fields("fenced", stream=name))
             box.recorder.trouble = PublisherError(message).advising(
                 "The stream goes on unpublished; let only one process publish an account."
             )
+            log.error("%s", message, extra=fields("fenced", stream=name))
             self._fenced(name)
 
     # --- what fails -------------------------------------------------------------------------
@@ -450,10 +450,10 @@ class Sender:
             name = box.recorder.stream
             said = f"{type(error).__name__}: {printable(str(error))}"
             message = f"{name} can't be published: {said}"
-            log.error("%s", message, extra=fields("publishing_refused", stream=name))
             box.recorder.trouble = PublisherError(message).advising(
                 "It is tried again; look at what that key holds, and at the user's rights (ACL)."
             )
+            log.error("%s", message, extra=fields("publishing_refused", stream=name))
         return None
 
     def _look_at_refused(self) -> None:
@@ -482,8 +482,8 @@ class Sender:
             url = shown(self._url)
             said = f"{type(error).__name__}: {printable(str(error))}"
             message = f"nothing can be published to {url}: {said}"
-            log.error("%s", message, extra=fields("publisher_failing", url=url))
             self._tell(PublisherError(message))
+            log.error("%s", message, extra=fields("publisher_failing", url=url))
 
     def _tell(self, failure: PublisherError) -> None:
         self.failure = failure

@@ -236,6 +236,8 @@ class Feed:
 
     def look_out(self, link: Link) -> Scheduled | None:
         """Give what is to be looked after as long as `link` lasts, beside itself."""
+        if self._recorder is not None:
+            self._recorder.wake_by(link.ask_for_pong)
         timeout = self._settings.tick_timeout
         if timeout is not None:
             self._lookout = TickLookout(
@@ -374,6 +376,8 @@ class Feed:
 
     def left(self, link: Link | None) -> None:
         """The connection is over, and about to be closed."""
+        if self._recorder is not None:
+            self._recorder.wake_by(None)
         if link is not None:
             self.count(link)
             if link.session is not None:

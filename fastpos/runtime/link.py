@@ -45,6 +45,8 @@ __all__ = ["Buffers", "Link"]
 GRACE = 0.25
 # How often to look again once a deadline has passed, seconds.
 LOOK_AGAIN = 0.05
+# A ping that somebody asks for goes out so long after the last at the earliest, seconds.
+SPACING = 1.0
 
 
 class Buffers:
@@ -70,9 +72,9 @@ class Link:
     """
 
     __slots__ = (
-        "_awaited", "_buffers", "_closed", "_connection", "_count", "_is_idle", "_lock",
-        "_new_session", "_next_look", "_reads", "_silent_since", "_transport", "_waiting",
-        "_wake", "bytes_received", "last_received", "received_ns", "session",
+        "_awaited", "_buffers", "_closed", "_connection", "_count", "_is_asked", "_is_idle",
+        "_lock", "_new_session", "_next_look", "_reads", "_silent_since", "_transport",
+        "_waiting", "_wake", "bytes_received", "last_received", "received_ns", "session",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +107,8 @@ class Link:
         self._lock = threading.Lock()
         self._closed: Closed | None = None  # how it ended, where the session did not say it itself
         self._awaited = inf  # what the ping thread waits for
+
+        self._is_asked = False  # for a ping: anybody sets it, and the ping thread takes it back
 
         # The ping thread's.
         self._next_look = 0.0
@@ -273,6 +277,18 @@ class Link:
         except OSError:  # the next read tells; what came before it must not be lost
             pass
 
+    # --- anybody's ----------------------------------------------------------------------------
+
+    def ask_for_pong(self) -> None:
+        """Have the reader read something soon, though nothing may come: a ping goes out, where the
+        stream is subscribed or paused."""
+        self._is_asked = True
+        self._wake(self)
+
+    def cut(self) -> None:
+        """End the connection at once, and wait for nobody."""
+        self._connection.shutdown()
+
     # --- the ping thread's --------------------------------------------------------------------
 
     @property
@@ -292,10 +308,6 @@ class Link:
         self._wake(self)
         return before is Phase.READY and session.phase is Phase.PAUSED
 
-    def cut(self) -> None:
-        """End the connection at once, and wait for nobody; for any thread."""
-        self._connection.shutdown()
-
     def abort(self, reason: str, error: FastposError | None = None) -> None:
         """End the connection at once, for that reason."""
         with self._lock:
@@ -313,12 +325,17 @@ class Link:
         """Have a ping sent at once."""
         if self.session is not None:
             with self._lock:
-                self.session.ping_now(now)
+                self.session.ping_at(now)
             self._wake(self)
 
     def keep_schedule(self, now: float) -> float:
         """Do what is due; give when there is next something to do, `math.inf` for never."""
         session = self.session
+        if session is not None and self._is_asked:
+            self._is_asked = False
+            if session.phase in (Phase.READY, Phase.PAUSED):
+                with self._lock:
+                    session.ping_at(max(now, session.pinged + SPACING))
         if session is None or now < self._due(session):
             return self._await(session)
         caught_up = now >= session.limit and self._has_caught_up(session, now)

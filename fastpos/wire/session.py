@@ -281,10 +281,10 @@ class Session:
 
     __slots__ = (
         "_broker", "_close_due", "_credential", "_endpoint", "_heads", "_heartbeat", "_max",
-        "_pinged", "_pong_due", "_reply_due", "_reported", "_system_close_due", "_texts",
+        "_pong_due", "_reply_due", "_reported", "_system_close_due", "_texts",
         "_timing", "_unanswered", "_value", "_wall", "_wanted", "deadline", "ended_in",
-        "limit", "messages", "next_ping", "outgoing", "phase", "pings", "pongs", "writable",
-        "wrote",
+        "limit", "messages", "next_ping", "outgoing", "phase", "pinged", "pings", "pongs",
+        "writable", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -341,7 +341,8 @@ class Session:
         self._pong_due = inf
         self._system_close_due = inf
         self._close_due = inf
-        self._pinged = now
+        self.pinged: float = now
+        """When the last ping went out; at first when the session began."""
         self.limit: float = 0.0
         """The first time at which something that is waited for is late."""
         self.deadline: float = 0.0
@@ -541,7 +542,7 @@ class Session:
         self.pongs = min(self.pongs + 1, self.pings)
         if self._pong_due != inf:
             self._pong_due = inf
-            heartbeat.round_trip_s = max(now - self._pinged, 0.0)
+            heartbeat.round_trip_s = max(now - self.pinged, 0.0)
             self._reckon()
         if heartbeat.owed_since_sleep:
             heartbeat.owed_since_sleep -= 1
@@ -602,17 +603,17 @@ class Session:
         self.next_ping = now
         self._reckon()
 
-    def ping_now(self, now: float) -> None:
-        """Have the next ping be due; those after it follow from there."""
+    def ping_at(self, at: float) -> None:
+        """Have the next ping be due by then; those after it follow from there."""
         if self.phase not in (Phase.CLOSING, Phase.ENDED):
-            self.next_ping = min(self.next_ping, now)
+            self.next_ping = min(self.next_ping, at)
             self._reckon()
 
     def _ping(self, now: float) -> None:
         interval = self._timing.ping_interval
         # Missed ones (the machine was asleep) are not made up for.
         self.next_ping += ((now - self.next_ping) // interval + 1) * interval
-        self._pinged = now
+        self.pinged = now
         if self._pong_due == inf:
             self._pong_due = now + self._timing.pong_timeout
         now_ns = self._wall()

@@ -326,6 +326,34 @@ def test_a_deadline_counts_only_when_the_reader_has_caught_up() -> None:
     assert closed.reason == "no pong within 10 s"
 
 
+def test_a_pong_may_be_asked_for_and_no_more_often_than_each_second() -> None:
+    def serve(peer: socket.socket) -> None:
+        peer.sendall(text_frame("connect success"))
+        peer.sendall(text_frame("sub success"))
+        for _ in frames(peer):
+            pass
+
+    with linked(serve, ping_interval=100.0, pong_timeout=1000.0) as link:
+        session = link.session
+        assert session is not None
+        began = session.pinged
+        link.ask_for_pong()  # nothing may be asked before it is subscribed
+        assert link.keep_schedule(began + 0.5) > began + 2
+        while not isinstance(link.next_event(), Subscribed):
+            link.read()
+        assert link.keep_schedule(began + 5) == pytest.approx(began + 100)
+        assert session.pings == 0
+        link.ask_for_pong()
+        link.keep_schedule(began + 6)
+        assert (session.pings, session.pinged) == (1, began + 6)
+        for later in 6.1, 6.5, 6.9:
+            link.ask_for_pong()
+            assert link.keep_schedule(began + later) == pytest.approx(began + 7)
+        link.keep_schedule(began + 7)
+        assert (session.pings, session.pinged) == (2, began + 7)
+        assert link.keep_schedule(began + 8) > began + 100
+
+
 # --- ending ---------------------------------------------------------------------------------------
 
 
