@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastpos import Disconnect, FastposError, PositionStream, Unknown
+from fastpos import Disconnect, FastposError, PositionStream, Ready, Stale, Synced, Unknown
 from fastpos.cli.lines import LONGEST, line
+from fastpos.model.events import Event
 from fastpos.net.address import parse_proxy
 from fastpos.net.connection import Connection
 from fastpos.printable import LIMIT, printable
@@ -145,6 +146,22 @@ def test_replies_reach_events_and_logs_on_one_line(
     for record in caplog.records:
         if record.name == "fastpos":
             check(record.getMessage())
+
+
+@pytest.mark.parametrize(
+    ("event", "shown"),
+    [
+        (Synced(), "a snapshot was merged; positions: all as known"),
+        (
+            Synced(gap_s=3.456, created=1, deleted=2),
+            "a snapshot was merged after a gap of 3.46 s; positions: 1 new, 2 closed",
+        ),
+        (Stale(reason="no tick for 3.0 s"), "no tick for 3.0 s"),
+        (Ready(gap_s=None), "subscribed"),
+    ],
+)
+def test_what_happens_to_a_stream_is_told_in_words(event: Event, shown: str) -> None:
+    assert line(event, 0).partition(type(event).__name__)[2].strip() == shown
 
 
 def test_lines_of_the_command_line() -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import FastposError
-from ..model.events import Disconnect, Ready
+from ..model.events import Disconnect, Ready, Stale, Synced
 from ..model.exchange import CHANNELS, UNDOCUMENTED
 from ..model.table import Channel, Part
 from ..printable import printable
@@ -83,6 +83,17 @@ def _ready(event: Ready) -> str:
     return f"subscribed again after {event.gap_s:.2f} s, attempt {event.attempts}"
 
 
+def _synced(event: Synced) -> str:
+    found = {"new": event.created, "changed": event.updated, "closed": event.deleted}
+    told = ", ".join(f"{count} {what}" for what, count in found.items() if count)
+    after = "" if event.gap_s is None else f" after a gap of {event.gap_s:.2f} s"
+    return f"a snapshot was merged{after}; positions: {told or 'all as known'}"
+
+
+def _stale(event: Stale) -> str:
+    return event.reason
+
+
 def _disconnect(event: Disconnect) -> str:
     if event.retry_in_s is None:
         return f"{event.reason}; no further attempt"
@@ -91,6 +102,8 @@ def _disconnect(event: Disconnect) -> str:
 
 _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     Ready: _ready,
+    Synced: _synced,
+    Stale: _stale,
     Disconnect: _disconnect,
 }
 for _channel in (*CHANNELS, UNDOCUMENTED):

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..clock import monotonic
 from .entries import COUNT, NO_ID, Entries, Entry, Id, fields_of, id_of, text_of
-from .scripts import HOLD, LET_GO, READ
+from .scripts import HOLD, LET_GO, PRUNE, READ
 
 __all__ = ["Member"]
 
@@ -118,9 +118,7 @@ class Member:
             self.gone += sum(told is None or id_of(id) > told for id in gone)
             if start in (b"0-0", "0-0"):
                 break
-        for each in redis.xinfo_consumers(key, group):  # or there would be more and more
-            if each["name"] != self._consumer.encode() and not each["pending"]:
-                redis.xgroup_delconsumer(key, group, each["name"])
+        redis.eval(PRUNE, 1, key, group, self._consumer)  # or there would be more and more
         self._has_pending = True
         self._is_awaited = False
         return is_lost

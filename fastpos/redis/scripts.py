@@ -28,7 +28,7 @@ One call appends a batch, all of it or nothing.
 from __future__ import annotations
 
 __all__ = [
-    "ACQUIRE", "APPEND", "FENCED", "HOLD", "LET_GO", "MISSING", "READ", "RELEASE", "Keys",
+    "ACQUIRE", "APPEND", "FENCED", "HOLD", "LET_GO", "MISSING", "PRUNE", "READ", "RELEASE", "Keys",
 ]  # fmt: skip
 
 FENCED = b"FENCED"
@@ -136,6 +136,19 @@ local found = redis.call('XREADGROUP', 'GROUP', ARGV[3], ARGV[4], 'COUNT', ARGV[
   'STREAMS', KEYS[2], ARGV[5])
 if not found then return {} end
 return found[1][2]
+"""
+
+PRUNE = """
+-- KEYS: events. ARGV: group, consumer. Removes the group's others that have nothing to acknowledge:
+-- in one step, as with such a consumer all goes that it was given meanwhile.
+for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local told = {}
+  for n = 1, #each, 2 do told[each[n]] = each[n + 1] end
+  if told.pending == 0 and told.name ~= ARGV[2] then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], told.name)
+  end
+end
+return 0
 """
 
 RELEASE = """

@@ -37,6 +37,7 @@ from fastpos import (
 from fastpos.journal.format import kind_of, label_of, line_of, push_lines
 from fastpos.redis import Publisher, RemoteStream, entries, following
 from fastpos.redis import member as members
+from fastpos.redis.scripts import PRUNE
 from fastpos.simulator import Exchange
 from tests.support.digest import told
 from tests.support.programs import ROOT
@@ -968,6 +969,27 @@ def test_what_a_dead_member_has_not_acknowledged_is_told_again(
         assert not stream.wait_ready(0)
         log.wait("on_order", 10)
     assert ids(log) == [str(number) for number in range(10)]
+
+
+def test_members_that_were_are_removed_but_none_that_has_something_to_acknowledge(
+    redis: RedisServer,
+) -> None:
+    author, log = Author(redis), Recorder()
+    author.begin()
+    key = "fastpos:{alice}:events"
+    author.redis.xgroup_create(key, "risk", id="$")
+    author.order(1)
+    author.redis.xgroup_createconsumer(key, "risk", "idle")
+    author.redis.xreadgroup("risk", "dead", {key: ">"})
+    author.redis.eval(PRUNE, 1, key, "risk", "b")
+
+    def members() -> dict[str, int]:
+        return {each["name"]: each["pending"] for each in author.redis.xinfo_consumers(key, "risk")}
+
+    assert members() == {"dead": 1}
+    with member(redis, log, "b"):
+        log.wait("on_order")
+        until(lambda: members() == {"b": 0})
 
 
 def test_who_hangs_longer_than_its_lock_does_not_go_on(

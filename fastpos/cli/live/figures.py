@@ -33,8 +33,9 @@ __all__ = [
 
 # How near to its liquidation a position is in danger, or to be watched: parts of the mark price.
 NEAR, CLOSE = 0.03, 0.10
-# So many digits of a price are shown, and so many behind its point.
-DIGITS, DECIMALS = 7, 10
+# So many digits of a number are shown, but this many behind its point at the least and at the most,
+# if it has them.
+DIGITS, FEWEST, MOST = 7, 2, 10
 # What has more digits before its point than this is shown with an exponent.
 LARGEST = 1e15
 
@@ -128,7 +129,7 @@ def decimals_of(values: Iterable[Any]) -> int:
         value = finite(each)
         size = abs(float(value or 0))
         if size:
-            places = min(max(DIGITS - floor(log10(size)) - 1, 0), DECIMALS)
+            places = min(max(DIGITS - floor(log10(size)) - 1, FEWEST), MOST)
             _, _, behind = f"{value:.{places}f}".rstrip("0").partition(".")
             most = max(most, len(behind))
     return most
