@@ -78,8 +78,11 @@ class Owner(Protocol):
 
     faults: Faults
 
-    def frame_received(self, link: "Link", frame: Frame) -> None:
-        """Called for each frame, on the link's reading thread."""
+    def pong_received(self, link: "Link", data: bytes) -> None:
+        """Called for each pong frame, on the link's reading thread."""
+
+    def close_received(self, link: "Link") -> None:
+        """Called once, on the same, when a close frame has come, and before it is answered."""
 
     def link_closed(self, transport: "Transport") -> None:
         """Called once, when the transport's socket is closed."""
@@ -93,6 +96,7 @@ class Transport:
         self.owner = owner
         self.finished: threading.Event = threading.Event()
         self.linked = False  # whether a Link uses it
+        self._link: Link | None = None  # which, once it has begun
         raw.setblocking(False)
         self._raw = raw
         self._cond = threading.Condition()
@@ -157,6 +161,7 @@ class Transport:
 
     def start(self, link: "Link") -> None:
         """Start the writing thread; from now on it is the one that closes the socket."""
+        self._link = link
         self._writer = threading.Thread(
             target=self._run, args=(link,), name="fastpos-exchange-writer", daemon=True
         )
@@ -179,6 +184,8 @@ class Transport:
         faults = self.owner.faults
         opcode = data[0] & 0x0F if self._upgraded else None
         self._upgraded = True
+        if opcode == CLOSE and self._link is not None:
+            self._link.note_close()  # the client has not ended before that is known
         if (opcode == PONG and not faults.pongs) or (opcode == CLOSE and not faults.closes):
             return
         self.put(data, last=opcode == CLOSE)
@@ -364,6 +371,7 @@ class Link(ServerConnection):
             threading.Event()
         )  # joining a thread twice at once is not safe
         self.record: Connection = Connection(link=self)
+        self._has_noted = False  # that the client's close frame came; under `protocol_mutex`
         super().__init__(sock, *args, **kwargs)
         self.recv_events_thread.name = "fastpos-exchange-reader"
         self.transport.start(self)
@@ -378,8 +386,16 @@ class Link(ServerConnection):
     def process_event(self, event: Any) -> None:
         """See `ServerConnection`; called on the reading thread."""
         super().process_event(event)
-        if isinstance(event, Frame):
-            self.transport.owner.frame_received(self, event)
+        if isinstance(event, Frame) and event.opcode == PONG:
+            self.transport.owner.pong_received(self, bytes(event.data))
+        elif isinstance(event, Frame) and event.opcode == CLOSE:
+            self.note_close()
+
+    def note_close(self) -> None:
+        """Tell the owner if a close frame has come, once."""
+        if self.protocol.close_rcvd is not None and not self._has_noted:
+            self._has_noted = True
+            self.transport.owner.close_received(self)
 
 
 class Listener:

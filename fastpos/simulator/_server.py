@@ -23,7 +23,6 @@ from typing import Any, TypeVar, cast
 
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import Frame
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server as WebSocketServer
 from websockets.sync.server import ServerConnection, serve
@@ -32,10 +31,8 @@ from ._faults import Answer, Faults
 from ._link import Connection, Link, Listener, Transport
 from ._wire import (
     BINARY,
-    CLOSE,
     JSON_FORMATS,
     PING,
-    PONG,
     REPLY_FORMATS,
     TEXT,
     close_frame,
@@ -394,10 +391,10 @@ class Server:
             record.connected_at = time.monotonic()
             record.number = len(self.connections) + 1
             self.connections.append(record)
+            self._note("connect")
             greet = self.faults.no_greeting is None or not self.faults.no_greeting.take()
             if greet and self.faults.handshakes:
                 self._reply(link, "connect success")
-            self._note("connect")
         try:
             self._converse(link)
         finally:
@@ -453,9 +450,9 @@ class Server:
             if abs(value - self.now_ms()) > self.ping_tolerance * 1000:
                 self._violation(f"ping: {value} is not the time in ms")
             link.record.pings.append((time.monotonic(), value))
+            self._note("ping")
             if self.faults.pongs:
                 self._reply(link, f'{{"pong":{self.now_ms()}}}', pong=True)
-            self._note("ping")
         return True
 
     def _pong(self, link: Link, value: object) -> None:
@@ -486,17 +483,17 @@ class Server:
                 refusal = faults.refuse_sub.text
             if refusal:
                 link.record.refusals.append(refusal)
-                self._reply(link, refusal)
                 self._note("refusal")
+                self._reply(link, refusal)
                 return
-            for early in faults.early_pushes:
-                link.transport.put(early)
-            faults.early_pushes.clear()
-            self._reply(link, "sub success")
             if link.record.alive:
                 link.record.subscribed = True
                 link.record.subscriptions.append(time.monotonic())
             self._note("sub")
+            for early in faults.early_pushes:
+                link.transport.put(early)
+            faults.early_pushes.clear()
+            self._reply(link, "sub success")
 
     def _problem(self, record: Connection, message: dict[str, Any]) -> str:
         """What is wrong with a sub or unsub message: a word that names it; "" when nothing is.
@@ -541,19 +538,20 @@ class Server:
                 self._live.remove(record)
                 self._changed.notify_all()
 
-    def frame_received(self, link: Link, received: Frame) -> None:
-        """For the link: any frame came."""
-        if received.opcode == PONG:
-            with self._lock:
-                link.record.pongs.append(bytes(received.data))
-                self._note("ws_pong")
-        elif received.opcode == CLOSE:
-            close = link.protocol.close_rcvd
-            with self._lock:
-                if close is not None:
-                    link.record.close_code, link.record.close_reason = close.code, close.reason
-                self._retire(link.record)
-                self._note("close")
+    def pong_received(self, link: Link, data: bytes) -> None:
+        """For the link: a pong frame came."""
+        with self._lock:
+            link.record.pongs.append(data)
+            self._note("ws_pong")
+
+    def close_received(self, link: Link) -> None:
+        """For the link: a close frame came, and was not answered yet."""
+        close = link.protocol.close_rcvd
+        with self._lock:
+            if close is not None:
+                link.record.close_code, link.record.close_reason = close.code, close.reason
+            self._retire(link.record)
+            self._note("close")
 
     def link_closed(self, transport: Transport) -> None:
         """For the link: its socket is closed."""

@@ -28,6 +28,7 @@ from websockets.sync.client import connect
 
 import fastpos.simulator
 from fastpos.simulator import Exchange
+from fastpos.simulator._link import Transport
 from tests.support.connections import at_once
 from tests.support.programs import run
 from tests.support.pushes import REAL, load
@@ -193,6 +194,34 @@ def test_its_own_pings_are_to_be_answered(exchange: Exchange, client: Client, fo
     assert (connection.unanswered_pings, exchange.violations) == ([], [])
     client.send('{"pong":1790145583}')  # once is enough
     assert exchange.wait_for("violation")
+
+
+def test_what_a_client_is_answered_is_in_the_records_by_then(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has seen the answer need not wait for what it answers."""
+    put, known = Transport.put, []
+
+    def look(transport: Transport, data: bytes, *, last: bool = False) -> bool:
+        codes = [connection.close_code for connection in exchange.connections]
+        known.append((sorted(exchange.counts), codes))
+        return put(transport, data, last=last)
+
+    monkeypatch.setattr(Transport, "put", look)
+    exchange.refuse_subscription(times=1)
+    with opened(exchange) as client:
+        client.recv(SOON)
+        for message in (sub(exchange), sub(exchange), ping()):
+            answer(client, message)
+        client.close(3000)
+    del known[0]  # the upgrade's answer
+    assert known == [
+        (["connect"], [None]),
+        (["connect", "refusal"], [None]),
+        (["connect", "refusal", "sub"], [None]),
+        (["connect", "ping", "refusal", "sub"], [None]),
+        (["close", "connect", "ping", "refusal", "sub"], [3000]),
+    ]
 
 
 # --- what goes out --------------------------------------------------------------------------------
