@@ -224,9 +224,10 @@ class Writer:
         journal = self._journal
         waiting = sum(each.waiting for each in journal.recorders)
         limit = journal.buffer_bytes
-        journal.is_full = waiting > (limit / 2 if journal.is_full else limit)
-        if written and not journal.is_full:
+        is_full = waiting > (limit / 2 if journal.is_full else limit)
+        if written and not is_full:
             journal.is_failing = False
+        journal.is_full = is_full
 
     def _write_all(self) -> bool:
         """Write what there is; whether that worked out."""
@@ -318,6 +319,9 @@ class Writer:
         if self._failed_at is None:
             return
         lasted, self._failed_at = monotonic() - self._failed_at, None
+        if not self._journal.is_full:
+            # Before it is said: what fails after that is told of anew, be it in this very turn.
+            self._journal.is_failing = False
         log.warning(
             "the journal in %s is written again, after %.1f s",
             self._folder,
