@@ -25,7 +25,7 @@ from fastpos.simulator import Exchange
 from tests.support import credentials
 from tests.support.bench import Bench
 from tests.support.certificates import Certificates, make_certificates
-from tests.support.recording import KEY, Recorder, until
+from tests.support.recording import KEY, SOON, Recorder, until
 
 PROCESSES = 4
 
@@ -101,8 +101,8 @@ def tidy() -> Iterator[None]:
     """No thread and no socket is left when the test has ended."""
     threads, sockets = _threads(), _sockets()
     yield
-    until(lambda: _threads() <= threads, 2.0, "that no thread is left")
-    until(lambda: _sockets() <= sockets, 2.0, "that no socket is left")
+    until(lambda: _threads() <= threads, SOON, "that no thread is left")
+    until(lambda: _sockets() <= sockets, SOON, "that no socket is left")
 
 
 @pytest.fixture

@@ -133,14 +133,14 @@ def test_pings_go_out_while_a_callback_takes_its_time(
     with Exchange() as other:
         slow = bench.new(name="slow", slow_callback_s=0.1)
         slow.on_order = bench.gate
-        options = {"ping_interval": 0.1, "pong_timeout": 0.2}
+        options = {"ping_interval": 0.1, "pong_timeout": 1.0}
         fleet = new_fleet(slow, new_stream(other, **options), bench.new(name="beside", **options))
         with fleet:
             assert fleet.wait_ready(SOON)
             bench.push(1)
             assert bench.entered.wait(SOON)
             for exchange in (other, bench.exchange):
-                assert exchange.wait_for("ping", SOON, exchange.counts["ping"] + 5)
+                assert exchange.wait_for("ping", SOON, exchange.counts["ping"] + 8)
             assert slow.stats.current_callback is not None
             bench.open.set()
             # The others may have had a long turn before, where the machine had no time for them.
@@ -202,16 +202,20 @@ def _raising(_: object) -> None:
 
 
 def test_a_flood_is_read_by_turns(bench: Bench, new_stream: NewStream, new_fleet: NewFleet) -> None:
+    sent, seen = threading.Event(), []
     with Exchange() as flooding:
-        flood = new_stream(flooding, name="flood", on_order=lambda _: time.sleep(0.0001))
-        with new_fleet(flood, bench.new()) as fleet:
+        flood = new_stream(flooding, name="flood", on_order=lambda _: sent.wait(SOON))
+        other = bench.new()
+        other.on_order(lambda _: seen.append(flood.stats.events["Order"]))
+        with new_fleet(flood, other) as fleet:
             assert fleet.wait_ready(SOON)
             for number in range(5000):
                 flooding.push(order(number))
             bench.push(1)
-            bench.wait("on_order")
-            assert flood.stats.events["Order"] < 5000
-            until(lambda: flood.stats.events["Order"] == 5000)
+            until(other._driver.link._connection.unread)  # type: ignore[union-attr]
+            sent.set()
+            until(lambda: flood.stats.events["Order"] == 5000 and seen)
+            assert seen[0] < 5000
 
 
 # --- connecting -----------------------------------------------------------------------------------
@@ -219,11 +223,13 @@ def test_a_flood_is_read_by_turns(bench: Bench, new_stream: NewStream, new_fleet
 
 def test_so_many_connect_in_a_second_and_at_once(bench: Bench, new_fleet: NewFleet) -> None:
     streams = [bench.new() for _ in range(8)]
+    began = time.monotonic()
     with new_fleet(*streams, connect_rate=20, connect_threads=2) as fleet:
         assert fleet.wait_ready(SOON)
     came = sorted(connection.connected_at for connection in bench.exchange.connections)
     assert len(came) == 8
-    assert came[-1] - came[0] >= 7 / 20 - 0.03
+    # From before the first, as that may have come late.
+    assert came[-1] - began >= 7 / 20
 
 
 def test_who_has_a_position_connects_first(bench: Bench, new_fleet: NewFleet) -> None:
@@ -248,10 +254,15 @@ def test_who_is_told_to_slow_down_slows_down_all_of_the_host(
     bench: Bench, new_fleet: NewFleet
 ) -> None:
     bench.exchange.refuse_upgrade(429, headers={"Retry-After": "1"}, times=1)
-    with new_fleet(*(bench.new() for _ in range(4)), connect_threads=1) as fleet:
+    streams = [bench.new() for _ in range(4)]
+    waiting: list[int] = []
+    for stream in streams:
+        stream.on_disconnect(lambda _: waiting.append(fleet.stats.waiting))
+    with new_fleet(*streams, connect_threads=1) as fleet:
         refused = bench.wait("on_disconnect")[0]
         assert refused.retry_in_s >= 1
-        assert fleet.stats.waiting >= 3
+        until(lambda: waiting)
+        assert waiting[0] == 3
         assert fleet.wait_ready(SOON)
     first = min(connection.connected_at for connection in bench.exchange.connections)
     told = bench.recorder.times["on_disconnect"][0]
@@ -280,13 +291,16 @@ def test_a_fleet_that_connects_is_stopped_at_once(bench: Bench, new_fleet: NewFl
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hung = f"ws://127.0.0.1:{silent.getsockname()[1]}/"
         fleet = new_fleet(
-            *(PositionStream(hung, api_key="k", broker=1, proxy="") for _ in range(5)),
+            *(
+                PositionStream(hung, api_key="k", broker=1, proxy="", connect_timeout=60)
+                for _ in range(5)
+            ),
             connect_threads=2,
         ).start()
         until(lambda: fleet.stats.connecting == 2)
         began = time.monotonic()
-        fleet.stop()
-        assert time.monotonic() - began < 2.0
+        fleet.stop(20.0)
+        assert time.monotonic() - began < 8.0
     assert fleet.stats.ended == 5
     assert ours() == []
 
@@ -533,7 +547,7 @@ def test_a_full_queue_leaves_its_stream_unread_and_nothing_is_lost(
 ) -> None:
     with Exchange() as other:
         got: list[int] = []
-        options = {"ping_interval": 0.1, "pong_timeout": 0.2}
+        options = {"ping_interval": 0.1, "pong_timeout": 1.0}
         slow = new_stream(other, name="slow", on_order=bench.gate, queue_size=5, **options)
         slow.on_order(lambda event: got.append(int(event.order_id)))
         with new_fleet(slow, bench.new(), callback_threads=2) as fleet:
@@ -544,10 +558,10 @@ def test_a_full_queue_leaves_its_stream_unread_and_nothing_is_lost(
             read = slow.stats.messages
             bench.push(1)
             bench.wait("on_order")
-            assert other.wait_for("ping", SOON, other.counts["ping"] + 5)
+            assert other.wait_for("ping", SOON, other.counts["ping"] + 15)
             assert slow.stats.messages == read < 3000
             bench.open.set()
-            until(lambda: len(got) == 3000)
+            until(lambda: len(got) == 3000, 20)
             assert got == [*range(3000)]
             assert slow.stats.disconnects == {}
             error = bench.recorder.on_error[0]
@@ -625,7 +639,7 @@ def test_a_callback_that_outlasts_a_stop_is_left_to_finish(
     assert bench.entered.wait(SOON)
     began = time.monotonic()
     fleet.stop(timeout=0.3)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < SOON / 2
     assert not fleet.join(0)
     bench.open.set()
     assert fleet.join(SOON)
@@ -668,8 +682,8 @@ def test_no_thread_is_left_when_the_fleet_has_ended(
 
 
 def test_one_thread_is_enough_to_connect_many(bench: Bench, new_fleet: NewFleet) -> None:
-    with new_fleet(*(bench.new() for _ in range(12)), connect_threads=1) as fleet:
-        assert fleet.wait_ready(LONGEST_WAIT * 6)
+    with new_fleet(*(bench.new() for _ in range(36)), connect_threads=1) as fleet:
+        assert fleet.wait_ready(LONGEST_WAIT * 24)  # none has waited for another's time to look
 
 
 def test_a_start_that_fails_leaves_nothing_behind(
@@ -781,8 +795,8 @@ def test_a_signal_handler_that_has_interrupted_add_can_stop(
     assert fleet.wait_ready(SOON)
     began = time.monotonic()
     with fleet._changing:  # as in the midst of add()
-        fleet.stop(4.0)
-    assert time.monotonic() - began < 2.0
+        fleet.stop(12.0)
+    assert time.monotonic() - began < 6.0
     assert fleet.join(0)
 
 
@@ -805,7 +819,7 @@ def test_one_stream_is_removed_in_a_callback_of_another_on_the_same_thread(
             bench.push(1)
             assert second.join(SOON)
             until(lambda: took)
-            assert took[0] < 1.0
+            assert took[0] < 3.0
 
 
 def test_an_exit_in_a_credentials_callable_ends_run_forever(

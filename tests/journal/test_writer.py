@@ -161,10 +161,9 @@ def test_segments_end_by_size_and_age_and_the_oldest_are_removed(
                 told.wait("on_unknown", number + 1)
                 assert journal.flush()
         until(lambda: sum(sizes()) < 4000)  # once the writer has tidied up, after its last write
-    assert len(files.written(tmp_path)) > 2
     kept = numbers(tmp_path)
     assert kept == [*range(kept[0], 200)]
-    assert kept[0] > 0
+    assert kept[0] > 0  # so there were several, of which the first ones are gone
 
 
 def test_a_segment_that_is_old_is_closed_though_nothing_comes(

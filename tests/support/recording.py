@@ -11,8 +11,8 @@ import pytest
 
 from fastpos.runtime.callbacks import CALLBACK_NAMES
 
-SOON = 5.0
-"""Seconds: the deadline of a wait, never a pause."""
+SOON = 10.0
+"""Seconds: the deadline of a wait, never a pause. A busy machine may hold up a thread for two."""
 
 KEY = "key-of-the-tests-0b7a55"
 

@@ -32,11 +32,11 @@ PREAMBLE = """
 import queue
 import gevent
 
-faulthandler.dump_traceback_later(30, exit=True)
+faulthandler.dump_traceback_later(50, exit=True)
 context = ssl.create_default_context(cafile=words[0]) if words[0] else None
 ready, orders, errors = queue.Queue(), queue.Queue(), []
 stream = new(
-    ssl_context=context, ping_interval=0.2, pong_timeout=0.5,
+    ssl_context=context, ping_interval=0.2, pong_timeout=2.0,
     on_ready=ready.put, on_order=orders.put, on_error=errors.append,
 )
 last_turn, longest = time.monotonic(), 0.0
@@ -55,8 +55,8 @@ def say(*words):
 
 def stop_in_time():
     began = time.monotonic()
-    stream.stop()
-    say("stopped", time.monotonic() - began < 3)
+    stream.stop(20)
+    say("stopped", time.monotonic() - began < 8)
 """
 
 
@@ -83,7 +83,7 @@ def test_a_stream_and_its_faults(tls: Certificates | None) -> None:
             ready.get(timeout=10)
         say("ready", orders.get(timeout=10).order_id)
         gevent.spawn(stop_in_time).get()
-        say("others had their turns", longest < 2)
+        say("others had their turns", longest < 5)
     """
     context = tls.good.context() if tls else None
     with Exchange(ssl_context=context) as exchange, program(exchange, body, tls) as process:
@@ -97,7 +97,7 @@ def test_a_stream_and_its_faults(tls: Certificates | None) -> None:
             exchange.push(order(number))
             assert read_until(process, "ready") == f"ready {number}\n"
             fault()
-            assert exchange.wait_for("sub", count=number + 2)
+            assert exchange.wait_for("sub", 15, number + 2)
         exchange.resume()
         exchange.push(order(7))
         assert read_until(process, "ready") == "ready 7\n"
@@ -172,7 +172,7 @@ def test_a_journal(exchange: Exchange, tmp_path: Path) -> None:
         assert journal.flush()
         say("written")
         stop_in_time()
-        say("errors", errors, "others had their turns", longest < 2)
+        say("errors", errors, "others had their turns", longest < 5)
     """
     with streaming(exchange, PREAMBLE + dedent(body), "", str(tmp_path), first=PATCHED) as process:
         assert exchange.wait_for_subscribers(1, 10)
