@@ -126,11 +126,11 @@ class CallbackQueue:
             callback=names,
             seconds=now - began,
         )
-        log.warning("%s: %s", self._stream, error, extra=extra)
         if self._on_error.functions:
             with self._changed:
                 if not self._discarding:  # first, as it is about all the others
                     self._waiting.appendleft((self._on_error, error, monotonic()))
+        log.warning("%s: %s", self._stream, error, extra=extra)
 
     def _pop(self) -> Entry | None:
         """Take the next event, None where none waits. Called under the lock."""

@@ -110,7 +110,7 @@ def test_waiting_is_told_once_for_each_time_it_begins(
         with concurrently(lambda: desk.orders(*range(1, 20))):
             until(lambda: len(records()) == episode)  # noqa: B023
             desk.open.set()
-        until(lambda: desk.dispatcher.depth == 0)
+        until(lambda: desk.dispatcher.depth == 0 and desk.dispatcher._current is None)
         desk.dispatcher._full_until -= 3600  # as if that had been an hour ago
         desk.entered.clear()
         desk.open.clear()
