@@ -470,10 +470,10 @@ with Exchange() as exchange:
     fleet = Fleet(streams)
     parent = os.getpid()
     fleet.start()
-    assert fleet.wait_ready(5)
+    assert fleet.wait_ready(20)
     for number in range(3):
         exchange.push(order(number))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while len(got) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     pid, status = os.waitpid(pids[0], 0)

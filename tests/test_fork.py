@@ -45,7 +45,7 @@ def in_child(function: Callable[[], Any]) -> Any:
     if child == 0:
         status = 1
         try:
-            signal.alarm(10)
+            signal.alarm(25)
             # A handler of pytest's may be writing at the fork, and its file stays locked here.
             logging.disable()
             os.close(reader)
@@ -200,7 +200,7 @@ def fork():
     global child
     child = os.fork()
     if child == 0:
-        signal.alarm(10)
+        signal.alarm(25)
     else:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print("child ended with", status, flush=True)
@@ -227,6 +227,8 @@ def test_interpreter_exit_of_the_child(exchange: Exchange) -> None:
             print("connects", stream.stats.connects, stream.stats.disconnects)
     """
     assert run(exchange, body) == "child ended with 3\nconnects 1 {}\n"
+    assert exchange.wait_for("unsub")
+    assert exchange.wait_for("close")
     assert exchange.counts["unsub"] == exchange.counts["close"] == 1
     assert exchange.connections[0].close_code == 1000
 
@@ -252,6 +254,8 @@ def test_child_that_leaves_run_forever(exchange: Exchange) -> None:
         exchange.push(order(2))
         assert output.result(30) == "child ended with 0\nconnects 1 {'stopped': 1}\n"
     assert len(exchange.connections) == 1
+    assert exchange.wait_for("unsub")
+    assert exchange.wait_for("close")
     assert exchange.counts["unsub"] == exchange.counts["close"] == 1
 
 

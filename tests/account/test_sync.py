@@ -857,7 +857,7 @@ def test_stop_while_a_call_is_under_way(live: Live) -> None:
     live.free.clear()
     live.start()
     until(lambda: live.taken)
-    with at_once(1.0):
+    with at_once(3.0):
         live.stream.stop()
     assert not live.stream.synced
     live.end_calls()

@@ -32,12 +32,12 @@ def test_slow_callback_is_logged_once_with_its_name_and_time(
     bench: Bench, caplog: pytest.LogCaptureFixture, dispatch: str
 ) -> None:
     def slow(secret: str, event: object) -> None:
-        time.sleep(0.03)
+        time.sleep(0.3)
         raise ValueError
 
     def quick(_: object) -> None: ...
 
-    stream = bench.start(dispatch=dispatch, slow_callback_s=0.025)
+    stream = bench.start(dispatch=dispatch, slow_callback_s=0.25)
     stream.on_order(partial(slow, "kept-to-itself"))
     stream.on_order(quick)
     bench.push(0, 1, 2)
@@ -50,9 +50,9 @@ def test_slow_callback_is_logged_once_with_its_name_and_time(
     assert quick.__qualname__ not in records
     record = records[slow.__qualname__]
     assert slow.__qualname__ in record["message"]
-    assert 0.025 < record["fastpos_seconds"] < SOON
+    assert 0.25 < record["fastpos_seconds"] < SOON
     assert stats.slowest_callback is not None
-    assert stats.slowest_callback_s >= 0.03
+    assert stats.slowest_callback_s >= 0.3
     # Its name shows no arguments.
     assert "slow" in str(error)
     assert "kept-to-itself" not in str(error) + caplog.text
@@ -63,11 +63,11 @@ def test_time_without_events_counts_for_no_callback(
     bench: Bench, caplog: pytest.LogCaptureFixture, dispatch: str
 ) -> None:
     """Nor for the lag."""
-    stream = bench.start(dispatch=dispatch, slow_callback_s=0.4)
+    stream = bench.start(dispatch=dispatch, slow_callback_s=1.0)
     bench.push(1)
     bench.wait("on_order")
     # An exchange that says nothing for so long is the thing itself.
-    assert not bench.exchange.wait_for("disconnect", 0.5)
+    assert not bench.exchange.wait_for("disconnect", 1.2)
     bench.push(2)
     bench.wait("on_order", 2)
     bench.exchange.push_bytes(b"garbage")
@@ -76,8 +76,8 @@ def test_time_without_events_counts_for_no_callback(
     bench.wait("on_ready", 2)
     bench.exchange.push({"channel": "news"})
     bench.wait("on_unknown")
-    assert stream.stats.max_lag_s < 0.4
-    assert stream.stats.slowest_callback_s < 0.4
+    assert stream.stats.max_lag_s < 1.0
+    assert stream.stats.slowest_callback_s < 1.0
     assert logged(caplog, "slow_callback") == []
 
 
@@ -95,22 +95,22 @@ def test_lag(new_stream: Callable[..., PositionStream], recorder: Recorder, disp
 
     def nap(event: Order) -> None:
         if event.order_id == "1":
-            time.sleep(0.1)
+            time.sleep(0.5)
 
     with ScriptedServer(serve) as server:
         stream = new_stream(server.url, dispatch=dispatch)
         stream.on_order(nap)
         with stream:
             recorder.wait("on_order", 2)
-            until(lambda: stream.stats.lag_s >= 0.1, what="the lag")
+            until(lambda: stream.stats.lag_s >= 0.5, what="the lag")
             stats = stream.stats
             go_on.set()
             recorder.wait("on_order", 3)
-            until(lambda: stream.stats.lag_s < 0.1, what="no lag")
+            until(lambda: stream.stats.lag_s < 0.5, what="no lag")
             assert stream.stats.max_lag_s == stats.max_lag_s
     assert stats.lag_s == stats.max_lag_s < SOON
     assert stats.slowest_callback == nap.__qualname__
-    assert 0.1 <= stats.slowest_callback_s < SOON
+    assert 0.5 <= stats.slowest_callback_s < SOON
 
 
 def test_a_function_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -152,7 +152,10 @@ def test_a_function_that_hangs_is_named_while_it_does(
         release.wait(SOON)
         release.clear()
 
-    named = partial(logged, caplog, "callback_running")
+    def named() -> list[dict[str, Any]]:
+        """But for others, which a busy machine may hold up as long."""
+        records = logged(caplog, "callback_running")
+        return [each for each in records if each["fastpos_callback"] == hang.__qualname__]
 
     stream = bench.start(dispatch=dispatch, slow_callback_s=0.15)
     stream.on_order(hang)
