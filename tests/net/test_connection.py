@@ -220,7 +220,7 @@ def test_a_server_that_closes_and_stays_is_left(
         started = time.monotonic()
         assert end_of(link).close_code == 1000
         link.end()
-        assert 0.15 < time.monotonic() - started < 3
+        assert 0.15 < time.monotonic() - started < 8
         left.set()
 
 
@@ -399,7 +399,7 @@ def test_a_send_that_cannot_be_completed_fails_while_data_is_read(serving: Servi
         with concurrently(lambda: send_too_much(connection)) as sending:
             messages = take(connection, 50)
             assert sent_all.wait(5)
-        assert 0.25 < sending.result() < 5
+        assert 0.25 < sending.result() < 15
         done.set()
     assert messages == [(TEXT, str(number)) for number in range(50)]
 

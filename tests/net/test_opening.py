@@ -28,7 +28,7 @@ from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
 from tests.fuzz.opening import Peer
 from tests.support.connections import at_once, concurrently, refusal
 from tests.support.recording import SOON, until
-from tests.support.rig import free_port
+from tests.support.rig import free_port, refusing_port
 from tests.support.servers import ScriptedServer
 from tests.support.upgrade import accept_upgrade, read_request, upgrade_response
 
@@ -323,8 +323,8 @@ def test_any_answer_is_limited_in_size(data: bytes) -> None:
 
 
 def test_nobody_listens() -> None:
-    port = free_port()
-    error = refusal(f"ws://127.0.0.1:{port}/")
+    with refusing_port() as port:
+        error = refusal(f"ws://127.0.0.1:{port}/")
     assert re.search(rf"127\.0\.0\.1:{port}: cannot connect: .*refused", str(error))
 
 
@@ -401,12 +401,12 @@ def seconds_to_open(*ports: int) -> float:
 def test_the_next_address_does_not_wait_for_one_that_hangs() -> None:
     with unresponsive() as silent, ScriptedServer(accept_upgrade) as server:
         took = seconds_to_open(silent, silent, server.port)
-    assert 2 * ATTEMPT_DELAY <= took < 2 * ATTEMPT_DELAY + 1.5
+    assert 2 * ATTEMPT_DELAY <= took < 2 * ATTEMPT_DELAY + 8  # of 60
 
 
 def test_addresses_that_refuse_are_gone_through_at_once() -> None:
-    with ScriptedServer(accept_upgrade) as server:
-        assert seconds_to_open(*[free_port()] * 20, server.port) < 20 * ATTEMPT_DELAY / 2
+    with ScriptedServer(accept_upgrade) as server, refusing_port() as port:
+        assert seconds_to_open(*[port] * 80, server.port) < 80 * ATTEMPT_DELAY / 2
 
 
 def test_an_address_that_is_slow_may_still_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,8 +474,8 @@ def test_a_race_of_connects_can_be_aborted(second: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Connection, "_adopt", adopt_and_note)
     connection = Connection("ws://exchange.test/", connect_timeout=60)
-    with unresponsive() as silent:
-        ports, failed = (silent, free_port()), 2  # there is one of an unknown family
+    with unresponsive() as silent, refusing_port() as port:
+        ports, failed = (silent, port), 2  # there is one of an unknown family
         if second == "hangs":
             ports, failed = (silent, silent), 1
         with standing_for(*ports), opening_in_vain(connection, "stopped"):

@@ -117,7 +117,7 @@ def opened(url: str, **options: Any) -> Iterator[Client]:
         client.end()
 
 
-def refusal(url: str, seconds: float = 3.0, **options: Any) -> FastposError:
+def refusal(url: str, seconds: float = 6.0, **options: Any) -> FastposError:
     """What opening raises, which must not take long."""
     connection = Connection(url, {"api-key": "s3cret"}, **options)
     with at_once(seconds), pytest.raises(FastposError) as raised:
@@ -150,8 +150,8 @@ def read_until_end(client: Client) -> tuple[list[Message], Ended]:
 
 
 @contextmanager
-def at_once(seconds: float = 3.0) -> Iterator[None]:
-    """The block takes no longer, on a busy machine either."""
+def at_once(seconds: float = 6.0) -> Iterator[None]:
+    """The block takes no longer, on a busy machine either: it waits for no time-out."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
