@@ -35,7 +35,7 @@ SECRET = "secret-of-the-tests-3c9d"
 HOUR_MS = 3_600_000
 SHORT = 0.3
 """Seconds: a time-out that a test waits for."""
-AT_ONCE = 2.0
+AT_ONCE = 6.0
 """Seconds: over in this time is within `SHORT`, on a busy machine."""
 
 TIME = "/fapi/v1/time"
@@ -434,17 +434,17 @@ def test_a_pause_is_kept(
     assert failure(source).retry_after is None
     assert source().balances
     body = b'{"code":-1003,"msg":"too many requests"}'
-    exchange.rest_fail(status, {"Retry-After": "7"}, body, times=1)
+    exchange.rest_fail(status, {"Retry-After": "700"}, body, times=1)
     error = failure(source)
-    assert (error.code, error.status, error.retry_after) == (-1003, status, 7.0)
+    assert (error.code, error.status, error.retry_after) == (-1003, status, 700.0)
     asked = len(exchange.rest_requests)
-    for clock.ahead in (0.0, 3.0, 6.5):
+    for clock.ahead in (0.0, 300.0, 650.0):
         error = failure(source)
         assert (error.code, error.status) == (-1003, status)
-        assert 7 - clock.ahead - AT_ONCE < (error.retry_after or 0) <= 7 - clock.ahead
+        assert 700 - clock.ahead - AT_ONCE < (error.retry_after or 0) <= 700 - clock.ahead
         assert "pause" in str(error)
     assert len(exchange.rest_requests) == asked
-    clock.ahead = 7.0
+    clock.ahead = 700.0
     assert source().balances
 
 
@@ -503,15 +503,15 @@ def test_the_clock_is_taken_from_the_middle_of_the_round_trip(
 
     def handler(peer: socket.socket) -> None:
         read_request(peer)
-        clock.ahead += 4.0
+        clock.ahead += 40.0
         peer.sendall(answer({"serverTime": 1_000_000_000_000}))
         for body in (EMPTY, []):
             stamps.append(int(read_request(peer)[1]["x-ch-ts"]))
             peer.sendall(answer(body))
 
     with ScriptedServer(handler) as server:
-        new_source(server, timeout=30)()
-    assert 0 <= stamps[0] - 1_000_000_002_000 < 1000 * AT_ONCE
+        new_source(server, timeout=300)()
+    assert 0 <= stamps[0] - 1_000_000_020_000 < 1000 * AT_ONCE
 
 
 # --- time-outs and limits -------------------------------------------------------------------------

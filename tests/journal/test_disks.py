@@ -183,7 +183,7 @@ def test_tries_on_a_disk_that_is_nearly_full_leave_nothing(
         until(lambda: time.monotonic() - began > 20 * INTERVAL)
         assert len([*day.folder.iterdir()]) <= 4
         filler.unlink()
-        until(lambda: len(logged(caplog, "journal_again")) == 1, 2)
+        until(lambda: len(logged(caplog, "journal_again")) == 1)
     assert len(day.told.on_error) == 1
 
 
@@ -459,7 +459,7 @@ def test_a_stop_does_not_wait_longer_for_a_slow_disk_than_it_may(
     assert stall.waiting.wait(5)
     began = time.monotonic()
     day.stream.stop(timeout=0.5)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4  # not LAST_WRITES
     stall.going.set()
     assert day.stream.join(5)
     day.check(LARGE, 0)
@@ -477,7 +477,7 @@ def test_what_was_waited_for_in_vain_is_not_waited_for_again_at_the_end_of_the_p
         assert not day.journal.flush(0.1)
         began = time.monotonic()
         writer._at_exit()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4  # not LAST_WRITES
         stall.going.set()
     day.check(LARGE, 0)
 
@@ -501,7 +501,7 @@ def test_who_leaves_a_fleet_holds_up_nobody_while_its_disk_is_slow(
         day.told.wait("on_disconnect")
         for number in range(1, 20):
             exchange.push({"channel": "numbers", "n": number})
-            other.wait("on_unknown", 2 + number, timeout=1)
+            other.wait("on_unknown", 2 + number)
         assert not day.stream.join(0)
         stall.going.set()
         removal.join(5)
