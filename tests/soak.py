@@ -341,6 +341,15 @@ def sample(collect: bool = True) -> Sample:
     }
 
 
+def sample_without(threads: float) -> Sample:
+    """Take one when so many threads are left. One that has ended is listed by the system a moment
+    longer than by Python, and one that has opened a connection may not have come to its end."""
+    deadline = time.monotonic() + 10.0
+    while (taken := sample())["threads"] > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return taken
+
+
 def rise(samples: list[Sample], what: str) -> tuple[float, float, float]:
     """Of a line fitted to the samples: its rise, the spread around it, and its middle."""
     times = [each["at"] for each in samples]
@@ -390,11 +399,7 @@ def starts_and_stops(new: Callable[[], PositionStream | Fleet]) -> list[str]:
                 if not stream.wait_ready(PATIENCE):
                     problems.append("a start has led nowhere")
                 stream.stop()
-            after = sample()
-            deadline = time.monotonic() + 1.0
-            while after["threads"] > before["threads"] and time.monotonic() < deadline:
-                time.sleep(0.01)  # the system lists a thread a moment longer than Python does
-                after = sample()
+            after = sample_without(before["threads"])
         print(f"starts and stops: {runs}, {after['blocks'] - before['blocks']:+} blocks")
         if after["blocks"] - before["blocks"] > runs / 5:
             problems.append("starts and stops leave memory behind")
@@ -545,16 +550,18 @@ def run(
         for number, listener in enumerate(listeners):
             while listener.latest < last[number % EXCHANGES] and time.monotonic() < deadline:
                 time.sleep(0.01)
-        final = sample()
+        # Of a stream alone two, and of a fleet.
+        threads = int(before["threads"]) + 2 * len(drivers) + callback_threads + journal
+        final = sample_without(threads)
         stats = [stream.stats for stream in everybody]
         for each in drivers:
             began = time.monotonic()
-            each.stop()
-            if time.monotonic() - began > 5:
+            each.stop(PATIENCE)
+            if time.monotonic() - began > PATIENCE / 3:  # one alone has 2 s for it
                 problems.append(f"{each}: stop() took {time.monotonic() - began:.1f} s")
         for stream in everybody:
             stream.join(0)
-        after = sample()
+        after = sample_without(before["threads"])
     stop_computing.set()
     computing.join()
     status.show("")
@@ -603,8 +610,6 @@ def run(
         f"{queued - received} lost with a connection, {len(lost)} not accounted for"
     )
     problems += grows(samples)
-    # Of a stream alone two, and of a fleet.
-    threads = int(before["threads"]) + 2 * len(drivers) + callback_threads + journal
     connecting = range(threads, threads + len(fleets) * CONNECT_THREADS + 1)
     for what, steady in (
         (
