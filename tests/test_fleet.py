@@ -283,8 +283,8 @@ def test_new_streams_that_hang_leave_a_thread_to_those_that_were_in_service(
         assert bench.wait("on_ready", 2)
         assert fleet.stats[:4] == (7, 1, 3, 3)
         used = time.process_time()  # the others wait without looking all the time
-        assert bench.exchange.wait_for("ping", SOON, bench.exchange.counts["ping"] + 6)
-        assert time.process_time() - used < 0.3
+        assert bench.exchange.wait_for("ping", SOON, bench.exchange.counts["ping"] + 20)
+        assert time.process_time() - used < 1.0
 
 
 def test_a_fleet_that_connects_is_stopped_at_once(bench: Bench, new_fleet: NewFleet) -> None:

@@ -97,7 +97,7 @@ class Day:
 
     def push_until(self, condition: Callable[[], object], size: int = 100) -> None:
         """Push until it is so."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not condition():
             self.push(size=size)
             self.journal.flush(INTERVAL)  # or that fails
