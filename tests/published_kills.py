@@ -116,7 +116,7 @@ def main() -> int:
     random.seed(options.seed)
     print(f"seed {options.seed}")
     due: list[int] = []
-    server = RedisServer("--appendonly", "yes", "--appendfsync", "always", persistent=True)
+    server = RedisServer(persistent=True)
     with tempfile.TemporaryDirectory() as folder, server, Exchange() as exchange, Pushes(exchange):
         consumer = Consumer(server)
         consumer.start()

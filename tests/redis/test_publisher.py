@@ -58,7 +58,7 @@ def server(shared: RedisServer) -> RedisServer:
 @pytest.fixture
 def own() -> Iterator[RedisServer]:
     """A server that a test may kill; what it holds survives that."""
-    with RedisServer("--appendfsync", "always", persistent=True) as server:
+    with RedisServer(persistent=True) as server:
         yield server
 
 

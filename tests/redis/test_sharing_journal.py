@@ -33,9 +33,7 @@ def written(folder: Path) -> int:
 
 def test_what_a_killed_worker_could_not_send_is_sent_by_the_next(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        redis = stack.enter_context(
-            RedisServer("--appendfsync", "always", persistent=True)  # which is killed
-        )
+        redis = stack.enter_context(RedisServer(persistent=True))  # which is killed
         exchanges = {name: stack.enter_context(Exchange(api_key=KEY)) for name in ("alice", "bob")}
         text = '[defaults]\nproxy = ""\nbroker = 1003\n'
         for name, exchange in exchanges.items():

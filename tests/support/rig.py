@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -88,3 +89,17 @@ def free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextlib.contextmanager
+def kept_port() -> Iterator[int]:
+    """One that nobody else is given, and that a server may listen on with SO_REUSEADDR, as servers
+    do; also after one that was there has gone. Where nobody listens, connections are refused."""
+    with socket.socket() as keeper:
+        if sys.platform == "linux":  # elsewhere a second socket may not be bound there
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind((LOOPBACK, 0))
+        port: int = keeper.getsockname()[1]
+        if sys.platform != "linux":
+            keeper.close()
+        yield port
