@@ -275,7 +275,8 @@ class Recorder:
     def snapshot(self, snapshot: Snapshot, ns: int) -> None:
         """One was taken, and is merged now."""
         # Who begins with a state in between can't lay the pushes since the question over it.
-        self.wants_state |= self._is_overtaken
+        if self._is_overtaken:  # in one step: others ask for it, too
+            self.wants_state = True
         self._is_asked = self._is_overtaken = False
         values = {name: _wires(given) for name, given in snapshot._asdict().items()}
         self._line("snapshot", ns, values)

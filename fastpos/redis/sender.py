@@ -478,17 +478,18 @@ class Sender:
         self._try_after = monotonic() + RETRY
         self._disconnect()
         if self._failed_at is None:
-            self._failed_at = monotonic()
             url = shown(self._url)
             said = f"{type(error).__name__}: {printable(str(error))}"
             message = f"nothing can be published to {url}: {said}"
             self._tell(PublisherError(message))
+            self._failed_at = monotonic()
             log.error("%s", message, extra=fields("publisher_failing", url=url))
 
     def _tell(self, failure: PublisherError) -> None:
-        self.failure = failure
+        """Have each stream tell it, before anybody can see that it is so."""
         for box in self._boxes.values():
             box.recorder.trouble = failure
+        self.failure = failure
 
     def _disconnect(self) -> None:
         redis, self._redis = self._redis, None
