@@ -113,7 +113,7 @@ def test_a_journal_that_has_gone_with_its_streams_is_not_failing_for_ever(
             raise OSError(errno.ENOSPC, "no room")
 
         monkeypatch.setattr(Segment, "write", no_room)
-        until(lambda: scrape()("fastpos_journal_lost_records_total") or bench.push(1))
+        until(lambda: scrape()("fastpos_journal_lost_records_total") or bench.push(*range(50)))
         fleet.remove(stream)
         lost = scrape()("fastpos_journal_lost_records_total")
         assert lost

@@ -103,11 +103,6 @@ def push(exchange: Exchange, *these: int) -> None:
         exchange.push({"channel": "numbers", "n": number})
 
 
-def quick(server: RedisServer) -> str:
-    """Its URL, with less patience for what does not answer."""
-    return server.url + "?socket_timeout=0.3"
-
-
 # --- what is published ----------------------------------------------------------------------------
 
 
@@ -121,6 +116,7 @@ def test_every_event_once_and_in_order(
         exchange.push_bytes(b"no push")
         recorder.wait("on_unknown", 1000)
         until(lambda: len(numbers(server)) == 1000)
+        until(lambda: "undecodable" in kinds(server))  # which a drop would lose
         exchange.drop()
         recorder.wait("on_ready", 2)
     found = entries(server)
@@ -198,7 +194,8 @@ def test_a_single_event_is_there_soon(
                 assert client.xread({"fastpos:{alice}:events": last}, block=5000, count=1)
                 waits.append(time.monotonic() - began)
                 until(lambda number=number: len(numbers(server)) == number + 1)  # type: ignore[misc]
-    assert sorted(waits)[10] < 0.1  # about 2 ms where nothing else runs
+    # About 2 ms where nothing else runs; some are held up on a machine that has other things to do.
+    assert sorted(waits)[5] < 0.1
 
 
 @pytest.mark.parametrize("name", ["Ünïcødé 🐟", 'a "quoted\\" one,"connection":', "{braces}"])
@@ -268,9 +265,11 @@ def test_the_owner_says_that_it_is_there(
     ):
         assert stream.wait_ready(5)
         key = "fastpos:{alice}:owner"
+        until(lambda: client.exists(key))
+        left = [client.pttl(key)]
         for _ in range(2):
-            until(lambda: 0 < client.pttl(key) < 4500)
-            until(lambda: client.pttl(key) > 4800)
+            until(lambda: left.append(client.pttl(key)) or left[-1] > left[-2])
+        assert 0 < min(left) <= max(left) <= 5000
         assert client.get(key).startswith(f"{epochs(server)[0]} ")
 
 
@@ -488,7 +487,9 @@ def test_nothing_is_lost_while_redis_is_away_and_the_stream_notices_nothing(
     has_journal: bool,
 ) -> None:
     journal = Journal(tmp_path) if has_journal else None
-    publisher = Publisher(quick(own), journal=journal)
+    # With less patience where it does not answer, or that would take its time.
+    url = own.url + "?socket_timeout=2" * (fault is _hang)
+    publisher = Publisher(url, journal=journal)
     with new_stream(exchange, name="alice", publisher=publisher) as stream:
         assert stream.wait_ready(5)
         push(exchange, *range(100))
@@ -640,6 +641,8 @@ def test_what_a_failover_loses(
     with RedisServer() as replica, replica.client() as client:
         with new_stream(exchange, name="alice", publisher=publisher) as stream:
             assert stream.wait_ready(5)
+            with own.client() as master:
+                master.config_set("repl-diskless-sync-delay", 0)  # else it waits for others first
             client.replicaof(LOOPBACK, own.port)
             push(exchange, *range(100))
             until(lambda: len(numbers(replica)) == 100, 15)
@@ -693,7 +696,7 @@ def test_keys_that_are_of_no_use_are_one_accounts_trouble(
         with Fleet([alice, *streams], connect_rate=None) as fleet:
             assert fleet.wait_ready(10)
             push(exchange, *range(10))
-            until(lambda: all(numbers(server, name) == [*range(10)] for name in names))
+            until(lambda: all(numbers(server, name) == [*range(10)] for name in names), 20)
             if key in ("events", "epoch"):  # the others are written over
                 until(lambda: len(logged(caplog, "publishing_refused")) == 1)
                 push(exchange, 10)
@@ -737,7 +740,8 @@ def test_a_stop_while_redis_is_away_takes_no_longer_than_it_may(
     fault: Callable[[RedisServer], Callable[[], None]],
     has_journal: bool,
 ) -> None:
-    publisher = Publisher(own.url, journal=Journal(tmp_path) if has_journal else None)
+    url = own.url + "?socket_timeout=40"  # nor is that waited for
+    publisher = Publisher(url, journal=Journal(tmp_path) if has_journal else None)
     stream = new_stream(exchange, name="alice", publisher=publisher)
     with stream:
         assert stream.wait_ready(5)
@@ -746,9 +750,9 @@ def test_a_stop_while_redis_is_away_takes_no_longer_than_it_may(
         push(exchange, 1)
         recorder.wait("on_unknown", 1)
         began = time.monotonic()
-        stream.stop(timeout=5.0)
-        assert time.monotonic() - began < 4.5
-        assert not [each for each in threading.enumerate() if "publisher" in each.name]
+        stream.stop(timeout=30.0)
+        assert time.monotonic() - began < 10  # it takes up to 3 s, where nothing else runs
+        until(lambda: not [each for each in threading.enumerate() if "publisher" in each.name])
     end()
 
 
@@ -766,8 +770,8 @@ def test_a_fleet_stops_as_quickly(exchange: Exchange, own: RedisServer) -> None:
         own.kill()
         push(exchange, 1)
         began = time.monotonic()
-        fleet.stop(timeout=5.0)
-        assert time.monotonic() - began < 4.5
+        fleet.stop(timeout=30.0)
+        assert time.monotonic() - began < 10  # not 20 times 2 s
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork() here")
@@ -964,7 +968,7 @@ def _left_by_a_killed_process(
     exchange: Exchange, server: RedisServer, folder: Path, new_stream: NewStream
 ) -> None:
     """Publish 0 to 9, and have 10 to 19 in the journal alone, as if killed there."""
-    publisher = Publisher(quick(server), journal=Journal(folder))
+    publisher = Publisher(server.url, journal=Journal(folder))
     told = Recorder()
     with new_stream(exchange, name="alice", publisher=publisher, **told.callbacks) as stream:
         assert stream.wait_ready(5)
