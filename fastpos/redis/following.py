@@ -132,7 +132,10 @@ class Following(Puts, Driver):
         """Have what is known count as stale while it is doubtful, or not told."""
         # In the way of a stream whose machine has slept: until it is confirmed.
         was_followed = self._is_followed
-        self.stream._heartbeat.owed_since_sleep = int(self._is_doubtful or not self._is_told)
+        is_doubtful = self._is_doubtful or not self._is_told
+        if self._is_subscribed and not is_doubtful:  # before anybody can see that it is ready
+            self.stream._counters.gap_ends()
+        self.stream._heartbeat.owed_since_sleep = int(is_doubtful)
         if was_followed and not self._is_followed:
             self._left_ns = time_ns()
             self.stream._counters.gap_begins(monotonic())
