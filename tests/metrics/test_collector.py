@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from fastpos import (
     Snapshot,
     SubscriptionError,
 )
+from fastpos.clock import monotonic
 from fastpos.journal import Journal, replay
 from fastpos.journal.segments import Segment
 from fastpos.metrics import Collector
@@ -73,6 +75,8 @@ def test_a_streams_numbers(bench: Bench) -> None:
         bench.exchange.drop()
         bench.wait("on_ready", 2)
         bench.wait("on_synced", 2)
+        calls = len(bench.recorder.calls) + 1  # and `fail`
+        until(lambda: scrape()("fastpos_callback_seconds_count") == calls)  # it has returned, too
         now = scrape()
         assert now("fastpos_up") == now("fastpos_synced") == 1
         assert {s.value: now("fastpos_streams", state=s.value) for s in State} == {
@@ -97,7 +101,6 @@ def test_a_streams_numbers(bench: Bench) -> None:
         assert 0 < (now("fastpos_ping_seconds") or 0) < SOON
         assert abs((now("fastpos_last_message_timestamp_seconds") or 0) - time.time()) < SOON
         assert (now("fastpos_received_bytes_total") or 0) > 500
-        calls = len(bench.recorder.calls) + 1  # and `fail`
         assert now("fastpos_callback_seconds_count") == calls
         assert now("fastpos_callback_seconds_bucket", le="+Inf") == calls
         assert now("fastpos_callback_running_seconds") == 0
@@ -143,6 +146,7 @@ def test_what_a_stream_does_is_a_state(bench: Bench, new_stream: NewStream) -> N
 
 
 def test_a_gap_grows_while_it_lasts_and_no_longer(bench: Bench) -> None:
+    began = monotonic()
     stream = bench.start()
     scrape = Scraper(stream)
     gap = lambda: scrape()("fastpos_gap_seconds_total") or 0.0  # noqa: E731
@@ -155,7 +159,7 @@ def test_a_gap_grows_while_it_lasts_and_no_longer(bench: Bench) -> None:
     bench.wait("on_ready", 2)
     first = gap()
     assert first == gap()
-    assert first == pytest.approx(bench.recorder.on_ready[1].gap_s, abs=0.02)
+    assert bench.recorder.on_ready[1].gap_s <= first < monotonic() - began
     stream.unsubscribe()  # a pause is one
     until(lambda: gap() > first)
     stream.stop()
@@ -232,7 +236,7 @@ def test_a_disconnect_has_a_cause(cause: Cause, found: Cause) -> None:
 
 @pytest.mark.parametrize(
     ("cause", "fault"),
-    [
+    [  # of which the first is looked at: what follows a fault that lasts may have another
         ("lost", lambda exchange: exchange.drop()),
         ("closed", lambda exchange: exchange.drop(clean=True, code=1012)),
         ("closed", lambda exchange: exchange.system_close(close_after=0.0)),
@@ -243,18 +247,27 @@ def test_a_disconnect_has_a_cause(cause: Cause, found: Cause) -> None:
 def test_the_end_of_a_real_connection_has_a_cause(
     bench: Bench, cause: str, fault: Callable[[Exchange], object]
 ) -> None:
-    stream = bench.start(ping_interval=0.05, pong_timeout=0.2)
+    times = {"ping_interval": 0.05, "pong_timeout": 0.2} if cause == "pong_timeout" else {}
+    stream = bench.start(**times)
     fault(bench.exchange)
     until(lambda: stream.stats.causes)
-    assert [*stream.stats.causes] == [cause]
+    assert next(iter(stream.stats.causes)) == cause
 
 
 @pytest.mark.parametrize(
     ("cause", "fault", "options"),
     [
         ("refused", lambda exchange: exchange.refuse_upgrade(502), {}),
-        ("subscription", lambda exchange: exchange.refuse_subscription("busy"), {}),
-        ("subscription", lambda exchange: exchange.ignore_subscription(), {}),
+        (
+            "subscription",
+            lambda exchange: exchange.refuse_subscription("busy"),
+            {"subscribe_timeout": 0.1},
+        ),
+        (
+            "subscription",
+            lambda exchange: exchange.ignore_subscription(),
+            {"subscribe_timeout": 0.1},
+        ),
         ("authentication", lambda _: None, {"api_key": "no-such-key-9"}),
     ],
 )
@@ -262,10 +275,10 @@ def test_a_connection_that_can_not_be_made_has_a_cause(
     bench: Bench,
     cause: str,
     fault: Callable[[Exchange], object],
-    options: dict[str, str],
+    options: dict[str, Any],
 ) -> None:
     fault(bench.exchange)
-    stream = bench.new(subscribe_timeout=0.1, **options).start()
+    stream = bench.new(**options).start()
     until(lambda: stream.stats.causes)
     assert [*stream.stats.causes] == [cause]
 
@@ -473,7 +486,7 @@ def test_what_a_journal_does_not_write_is_seen(
     bench.push(1)
     until(lambda: (scrape()("fastpos_journal_lag_seconds") or 0) > 0.2)
     assert (scrape()("fastpos_journal_waiting_bytes") or 0) > 0
-    assert scrape()("fastpos_journal_failing") == 1
+    until(lambda: scrape()("fastpos_journal_failing") == 1)
     pushed = 1
     while not scrape()("fastpos_journal_lost_records_total"):
         bench.push(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -204,8 +205,8 @@ def test_nonsense_is_answered_or_cut_off(
 def test_a_loop_that_is_held_up_is_not_healthy(
     bench: Bench, monitored: Monitored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "STUCK", 0.7)
     assert status(monitored.url, "/healthz") == 200
+    monkeypatch.setattr(monitor, "STUCK", 0.7)
     [stream] = monitored.fleet.streams.values()
     stream.on_order(bench.gate)
     bench.push(1)
@@ -356,25 +357,31 @@ def test_a_signal_ends_it_while_a_client_hangs(rig: Rig) -> None:
 
 
 def test_a_worker_is_ready_when_it_has_its_part_and_that_is_subscribed(tmp_path: Path) -> None:
-    with RedisServer() as redis, Crowd() as crowd:
-        ports = {"one": free_port(), "two": free_port()}
-        with Workers(crowd, tmp_path, 12, "--connect-rate", "200") as workers:
+    with (
+        RedisServer() as redis,
+        Crowd() as crowd,
+        Workers(crowd, tmp_path, 12, "--connect-rate", "200") as workers,
+    ):
 
-            def state(worker: str) -> int:
-                try:
-                    return status(f"http://127.0.0.1:{ports[worker]}", "/readyz")
-                except OSError:
-                    return 0
+        def place(worker: str) -> str:
+            (url,) = re.findall(r"health at (http://\S+)\n", workers.log(worker).read_text())
+            return str(url)
 
-            workers.add("one", redis.url, "--metrics", str(ports["one"]))
-            workers.wait(lambda: state("one") == 503, 10)  # nobody may have anything at first
-            workers.wait(lambda: state("one") == 200, 20)
-            assert workers.all_owned()
-            workers.add("two", redis.url, "--metrics", str(ports["two"]))
-            workers.wait(lambda: state("two") == 200, 20)
-            assert workers.all_owned()
-            assert workers.parts()["two"] > 0
-            assert state("one") == 200
-            redis.kill()
-            workers.wait(lambda: state("one") == 503, 20)
-            assert status(f"http://127.0.0.1:{ports['one']}", "/healthz") == 200
+        def state(worker: str) -> int:
+            try:
+                return status(place(worker), "/readyz")
+            except (OSError, ValueError):  # it has not begun
+                return 0
+
+        workers.add("one", redis.url, "--metrics", "0")
+        workers.wait(lambda: state("one") == 503, 20)  # nobody may have anything at first
+        workers.wait(lambda: state("one") == 200, 20)
+        assert workers.all_owned()
+        workers.add("two", redis.url, "--metrics", "0")
+        workers.wait(lambda: state("two") == 200, 20)
+        assert workers.all_owned()
+        assert workers.parts()["two"] > 0
+        assert state("one") == 200
+        redis.kill()
+        workers.wait(lambda: state("one") == 503, 20)
+        assert status(place("one"), "/healthz") == 200

@@ -68,9 +68,9 @@ class _Client(asyncio.Protocol):
             if each.opcode == TEXT and b'"ping"' in each.payload:
                 self.transport.write(text_frame(f'{{"pong":{time.time_ns() // 1000000}}}'))
             elif each.opcode == TEXT and b'"sub"' in each.payload:
-                self.transport.write(text_frame("sub success"))
-                with self._crowd.lock:
+                with self._crowd.lock:  # before anybody can say that it is
                     self.visit.subscribed = time.monotonic()
+                self.transport.write(text_frame("sub success"))
             elif each.opcode == TEXT and b'"unsub"' in each.payload:
                 self.visit.unsubscribed = True
             elif each.opcode == CLOSE:
