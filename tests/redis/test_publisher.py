@@ -578,6 +578,7 @@ def test_an_answer_that_is_lost_doubles_nothing(
                 first = 100 * round
                 push(exchange, *range(first, first + 50))
                 until(lambda: len(numbers(server)) == first + 50)  # noqa: B023
+                until(lambda: not publisher.stats.waiting)  # it has heard that, too
                 proxy.pause_downstream()
                 push(exchange, *range(first + 50, first + 100))
                 until(lambda: len(numbers(server)) > first + 50)  # noqa: B023
