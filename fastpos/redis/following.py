@@ -606,6 +606,8 @@ class Following(Puts, Driver):
             if values and not known and not self._put(id_of(id), values):
                 break
             member.is_done_with(id)
+        if run.stopping:  # `Member.leave` acknowledges it, and does not wait as long
+            return True, len(found or ())
         member.acknowledge()
         if is_mine and member.has_lock:
             return True, len(found or ())

@@ -58,6 +58,8 @@ def test_a_member_of_a_group_ends_soon_while_redis_hangs(
             called.set()
             if by_callback:
                 stream.stop()
+            else:  # else what is acknowledged before the stop is waited for, too
+                until(lambda: stream._own_driver.current.stopping)  # type: ignore[attr-defined]
 
         stream.start()
         assert stream.wait_ready(5)
