@@ -62,9 +62,9 @@ def test_an_exchange_that_does_not_say_goodbye_holds_up_no_successor(rig: Rig) -
     while rig.leased():
         assert time.monotonic() < began + WITHIN
         time.sleep(0.01)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 3  # its leases would have lasted for 3.5 s at least
     assert rig.process.wait(10) == 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < WITHIN
     for name in ("alice", "bob"):
         ((_, last),) = rig.client.xrevrange(f"fastpos:{{{name}}}:events", count=1)
         assert last["kind"] == "stopped"
