@@ -28,7 +28,7 @@ from fastpos.net.upgrade import MAX_HANDSHAKE, Upgrading, upgrade
 from tests.fuzz.opening import Peer
 from tests.support.connections import at_once, concurrently, refusal
 from tests.support.recording import SOON, until
-from tests.support.rig import free_port, refusing_port
+from tests.support.rig import free_port, kept_port
 from tests.support.servers import ScriptedServer
 from tests.support.upgrade import accept_upgrade, read_request, upgrade_response
 
@@ -323,7 +323,7 @@ def test_any_answer_is_limited_in_size(data: bytes) -> None:
 
 
 def test_nobody_listens() -> None:
-    with refusing_port() as port:
+    with kept_port() as port:
         error = refusal(f"ws://127.0.0.1:{port}/")
     assert re.search(rf"127\.0\.0\.1:{port}: cannot connect: .*refused", str(error))
 
@@ -405,7 +405,7 @@ def test_the_next_address_does_not_wait_for_one_that_hangs() -> None:
 
 
 def test_addresses_that_refuse_are_gone_through_at_once() -> None:
-    with ScriptedServer(accept_upgrade) as server, refusing_port() as port:
+    with ScriptedServer(accept_upgrade) as server, kept_port() as port:
         assert seconds_to_open(*[port] * 80, server.port) < 80 * ATTEMPT_DELAY / 2
 
 
@@ -474,7 +474,7 @@ def test_a_race_of_connects_can_be_aborted(second: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Connection, "_adopt", adopt_and_note)
     connection = Connection("ws://exchange.test/", connect_timeout=60)
-    with unresponsive() as silent, refusing_port() as port:
+    with unresponsive() as silent, kept_port() as port:
         ports, failed = (silent, port), 2  # there is one of an unknown family
         if second == "hangs":
             ports, failed = (silent, silent), 1

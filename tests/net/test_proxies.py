@@ -20,7 +20,7 @@ from tests.support.certificates import Certificates
 from tests.support.connections import concurrently, opened, refusal, take
 from tests.support.frames import TEXT, read_exactly
 from tests.support.proxies import RealProxy
-from tests.support.rig import refusing_port
+from tests.support.rig import kept_port
 from tests.support.servers import ScriptedServer, echo
 from tests.support.upgrade import read_request
 
@@ -208,7 +208,7 @@ def test_an_answer_through_a_proxy_that_repeats_its_password() -> None:
 
 
 def test_a_proxy_that_is_not_there() -> None:
-    with refusing_port() as port:
+    with kept_port() as port:
         for scheme in ("http", "socks5h"):
             error = refused("ws://exchange.test/", f"{scheme}://127.0.0.1:{port}")
             assert f"{scheme}://127.0.0.1:{port}: cannot connect: " in str(error)

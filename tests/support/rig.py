@@ -76,14 +76,6 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-@contextlib.contextmanager
-def refusing_port() -> Iterator[int]:
-    """One that refuses connections all the while, as it is nobody else's either."""
-    with socket.socket() as taken:
-        taken.bind((LOOPBACK, 0))
-        yield taken.getsockname()[1]
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
