@@ -17,7 +17,6 @@ colon is its name. Anything else in a comment is none of ours.
     <!-- meanwhile: exchange.drop() -->         the same once it is subscribed, in place of a day
     <!-- streams: 2 -->                         so many subscribe before anything happens (1)
     <!-- fails -->                              it ends with an exit status that is not 0
-    <!-- twice -->                             a second Ctrl-C may be needed, as with some servers
     <!-- long: why -->                          is run only where the long tests are
     <!-- needs: flask -->                       the page is run only where this can be imported
 """
@@ -52,7 +51,6 @@ NAMES = {
     "meanwhile": True,
     "streams": True,
     "fails": False,
-    "twice": False,
     "long": True,
     "needs": True,
 }

@@ -56,7 +56,6 @@ class Program:
     def __init__(self, what: str, words: list[str], where: Path, environment: dict[str, str]):
         self.what = what
         self.may_fail = False  # at a Ctrl-C, as some programs do
-        self.may_need_two = False  # the same
         self._changed = threading.Condition()
         self._text = ""
         self._matched = 0  # up to where the text was compared
@@ -117,14 +116,10 @@ class Program:
     def interrupt(self) -> int:
         """Send a Ctrl-C to it and what it has started; give the exit status."""
         assert self.process.stdin is not None
-        for _ in range(2 if self.may_need_two else 1):
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGINT)
-            with suppress(BrokenPipeError):  # a Python prompt ends at the end of what is typed
-                self.process.stdin.close()
-            if self.may_need_two:
-                with suppress(subprocess.TimeoutExpired):
-                    self.process.wait(PATIENCE / 2)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGINT)
+        with suppress(BrokenPipeError):  # a Python prompt ends at the end of what is typed
+            self.process.stdin.close()
         try:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -256,7 +251,6 @@ class Page:
         if "background" in block.says:
             _check(is_over, program, "it has ended", shown)
             program.may_fail = "fails" in block.says
-            program.may_need_two = "twice" in block.says
             self._background.append(program)
             return
         if is_over and not is_interrupted:
