@@ -17,6 +17,7 @@ import itertools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -41,6 +42,7 @@ GRACE = 0.3
 _PORT = re.compile(
     r"(?:(?:127\.0\.0\.1|localhost|0\.0\.0\.0):|--port[ =]|port=|--metrics[ =])(\d{4,5})"
 )
+_ASKED = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _PROMPTS = re.compile(r"^(?:(?:>>>|\.\.\.) )+", re.M)
 _REDIS = "redis://127.0.0.1:6379/0"
 _INTERRUPTED = (0, -signal.SIGINT, 128 + signal.SIGINT)
@@ -176,8 +178,10 @@ class Page:
         }
         if _REDIS in text:
             self._places[_REDIS] = stack.enter_context(RedisServer()).url
+        self._ports: set[str] = set()  # of what runs on the page
         for port in set(_PORT.findall(text.replace(_REDIS, ""))):
             self._places[port] = str(free_port())
+            self._ports.add(self._places[port])
         self._any_place = re.compile("|".join(map(re.escape, self._places)))
 
     def here(self, text: str) -> str:
@@ -229,15 +233,19 @@ class Page:
     ) -> None:
         if "before" in block.says:
             self._act(block.says["before"])
-        subscribed = self._subscribers() + int(block.says.get("streams", 1))
+        for port in self._ports.intersection(_ASKED.findall(" ".join(words))):
+            _await_listener(int(port))
+        # What has just ended may still seem to be there, so only connections that come count.
+        before = len(self._exchange.connections)
+        streams = int(block.says.get("streams", 1))
         program = Program(str(block), words, self._now, self._environment)
         self._stack.callback(program.kill)
-        deadline = time.monotonic() + (10 * PATIENCE if "long" in block.says else PATIENCE)
+        deadline = time.monotonic() + (20 * PATIENCE if "long" in block.says else PATIENCE)
         shown = shown and self.here(shown)
         has_shown, has_lived, is_over = not shown, False, False
         pongs, next_day = inf, 0.0
         while not is_over and not program.has_ended:
-            is_there = self._exchange.wait_for(lambda: self._subscribers() >= subscribed, 0.05)
+            is_there = self._exchange.wait_for(lambda: self._subscribers(before) >= streams, 0.05)
             if is_there and time.monotonic() > next_day and (pongs == inf or not has_shown):
                 pongs = self._live(block)
                 # Another one only where this one was not seen, as it came too soon.
@@ -315,8 +323,10 @@ class Page:
                 return program
         raise PageFailed(f"{block}: nothing with {name!r} runs in the background")
 
-    def _subscribers(self) -> int:
-        return sum(each.alive and each.subscribed for each in self._exchange.connections)
+    def _subscribers(self, after: int) -> int:
+        """How many are subscribed, of the connections after so many."""
+        connections = self._exchange.connections[after:]
+        return sum(each.alive and each.subscribed for each in connections)
 
     def _live(self, block: Block) -> int:
         """Have things happen; all are read when the exchange has counted so many pongs."""
@@ -330,6 +340,15 @@ class Page:
 
     def _act(self, statement: str) -> None:
         exec(statement, {"exchange": self._exchange})
+
+
+def _await_listener(port: int) -> None:
+    """Wait for a server: a page that starts one and asks it has subscribed before it listens."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:  # after which who asks says what is wrong
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        time.sleep(0.02)
 
 
 def play_day(exchange: Exchange) -> None:
