@@ -29,12 +29,10 @@ def test_its_loop_wakes_for_what_happens_and_decides_nothing_on_old_data() -> No
 
 
 def test_a_wrong_key_ends_it_with_a_message() -> None:
-    with (
-        Exchange(api_key="another") as exchange,
-        example("legacy_bot.py", exchange, BOT_INTERVAL="0.05") as bot,
-    ):
+    with Exchange() as exchange:
         exchange.refuse_upgrade(401)
-        _, errors = bot.communicate(timeout=60)
+        with example("legacy_bot.py", exchange, BOT_INTERVAL="0.05") as bot:
+            _, errors = bot.communicate(timeout=60)
     assert bot.returncode == 1
     assert "\nthe stream has ended: ws:" in errors
     assert "Traceback" not in errors

@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,16 @@ class Proxy:
             pass
 
     def _tunnel(self, client: socket.socket) -> None:
+        with suppress(OSError):  # the program is killed, wherever it is in its next attempt
+            self._serve_one(client)
+
+    def _serve_one(self, client: socket.socket) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
-            head += client.recv(1)
+            byte = client.recv(1)
+            if not byte:
+                return
+            head += byte
         target = head.split()[1].decode()
         if f"Basic {self._wanted}" not in head.decode() and self._wanted:
             client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
