@@ -167,7 +167,7 @@ def test_numbers_are_those_of_the_recorded_stream(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("speed", "seconds", "least"),
-    [("1", 1, 0.6), ("10", 10, 0.6), ("max", 3600, 0), (None, 3600, 0)],
+    [("1", 2, 2), ("10", 20, 2), ("max", 3600, 0), (None, 3600, 0)],
 )
 def test_it_keeps_the_pace_that_is_asked_for(
     tmp_path: Path, speed: str | None, seconds: float, least: float
@@ -175,11 +175,14 @@ def test_it_keeps_the_pace_that_is_asked_for(
     writing = begun(tmp_path)
     writing.order(0, 1)
     writing.order(seconds, 2)
+    # From before it begins: the first line may be read late, and then the second comes sooner.
+    began = time.monotonic()
     with started("replay", str(tmp_path), *(("--speed", speed) if speed else ())) as process:
         read_until(process, "NEW  1")
-        began = time.monotonic()
+        shown = time.monotonic()
         read_until(process, "NEW  2")
-        assert least <= time.monotonic() - began < 5
+        assert time.monotonic() - began >= least
+        assert time.monotonic() - shown < 15
         assert process.wait(20) == 0
 
 
@@ -392,18 +395,17 @@ def test_the_recorded_pace_begins_with_the_first_subscription(tmp_path: Path) ->
     writing.lost(-3599)  # nobody waits for an hour
     writing.subscribed(0)
     writing.order(0.2, 1)
-    writing.order(1.2, 2)
+    writing.order(2.2, 2)
     with served(tmp_path) as (process, new_bot):
+        began = time.monotonic()  # as the first order may be told late
         bot = new_bot()
         bot.told.wait("on_order", 2, 20)
-        first, second = bot.told.times["on_order"]
-        assert 0.6 < second - first < 5
+        assert bot.told.times["on_order"][1] - began >= 2.2
         ended(process)
+    writing.order(3600.0, 3)
     with served(tmp_path, "--speed", "max") as (process, new_bot):
         bot = new_bot()
-        bot.told.wait("on_order", 2, 20)
-        first, second = bot.told.times["on_order"]
-        assert second - first < 0.5
+        bot.told.wait("on_order", 3, 20)
         ended(process)
 
 
@@ -508,7 +510,7 @@ def test_a_terminal_is_told_how_far_the_day_has_come(tmp_path: Path) -> None:
         url, broker, key, _ = (line.split()[-1] for line in shown[:4])
         with ExitStack() as stack:
             Bot(url, key, int(broker), stack)
-            terminal.read_until(r"\r50%, ")
+            terminal.read_until(r"\r(50|75)%, ")  # the former not, if it comes late
             assert terminal.end() == "The day has ended: 5 pushes.\n"
         assert terminal.process.returncode == 0
         assert terminal.screen() == [""]
