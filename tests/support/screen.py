@@ -136,7 +136,8 @@ class ScreenProgram:
             start_new_session=True,
         )
         self.raw = ""
-        self._rest = ""
+        self._data = ""  # has been read and not shown
+        self._rest = ""  # begins something that is not whole
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def resize(self, columns: int, lines: int) -> None:
@@ -152,22 +153,27 @@ class ScreenProgram:
         while not all(re.search(each, self.emulator.text()) for each in patterns):
             left = deadline - time.monotonic()
             assert left > 0, f"{patterns} did not come:\n{self.emulator.text()}"
-            if select.select([self._ours], [], [], left)[0]:
-                self._read()
+            self._read(left)
         return self.emulator.text()
 
-    def _read(self) -> None:
-        data = self._decoder.decode(os.read(self._ours, 65536))
-        self.raw += data
-        self._rest = self.emulator.show(self._rest + data)
+    def _read(self, timeout: float) -> None:
+        """Take what comes, but not more than is seen of one screen, before another is shown."""
+        if not self._data and select.select([self._ours], [], [], timeout)[0]:
+            self._data = self._decoder.decode(os.read(self._ours, 1024))
+            self.raw += self._data
+        at = self._data.find("\x1b[?1049", 1)
+        some = self._data if at < 0 else self._data[:at]
+        self._data = self._data[len(some) :]
+        self._rest = self.emulator.show(self._rest + some)
 
     def end(self, timeout: float = 20) -> int:
         """Wait for its end; it must have left the terminal as it was. Give its exit status."""
         deadline = time.monotonic() + timeout
-        while self.process.poll() is None or select.select([self._ours], [], [], 0)[0]:
+        while (
+            self.process.poll() is None or self._data or select.select([self._ours], [], [], 0)[0]
+        ):
             assert time.monotonic() < deadline, self.emulator.text()
-            if select.select([self._ours], [], [], 0.05)[0]:
-                self._read()
+            self._read(0.05)
         assert self.emulator.is_sane, self.emulator.modes
         assert termios.tcgetattr(self._theirs) == self.before
         return self.process.returncode
