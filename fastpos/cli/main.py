@@ -560,4 +560,4 @@ def _why(error: str | None) -> str:
 
 
 def _show(text: str) -> None:
-    print(text, flush=True)
+    print(f"{text}\n", end="", flush=True)  # in one piece, as the demo's stream prints too

@@ -218,7 +218,9 @@ def test_what_can_not_be_written_is_told_and_is_no_success(
         until(lambda: any(folder.glob("*.jsonl")), 20)
         shutil.rmtree(folder)
         folder.write_text("in its way")
-        until(lambda: exchange.place_order() and select.select([process.stderr], [], [], 0.1)[0])
+        until(
+            lambda: exchange.place_order() and select.select([process.stderr], [], [], 0.1)[0], 20
+        )
         assert "can't be written: [Errno 20]" in process.stderr.readline()
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)

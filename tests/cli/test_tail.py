@@ -136,6 +136,12 @@ def test_it_gives_an_object_an_event_too() -> None:
     with RedisServer() as redis, Exchange() as exchange, publishing(exchange, redis) as stream:
         assert stream.wait_ready(5)
         exchange.open_position()
+        with redis.client() as client:  # or it comes after what is open
+
+            def is_published() -> bool:
+                return "E-BTC-USDT" in str(client.xrevrange("fastpos:{alice}:events"))
+
+            until(is_published)
         with started("tail", redis.url, "alice", "--json") as process:
             output = read_until(process, '"event": "ready"')
             assert interrupted(process) == (0, "")
