@@ -14,7 +14,7 @@ from fastpos.simulator import Exchange
 from tests.support.programs import interrupted, read_until, run, started
 from tests.support.recording import until
 from tests.support.redis_server import RedisServer
-from tests.support.rig import free_port
+from tests.support.rig import kept_port
 
 
 def publishing(exchange: Exchange, redis: RedisServer) -> PositionStream:
@@ -75,14 +75,15 @@ def test_what_a_reader_that_has_gone_was_not_shown_is_left_to_the_group() -> Non
 
 
 def test_the_url_may_be_in_the_environment() -> None:
-    url = f"redis://:secret@127.0.0.1:{free_port()}/0"
-    for words in (("alice",), ("--group", "risk", "alice"), ("alice", "--prefix", "x")):
-        with started("tail", *words, FASTPOS_REDIS_URL=url) as process:
-            told = read_until(process, "Disconnect")
-            assert "127.0.0.1" in told
-            assert "secret" not in told
-            _, errors = interrupted(process)
-            assert "secret" not in errors
+    with kept_port() as port:
+        url = f"redis://:secret@127.0.0.1:{port}/0"
+        for words in (("alice",), ("--group", "risk", "alice"), ("alice", "--prefix", "x")):
+            with started("tail", *words, FASTPOS_REDIS_URL=url) as process:
+                told = read_until(process, "Disconnect")
+                assert "127.0.0.1" in told
+                assert "secret" not in told
+                _, errors = interrupted(process)
+                assert "secret" not in errors
     with RedisServer() as redis, started("tail", redis.url, "alice", FASTPOS_REDIS_URL=url) as one:
         read_until(one, "Stale")
 
@@ -114,7 +115,10 @@ def test_what_can_not_be_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     done = run("tail", "http://127.0.0.1/", "alice")
     assert (done.returncode, done.stdout) == (2, "")
     assert "redis://" in done.stderr
-    with started("tail", f"redis://127.0.0.1:{free_port()}/0", "alice") as process:
+    with (
+        kept_port() as port,
+        started("tail", f"redis://127.0.0.1:{port}/0", "alice") as process,
+    ):
         assert "is away" in read_until(process, "Disconnect")
         interrupted(process)
 

@@ -31,7 +31,7 @@ from tests.docs.blocks import Block
 from tests.docs.shown import pattern_of
 from tests.support.programs import ROOT
 from tests.support.redis_server import RedisServer
-from tests.support.rig import free_port
+from tests.support.rig import kept_port
 
 __all__ = ["PageFailed", "run_page"]
 
@@ -180,7 +180,7 @@ class Page:
             self._places[_REDIS] = stack.enter_context(RedisServer()).url
         self._ports: set[str] = set()  # of what runs on the page
         for port in set(_PORT.findall(text.replace(_REDIS, ""))):
-            self._places[port] = str(free_port())
+            self._places[port] = str(stack.enter_context(kept_port()))
             self._ports.add(self._places[port])
         self._any_place = re.compile("|".join(map(re.escape, self._places)))
 
