@@ -44,6 +44,8 @@ _PORT = re.compile(
 )
 _ASKED = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _PROMPTS = re.compile(r"^(?:(?:>>>|\.\.\.) )+", re.M)
+# The library's word about a machine that is slow, which no page shows.
+_SLOW = re.compile(r"^[^\n]*: on_\w+ callback \S+ (?:took|has been) [^\n]*\n", re.M)
 _REDIS = "redis://127.0.0.1:6379/0"
 _INTERRUPTED = (0, -signal.SIGINT, 128 + signal.SIGINT)
 
@@ -78,7 +80,7 @@ class Program:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             with self._changed:
-                self._text += _PROMPTS.sub("", line)
+                self._text += _SLOW.sub("", _PROMPTS.sub("", line))
                 self._changed.notify_all()
 
     @property
