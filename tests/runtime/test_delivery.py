@@ -170,6 +170,7 @@ def test_compiled_code_does_what_the_python_says(children: tuple[_Child, _Child]
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_it_does_so_whatever_comes(children: tuple[_Child, _Child]) -> None:
     for _ in range(5000):
         _compare(children, SystemRandom().getrandbits(40))
