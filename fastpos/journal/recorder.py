@@ -96,8 +96,8 @@ class Recorder:
     __slots__ = (
         "_batch", "_connection", "_credential", "_entries", "_is_asked", "_is_open",
         "_is_overtaken", "_journal", "_label", "_lost", "_noted", "_put", "_runs", "_since_state",
-        "_state_every", "_wake", "follows_state", "stream", "taken", "told", "trouble",
-        "wants_state",
+        "_state_every", "_told_trouble", "_wake", "follows_state", "stream", "taken", "told",
+        "trouble", "wants_state",
     )  # fmt: skip
 
     def __init__(self, journal: Sink, stream: str, credential: Credential) -> None:
@@ -124,7 +124,9 @@ class Recorder:
         self.told: FastposError | None = None
         """The journal's last failure that was told of."""
         self.trouble: FastposError | None = None
-        """What the user is to be told soon, of this stream alone; set by who reads."""
+        """What the user is to be told of this stream's records alone, each once; set by who
+        reads."""
+        self._told_trouble: FastposError | None = None
         # Of all that was not taken: how many records, since when and until when of the last.
         self._lost: tuple[int, int, int] = 0, 0, 0
         # The writer's.
@@ -140,7 +142,7 @@ class Recorder:
         Raises:
             JournalError: the journal can't be written.
         """
-        self.trouble = None
+        self.trouble = self._told_trouble = None
         self._entries = self._journal.enter(self)
         self._is_open = True
         self.told = None if self._journal.is_failing else self._journal.failure
@@ -227,7 +229,9 @@ class Recorder:
     def has_news(self) -> bool:
         """Whether `new_failure` has something to give, or `state` is wanted."""
         return (
-            self.wants_state or self.trouble is not None or self._journal.failure is not self.told
+            self.wants_state
+            or self.trouble is not self._told_trouble
+            or self._journal.failure is not self.told
         )
 
     def delivered(self, entry: list[Any], count: int, are_json: bool) -> None:
@@ -309,11 +313,17 @@ class Recorder:
     def new_failure(self) -> FastposError | None:
         """Give what hinders the journal, or this stream's part of it, once."""
         failure = self._journal.failure
-        if failure is self.told or failure is None:
-            failure, self.trouble = self.trouble, None
-        else:
+        if failure is not self.told and failure is not None:
             self.told = failure
-        return None if failure is None else type(failure)(str(failure))
+        else:
+            failure = self.trouble
+            if failure is self._told_trouble:
+                return None
+            self._told_trouble = failure
+        if failure is None:
+            return None
+        # Each stream has its own, as it says which one it is about.
+        return type(failure)(*failure.args).advising(failure.advice)
 
     def _line(self, kind: str, ns: int, values: dict[str, Any] | None = None) -> None:
         if self._is_full(1, ns):
@@ -348,6 +358,10 @@ class Recorder:
     def ask_for_state(self) -> None:
         """Have `state` called soon, as nobody else knows any more what is so."""
         self.wants_state = True
+        self.have_looked()
+
+    def have_looked(self) -> None:
+        """Have the stream look for news soon, though it may be sent nothing."""
         wake = self._wake
         if wake is not None:
             wake()

@@ -435,6 +435,7 @@ class Sender:
             box.recorder.trouble = PublisherError(message).advising(
                 "The stream goes on unpublished; let only one process publish an account."
             )
+            box.recorder.have_looked()
             log.error("%s", message, extra=fields("fenced", stream=name))
             self._fenced(name)
 
@@ -453,6 +454,7 @@ class Sender:
             box.recorder.trouble = PublisherError(message).advising(
                 "It is tried again; look at what that key holds, and at the user's rights (ACL)."
             )
+            box.recorder.have_looked()
             log.error("%s", message, extra=fields("publishing_refused", stream=name))
         return None
 
@@ -486,7 +488,8 @@ class Sender:
             log.error("%s", message, extra=fields("publisher_failing", url=url))
 
     def _tell(self, failure: PublisherError) -> None:
-        """Have each stream tell it, before anybody can see that it is so."""
+        """Have each stream tell it when it has something to read, before anybody can see that it is
+        so: a thousand would all send a ping if they were to look at once."""
         for box in self._boxes.values():
             box.recorder.trouble = failure
         self.failure = failure
