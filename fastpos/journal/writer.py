@@ -9,7 +9,7 @@ another file. Between writes a file that is closed is compressed, and the oldest
 all are too much.
 
 Threads: `Writer._run` is the thread, and what is its alone is listed with its attributes. Others
-call `start`, `flush`, `finish` and `abandon`; `_flushed` guards up to where all is written, for who
+call `start`, `flush`, `finish` and `abandon`; `_lock` guards up to where all is written, for who
 waits. The queue is a deque, whose ends any thread may use.
 """
 
@@ -28,6 +28,7 @@ from .. import __version__
 from ..clock import monotonic
 from ..errors import JournalError
 from ..logs import fields, log
+from ..wakeup import Wakeup
 from .format import check_line, crc_of, header_line, time_of
 from .segments import FolderLock, Segment, compress, leftovers, next_name, sync_folder, written
 
@@ -87,13 +88,14 @@ class Writer:
         self._folder_lock = lock
         self.entries: deque[Any] = journal.left.entries
         """What waits, the oldest first."""
-        self.wake: threading.Event = threading.Event()
+        self.wake: Wakeup = Wakeup()
         """Set to have it look."""
         self.is_asleep: bool = False
         self.is_late: bool = False
         """Whether somebody has waited for it in vain the last time."""
-        self._flushed = threading.Condition()
-        self._handed_over = 0  # under `_flushed`: calls of `flush`, and up to which all is written
+        self._lock = threading.RLock()  # see wakeup.py
+        self._flushed = threading.Condition(self._lock)
+        self._handed_over = 0  # under `_lock`: calls of `flush`, and up to which all is written
         self._written = 0
         self._ending = False  # set by `finish`
         self._has_written_all = False  # it has ended, and nothing is left; set by the thread
@@ -136,7 +138,7 @@ class Writer:
     def flush(self, timeout: float) -> bool:
         """See `Journal.flush`."""
         deadline = monotonic() + timeout
-        with self._flushed:
+        with self._lock:
             self._handed_over += 1
             mine = self._handed_over
             self.wake.set()
@@ -190,9 +192,7 @@ class Writer:
             if not self.entries:  # else it came before anybody could see that this sleeps
                 self.wake.wait(self._until_next())
             self.is_asleep = False
-            if not self._is_waited_for:
-                self.wake.clear()  # more is to come
-        if not self._is_waited_for:
+        if not self._is_waited_for:  # more is to come
             interval = self._journal.interval
             self.wake.wait(interval if self._failed_at is None else min(interval, RETRY))
         self.wake.clear()
@@ -211,11 +211,11 @@ class Writer:
         return None if due == inf else max(due - monotonic(), 0.01)
 
     def _turn(self) -> None:
-        with self._flushed:
+        with self._lock:
             asked = self._handed_over
         written = self._write_all()
         if written:
-            with self._flushed:
+            with self._lock:
                 self._written = asked
                 self._flushed.notify_all()
         if self._segment is not None and self._is_old():
@@ -386,7 +386,7 @@ class Writer:
             self._tidy()
         finally:
             _writers.discard(self)
-            with self._flushed:
+            with self._lock:
                 self._flushed.notify_all()
             self._folder_lock.release()
 

@@ -28,6 +28,7 @@ from ..journal.recorder import Recorder
 from ..journal.tail import Place
 from ..logs import fields, log
 from ..printable import printable
+from ..wakeup import Wakeup
 from .connecting import connect, errors, is_of_some_keys, shown
 from .outbox import BATCH, Outbox, Tally, shown_place
 from .scripts import ACQUIRE, APPEND, FENCED, MISSING, RELEASE
@@ -86,7 +87,7 @@ class Sender:
         self._max_length = max_length
         self._who = who
         self._source = source
-        self.wake: threading.Event = threading.Event()
+        self.wake: Wakeup = Wakeup()
         """Set to have it look."""
         self.is_asleep: bool = False
         self.failure: PublisherError | None = None
@@ -207,13 +208,11 @@ class Sender:
                 until = min(until, self._ending)
             if until > now:
                 self.wake.wait(min(until - now, LULL))  # what comes is not to be too much
-                self.wake.clear()
             return
         if self._active or self._doors or self._source.is_behind:
             return
         if self._leaving:  # the journal does not have all of it yet
             self.wake.wait(STEP)
-            self.wake.clear()
             return
         if not self._source.has_news:
             self.is_asleep = True

@@ -33,6 +33,7 @@ from typing import Any
 from ..clock import monotonic
 from ..logs import fields, log
 from ..printable import printable
+from ..wakeup import Wakeup
 from .connecting import connect, shown
 from .leases import RENEWAL, SYNC, Answer, Leases, WorkerKeys
 from .shards import shards_for
@@ -86,7 +87,7 @@ class Worker:
         self.name: str = name or _own_name()
         self._lock = threading.Lock()
         self._leases = Leases(self.name)
-        self._wake = threading.Event()
+        self._wake = Wakeup()
         self._ending = threading.Event()
         self._leaving = False
         # All that follows is the talking thread's; `_answer` and `_part` are replaced as a whole.
@@ -183,7 +184,6 @@ class Worker:
         delay = 0.0
         while not self._ending.is_set():
             self._wake.wait(delay)
-            self._wake.clear()
             if self._ending.is_set():
                 break
             try:

@@ -6,7 +6,7 @@ When the queue is full, of the ticks that wait only the newest is kept, and what
 makes the reader wait: no order, trigger, position, balance or error is dropped. While the reader
 waits the kernel keeps what the exchange sends, and the pings go on.
 
-Threads: the reader calls `start`, `put` and `finish`; the rest is anybody's. `_changed` guards what
+Threads: the reader calls `start`, `put` and `finish`; the rest is anybody's. `_lock` guards what
 `__init__` lists below it; it is not held while a function runs or something is logged. What a
 signal handler may do, `discard` and looking, takes no lock: it may have interrupted who holds it.
 """
@@ -65,7 +65,8 @@ class CallbackQueue:
         self._owner = owner
 
         self._discarding = False  # set by anybody, taken back by `_begin`
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # see wakeup.py
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[Entry] = deque()
         self._ticks = 0  # how many of those are ticks
         self.conflated: int = 0
@@ -75,7 +76,7 @@ class CallbackQueue:
 
     def _begin(self) -> None:
         """A run begins."""
-        with self._changed:
+        with self._lock:
             self._waiting.clear()
             self._ticks = 0
             self._full_until = -inf
@@ -106,7 +107,7 @@ class CallbackQueue:
 
     def _tell(self) -> None:
         """Say that the reader waits, once for waits that come one soon after the other."""
-        with self._changed:
+        with self._lock:
             if not self._waiting or monotonic() - self._full_until < EPISODE_GAP:
                 return
             depth, now = len(self._waiting), monotonic()
@@ -127,7 +128,7 @@ class CallbackQueue:
             seconds=now - began,
         )
         if self._on_error.functions:
-            with self._changed:
+            with self._lock:
                 if not self._discarding:  # first, as it is about all the others
                     self._waiting.appendleft((self._on_error, error, monotonic()))
         log.warning("%s: %s", self._stream, error, extra=extra)
@@ -158,7 +159,7 @@ class CallbackQueue:
 
     def wake(self) -> None:
         """Have it seen at once that `discard` was called. Not for signal handlers."""
-        with self._changed:
+        with self._lock:
             if self._discarding:
                 self._waiting = deque(e for e in self._waiting if not self._unwanted(e[1]))
                 self._ticks = 0
@@ -187,7 +188,7 @@ class Dispatcher(CallbackQueue):
     """
 
     _thread: threading.Thread | None = None  # the reader's; the one that was last started
-    # Guarded by `_changed`:
+    # Guarded by `_lock`:
     _finishing = False
     _failure: BaseException | None = None  # with which a function ended the thread
 
@@ -207,7 +208,7 @@ class Dispatcher(CallbackQueue):
             end: called on the thread when a function has ended it, to end the stream.
         """
         self._begin()
-        with self._changed:
+        with self._lock:
             self._finishing = False
             self._failure = None
         thread = threading.Thread(target=self._run, args=(call, end), name=name, daemon=True)
@@ -220,12 +221,12 @@ class Dispatcher(CallbackQueue):
         Waits while the queue is full, but not with a tick, and not after `discard`.
         """
         entry = handlers, event, heard
-        with self._changed:
+        with self._lock:
             if not self._is_full(type(event) in CONFLATED):
                 self._append(entry)
                 return
         self._tell()
-        with self._changed:
+        with self._lock:
             while self._is_full(False):  # `discard` makes room too
                 self._changed.wait(SLICE)
             self._full_until = monotonic()
@@ -253,7 +254,7 @@ class Dispatcher(CallbackQueue):
 
     def leave(self) -> None:
         """Have the thread end once all that waits was delivered, but do not wait for it."""
-        with self._changed:
+        with self._lock:
             self._finishing = True
             self._changed.notify_all()
 
@@ -292,7 +293,7 @@ class Dispatcher(CallbackQueue):
 
     def _take(self) -> Entry | None:
         """Wait for an event; None at the end."""
-        with self._changed:
+        with self._lock:
             while True:
                 entry = self._pop()
                 if entry is not None:

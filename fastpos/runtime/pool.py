@@ -9,7 +9,7 @@ is not: it is not read, so that what the exchange sends waits in the kernel, its
 snapshot is looked at, and no connection is tried after one that was lost. So what waits beyond the
 queue's size is what one turn brings.
 
-Threads: `put`, `start` and `leave` are the reader's, the rest is anybody's. `_changed` guards what
+Threads: `put`, `start` and `leave` are the reader's, the rest is anybody's. `_lock` guards what
 it does in `CallbackQueue`, and what `PooledQueue.__init__` says.
 """
 
@@ -116,7 +116,7 @@ class PooledQueue(CallbackQueue):
         self._pool = pool
         self._roomy = roomy
         self._call: Callable[[Handlers[Any], Any, float], None] | None = None  # the reader's
-        # Guarded by `_changed`:
+        # Guarded by `_lock`:
         self._is_in_line = False  # or being emptied
         self._is_crowded = False
         self._left: Callable[[], object] | None = None  # is called when all was delivered
@@ -128,13 +128,13 @@ class PooledQueue(CallbackQueue):
         """Begin a run; `call` calls the functions with an event received at the given time."""
         self._begin()
         self._call = call
-        with self._changed:
+        with self._lock:
             self._left = None
             self._is_crowded = False
 
     def put(self, handlers: Handlers[Any], event: Any, heard: float) -> None:
         """Have `handlers` called with `event`, received at `heard` (`clock.monotonic`)."""
-        with self._changed:
+        with self._lock:
             crowded = self._is_full(type(event) in CONFLATED)
             begins = crowded and not self._is_crowded
             self._is_crowded |= crowded
@@ -142,12 +142,12 @@ class PooledQueue(CallbackQueue):
             self._line_up()
         if begins:
             self._tell()
-            with self._changed:
+            with self._lock:
                 self._full_until = monotonic()
 
     def leave(self, left: Callable[[], object]) -> None:
         """Have `left` called, once, when all that waits was delivered."""
-        with self._changed:
+        with self._lock:
             if self._waiting or self._by is not None:
                 self._left = left
                 self._line_up()
@@ -191,10 +191,10 @@ class PooledQueue(CallbackQueue):
 
     def deliver(self) -> None:
         """Call the functions for the first events that wait."""
-        with self._changed:
+        with self._lock:
             self._by = threading.current_thread()
         for _ in range(TURN):
-            with self._changed:
+            with self._lock:
                 entry = self._pop()
             if entry is None:
                 return
@@ -207,7 +207,7 @@ class PooledQueue(CallbackQueue):
     def line_up_again(self) -> None:
         """Say that this turn is over."""
         left = None
-        with self._changed:
+        with self._lock:
             self._by = self._current = None
             self._is_in_line = False
             self._line_up()
@@ -217,7 +217,7 @@ class PooledQueue(CallbackQueue):
             left()
 
     def _make_room(self) -> None:
-        with self._changed:
+        with self._lock:
             if not self._is_crowded or len(self._waiting) > self._size // 2:
                 return
             self._is_crowded = False

@@ -198,7 +198,7 @@ class Exchange(Server):
                 self._rest_port = self._rest_server.port
 
     def _respond(self, method: str, path: str, header: Callable[[str], str | None]) -> Answer:
-        with self._changed:
+        with self._lock:
             fault = self.faults.rest
             if (
                 fault is not None
@@ -405,7 +405,7 @@ class Exchange(Server):
             leaving = list(self._live)
 
         def run() -> None:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: not self._running, close_after)
                 for record in leaving:
                     if record.alive:
@@ -467,7 +467,7 @@ class Exchange(Server):
 
     def clear_faults(self) -> None:
         """End all faults. What is waiting for one of them goes on."""
-        with self._changed:
+        with self._lock:
             self.faults: Faults = Faults()
             self._wake()
 
@@ -547,7 +547,7 @@ class Exchange(Server):
         self._set_faults(rest_delay=seconds)
 
     def _set_faults(self, **faults: Any) -> None:
-        with self._changed:
+        with self._lock:
             for name, value in faults.items():
                 setattr(self.faults, name, value)
             self._wake()

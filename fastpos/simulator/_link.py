@@ -6,7 +6,7 @@ waits for a client, a client that does not read holds up nobody, and a stalled s
 queues take nothing in. TLS runs over memory BIOs: an OpenSSL object must not be used by two threads
 at once, and here one reads while another writes.
 
-Locks, from the outside in: the exchange's, a transport's `_cond` (its queue and flags), `_tls_lock`
+Locks, from the outside in: the exchange's, a transport's `_lock` (its queue and flags), `_tls_lock`
 (the TLS object). None is held while a socket is written to or waited for.
 """
 
@@ -99,7 +99,8 @@ class Transport:
         self._link: Link | None = None  # which, once it has begun
         raw.setblocking(False)
         self._raw = raw
-        self._cond = threading.Condition()
+        self._lock = threading.RLock()  # see fastpos/wakeup.py
+        self._cond = threading.Condition(self._lock)
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._upgraded = False
@@ -120,7 +121,7 @@ class Transport:
 
     def put(self, data: bytes, *, last: bool = False) -> bool:
         """Queue `data`; with `last`, nothing may follow it. False when the connection is ending."""
-        with self._cond:
+        with self._lock:
             if self._ended:
                 return False
             self._queue.append(data)
@@ -136,20 +137,20 @@ class Transport:
 
     def finish(self, patience: float) -> None:
         """Take nothing more; when the peer has not ended it `patience` seconds later, close."""
-        with self._cond:
+        with self._lock:
             self._ended = True
             self._patience = patience
             self._cond.notify_all()
 
     def hang_up(self) -> None:
         """End our direction after what is queued, without a close frame, then as `finish`."""
-        with self._cond:
+        with self._lock:
             self._half_close = True
         self.finish(1.0)
 
     def abort(self) -> None:
         """Reset the TCP connection, now; what is queued is lost."""
-        with self._cond:
+        with self._lock:
             if self.finished.is_set():
                 return
             self._aborted = self._ended = True
@@ -174,7 +175,7 @@ class Transport:
 
     def wake(self) -> None:
         """Make waiting threads look at the faults again."""
-        with self._cond:
+        with self._lock:
             self._cond.notify_all()
 
     # For websockets.
@@ -198,7 +199,7 @@ class Transport:
 
     def close(self) -> None:
         """Close after what is queued."""
-        with self._cond:
+        with self._lock:
             self._closing = self._ended = True
             if not self.finished.is_set():
                 with contextlib.suppress(OSError):
@@ -210,7 +211,7 @@ class Transport:
     def recv(self, size: int) -> bytes:
         """Wait for data; b"" at the end."""
         while True:
-            with self._cond:
+            with self._lock:
                 self._cond.wait_for(
                     lambda: self.owner.faults.reading or self._aborted or self._closing
                 )
@@ -263,7 +264,7 @@ class Transport:
     def _write_next(self) -> bool:
         """Write what is queued, or wait for it; False when the socket is to be closed."""
         half_closing = False
-        with self._cond:
+        with self._lock:
             give_up_at: float | None = None
             while not (self._queue or self._aborted or self._closing or self._half_close):
                 if self._tls_out.pending:
@@ -298,7 +299,7 @@ class Transport:
                 continue
             view = view[sent:]
             if trickle is not None and trickle[1]:
-                with self._cond:
+                with self._lock:
                     self._cond.wait_for(
                         lambda: self._aborted or self.owner.faults.trickle is None, trickle[1]
                     )
@@ -309,7 +310,7 @@ class Transport:
             selector.select(timeout)
 
     def _dispose(self) -> None:
-        with self._cond:
+        with self._lock:
             if self.finished.is_set():
                 return
             self._ended = True

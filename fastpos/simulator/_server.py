@@ -164,7 +164,7 @@ class Server:
         Clients have a moment to answer the close frame, then their connection is reset. Faults
         and the truth stay as they are. Does nothing while stopped.
         """
-        with self._changed:
+        with self._lock:
             if not self._running:
                 return
             self._running = False
@@ -303,7 +303,7 @@ class Server:
         `close` (a client's close frame), `timeout` (no ping), `violation`, `rest` (a request),
         `pong` (the answer to a `json_ping`).
         """
-        with self._changed:
+        with self._lock:
             if callable(what):
                 return bool(self._changed.wait_for(what, timeout))
             return self._changed.wait_for(lambda: self.counts[what] >= count, timeout)
@@ -317,7 +317,7 @@ class Server:
         return self.wait_for(lambda: sum(r.subscribed for r in self._live) == count, timeout)
 
     def _note(self, what: str) -> None:
-        with self._changed:
+        with self._lock:
             self.counts[what] += 1
             self._changed.notify_all()
 
@@ -343,7 +343,7 @@ class Server:
         link = cast(Link, connection)
         thread = threading.current_thread()
         thread.name = "fastpos-exchange-client"
-        with self._changed:
+        with self._lock:
             self._client_threads = {t for t in self._client_threads if t.is_alive()} | {thread}
             if link.transport in self._transports:
                 self._transports[link.transport] = link
@@ -532,7 +532,7 @@ class Server:
             link.transport.finish(CLOSE_TIMEOUT)
 
     def _retire(self, record: Connection) -> None:
-        with self._changed:
+        with self._lock:
             if record.alive:
                 record.alive = record.subscribed = False
                 self._live.remove(record)
@@ -555,7 +555,7 @@ class Server:
 
     def link_closed(self, transport: Transport) -> None:
         """For the link: its socket is closed."""
-        with self._changed:
+        with self._lock:
             link = self._transports.pop(transport, None)
             if link is not None:
                 self._retire(link.record)
