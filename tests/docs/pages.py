@@ -47,6 +47,7 @@ _PROMPTS = re.compile(r"^(?:(?:>>>|\.\.\.) )+", re.M)
 # The library's word about a machine that is slow, which no page shows.
 _SLOW = re.compile(r"^[^\n]*: on_\w+ callback \S+ (?:took|has been) [^\n]*\n", re.M)
 _REDIS = "redis://127.0.0.1:6379/0"
+_FORGOTTEN = re.compile(r"Exception ignored in.*\n(.*\n)*?KeyboardInterrupt")
 _INTERRUPTED = (0, -signal.SIGINT, 128 + signal.SIGINT)
 
 
@@ -120,14 +121,20 @@ class Program:
     def interrupt(self) -> int:
         """Send a Ctrl-C to it and what it has started; give the exit status."""
         assert self.process.stdin is not None
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGINT)
-        with suppress(BrokenPipeError):  # a Python prompt ends at the end of what is typed
-            self.process.stdin.close()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise PageFailed(f"{self.what}: a Ctrl-C does not end it\n{self.text}") from None
+        before, deadline, times = len(self.text), time.monotonic() + PATIENCE, 0
+        while self.process.poll() is None:
+            if time.monotonic() > deadline:
+                raise PageFailed(f"{self.what}: a Ctrl-C does not end it\n{self.text}")
+            # Again, as a person would, where Python shows and forgets the first: it came while a
+            # `__del__` was called.
+            if times == 0 or (times == 1 and _FORGOTTEN.search(self.text, before)):
+                times += 1
+                with suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGINT)
+                with suppress(BrokenPipeError):  # a Python prompt ends at the end of what is typed
+                    self.process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.2)
         self._reader.join(PATIENCE)
         return self.process.returncode
 

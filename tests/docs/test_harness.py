@@ -65,6 +65,26 @@ def test_a_page_that_does_what_it_says(tmp_path: Path) -> None:
     )
 
 
+def test_a_ctrl_c_that_python_forgets_is_sent_again(tmp_path: Path) -> None:
+    program = """
+import time
+
+class Last:
+    def __del__(self):
+        print("waiting", flush=True)
+        time.sleep(60)
+
+print("there", flush=True)
+Last()
+time.sleep(60)
+"""
+    run_text(
+        block("python", program, "file: forgets.py")
+        + block("console", "$ python forgets.py\nthere\nwaiting", "background"),
+        tmp_path,
+    )
+
+
 def test_what_differs_in_each_run_may_differ_and_no_more() -> None:
     shown = "12:00:01.500  Ready  http://127.0.0.1:8765/ in 0.25 s, … at 0x7f01\n"
     came = "23:59:59.999  Ready  http://127.0.0.1:40001/ in 1.5 s, abc at 0xbeef\n"
