@@ -19,7 +19,10 @@ __all__ = ["Wakeup"]
 
 
 class Wakeup:
-    """What one thread waits for, and anybody may set, also in a signal handler."""
+    """What one thread waits for, and anybody may set, also in a signal handler.
+
+    `SimpleQueue.put` may be entered again while it runs.
+    """
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[None] = SimpleQueue()

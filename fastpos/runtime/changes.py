@@ -2,18 +2,17 @@
 
 A handler runs between two steps of whatever the main thread does, and may call a stream's methods.
 What it waits for must not be held by the frame that it interrupted, so nothing here is a lock: each
-who waits has a queue of its own, and is woken by an entry in it. `SimpleQueue.put` may be entered
-again while it runs, and a list's `append` and `remove` are one step each.
+who waits has a `Wakeup` of its own, which may be set again while it is being set, and a list's
+`append` and `remove` are one step each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from math import inf
-from queue import Empty, SimpleQueue
 
 from ..clock import monotonic
+from ..wakeup import Wakeup
 
 __all__ = ["Changes"]
 
@@ -25,12 +24,12 @@ class Changes:
     """Wakes whoever waits for a condition. Anybody may call this, from anywhere."""
 
     def __init__(self) -> None:
-        self._waiting: list[SimpleQueue[None]] = []
+        self._waiting: list[Wakeup] = []
 
     def notify(self) -> None:
         """Have everybody who waits look again."""
-        for queue in tuple(self._waiting):
-            queue.put(None)
+        for wakeup in tuple(self._waiting):
+            wakeup.set()
 
     def wait_for(self, condition: Callable[[], object], timeout: float | None = None) -> bool:
         """Wait until `condition()` is true, at most `timeout` seconds; True if it is.
@@ -40,17 +39,14 @@ class Changes:
         if condition():
             return True
         deadline = inf if timeout is None else monotonic() + timeout
-        mine: SimpleQueue[None] = SimpleQueue()
+        mine = Wakeup()
         self._waiting.append(mine)
         try:
             while not condition():
                 remaining = deadline - monotonic()
                 if remaining <= 0:
                     return False
-                with suppress(Empty):
-                    mine.get(timeout=min(remaining, SLICE))
-                    while True:  # of many changes at once one look is enough
-                        mine.get_nowait()
+                mine.wait(min(remaining, SLICE))
         finally:
             self._waiting.remove(mine)
         return True
